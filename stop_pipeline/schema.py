@@ -1,0 +1,139 @@
+"""The columns of every table: names, types and meanings, declared once.
+
+What belongs here: what a table promises to its readers. The writer enforces it, the Dagster UI shows it, and the README
+is tested against it. What does not: how rows come about (`snapshot`, `merge`, `derive`) and where they lie (`store`).
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+"""Version of everything below the data root; a change that older code could not read raises it."""
+
+UTC_TIME = pa.timestamp("us", tz="UTC")
+WALL_CLOCK = pa.timestamp("us")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, its Arrow type, whether it can be null, and what it means."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    nullable: bool = False
+
+    @property
+    def field(self) -> pa.Field:
+        """The Arrow field."""
+        return pa.field(self.name, self.type, nullable=self.nullable)
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """The columns of one table, in order."""
+
+    name: str
+    columns: tuple[Column, ...]
+
+    @cached_property
+    def arrow(self) -> pa.Schema:
+        """The Arrow schema; a file written with it cannot hold a null where none is allowed."""
+        return pa.schema([column.field for column in self.columns])
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The column names, in order."""
+        return tuple(column.name for column in self.columns)
+
+
+ACCOUNT = Column("account", pa.string(), "Name of the SMS Partner account, from the folder `account=…`.")
+CREATED_MONTH = Column(
+    "created_month", pa.string(), "Month of `created_at_local`, “YYYY-MM”, from the folder `created_month=…`."
+)
+
+_LISTED_COLUMNS = (
+    Column("id", pa.int64(), "Identifier that SMS Partner gave the opt-out."),
+    Column("phone_number", pa.string(), "E.164 where it can be read as a number, else as received."),
+    Column("country", pa.string(), "ISO 3166 alpha-2 country of the number; null if none.", nullable=True),
+    Column("created_at", UTC_TIME, "When the opt-out was made, UTC."),
+    Column("created_at_local", WALL_CLOCK, "The same as the wall clock that the API wrote (no zone)."),
+)
+
+LISTED = TableSchema("listed", _LISTED_COLUMNS)
+"""The good rows of one answer, each `id` once."""
+
+REJECTED_ROWS = TableSchema(
+    "rejected_rows",
+    (
+        Column("raw", pa.string(), "The row as JSON text."),
+        Column("reason", pa.string(), "Why it was set aside; one of `model.REASONS`."),
+        Column("phone_number", pa.string(), "Its number, read as in `stops`; null if it bears none.", nullable=True),
+    ),
+)
+"""The malformed rows of one answer, each distinct `raw` once."""
+
+STOP_SNAPSHOT = TableSchema(
+    "stop_snapshot",
+    (
+        *(replace(column, nullable=True) for column in _LISTED_COLUMNS),
+        Column("raw", pa.string(), "A malformed row as JSON text; null for a good row.", nullable=True),
+        Column("reason", pa.string(), "Why the row is malformed; null for a good row.", nullable=True),
+    ),
+)
+"""One answer, good and malformed rows in one file so that they are replaced together."""
+
+_PERIOD_COLUMNS = (
+    Column("first_seen_at", UTC_TIME, "Fetch time of the first answer that listed the row so, UTC."),
+    Column(
+        "removed_at",
+        UTC_TIME,
+        "Fetch time of the first trusted answer that no longer did, UTC; null while listed.",
+        nullable=True,
+    ),
+)
+
+STOPS = TableSchema("stops", _LISTED_COLUMNS + _PERIOD_COLUMNS)
+"""Every opt-out ever listed: one row per period in which the list showed it unchanged."""
+
+REJECTED = TableSchema(
+    "rejected",
+    REJECTED_ROWS.columns
+    + _PERIOD_COLUMNS
+    + (Column("snapshot_sha256", pa.string(), "SHA-256 of the answer that first brought it."),),
+)
+"""Every malformed row ever listed, with the same periods."""
+
+SUPPRESSION_LIST = TableSchema(
+    "suppression_list",
+    (
+        Column("phone_number", pa.string(), "The number not to text, E.164 where it can be read as one."),
+        Column(
+            "first_stop_at",
+            UTC_TIME,
+            "Its earliest opt-out that stands, UTC; null where a rejected row has no date.",
+            nullable=True,
+        ),
+        Column(
+            "last_stop_at",
+            UTC_TIME,
+            "Its latest opt-out that stands, UTC; null where a rejected row has no date.",
+            nullable=True,
+        ),
+        Column("stop_count", pa.int64(), "How many rows of the list ask for it."),
+        Column("origin", pa.string(), "“listed”, or “rejected row” where only malformed rows bear the number."),
+    ),
+)
+"""Whom not to text now, one row per phone number."""
+
+STOPS_PER_DAY = TableSchema(
+    "stops_per_day",
+    (
+        Column("day", pa.date32(), "Local day of the opt-outs."),
+        Column("country", pa.string(), "ISO 3166 alpha-2 country of the numbers; null if none.", nullable=True),
+        Column("stops", pa.int64(), "Opt-outs made that day, each `id` once, whether or not they still stand."),
+    ),
+)
+"""Counts without personal data."""

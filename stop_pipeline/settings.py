@@ -1,0 +1,138 @@
+"""The environment, read once into typed settings.
+
+What belongs here: every variable that this package reads, its default, and the sentence that refuses a wrong value.
+What does not: API keys, which are known here by the names of their variables only.
+"""
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from stop_pipeline.errors import ConfigurationError
+from stop_pipeline.model import Format
+
+DEFAULT_ACCOUNT = "main"
+DEFAULT_BASE_URL = "https://api.smspartner.fr/v1"
+DEFAULT_CRON = "*/15 * * * *"
+DEFAULT_DATA_ROOT = "data"
+PROVIDER_TIMEZONE = "Europe/Paris"
+"""`createdAt` has no zone; everything else that this provider shows is French time."""
+
+_ACCOUNT_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says, checked.
+
+    Attributes:
+        accounts: Names of the SMS Partner accounts, in the order given.
+        base_url: Of the API, without a trailing slash.
+        answer_format: Which of its two formats to ask for.
+        timezone: IANA name of the zone that `createdAt` is read in.
+        data_root: Folder (or URI) below which everything is stored, as given.
+        cron: When the schedule ticks, in Europe/Paris.
+    """
+
+    accounts: tuple[str, ...] = (DEFAULT_ACCOUNT,)
+    base_url: str = DEFAULT_BASE_URL
+    answer_format: Format = "json"
+    timezone: str = PROVIDER_TIMEZONE
+    data_root: str = DEFAULT_DATA_ROOT
+    cron: str = DEFAULT_CRON
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
+        """Read and check every variable; an empty one counts as unset.
+
+        Raises:
+            ConfigurationError: a value is wrong; the message names its variable.
+        """
+
+        def value(name: str, default: str) -> str:
+            return environ.get(name, "").strip() or default
+
+        return cls(
+            accounts=_accounts(value("SMSPARTNER_ACCOUNTS", DEFAULT_ACCOUNT)),
+            base_url=_base_url(value("SMSPARTNER_BASE_URL", DEFAULT_BASE_URL)),
+            answer_format=_answer_format(value("SMSPARTNER_FORMAT", "json")),
+            timezone=_timezone(value("SMSPARTNER_TIMEZONE", PROVIDER_TIMEZONE)),
+            data_root=value("STOP_PIPELINE_DATA", DEFAULT_DATA_ROOT),
+            cron=value("STOP_PIPELINE_CRON", DEFAULT_CRON),
+        )
+
+
+def key_variable(account: str) -> str:
+    """Name of the variable that holds the API key of `account`."""
+    return "SMSPARTNER_API_KEY" if account == DEFAULT_ACCOUNT else f"SMSPARTNER_API_KEY_{account.upper()}"
+
+
+def missing_key(account: str) -> ConfigurationError:
+    """The error of an account that has no API key."""
+    return ConfigurationError(
+        f"{key_variable(account)} is not set: set it to the API key of the account “{account}”, which its SMS Partner "
+        "page shows, or try “stop-pipeline demo”, which needs none."
+    )
+
+
+def _accounts(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if not _ACCOUNT_NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"SMSPARTNER_ACCOUNTS holds the name “{name}”: a name is lower-case letters, digits and underscores, "
+                "a letter first, with commas between names."
+            )
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(f"SMSPARTNER_ACCOUNTS names “{name}” more than once.")
+    return names
+
+
+def _base_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigurationError("SMSPARTNER_BASE_URL must not hold credentials, a query or a fragment.")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigurationError(f"SMSPARTNER_BASE_URL is not an https:// address; its default is {DEFAULT_BASE_URL}.")
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        raise ConfigurationError(
+            f"SMSPARTNER_BASE_URL would send the API key to {parts.hostname} unencrypted: use https:// "
+            "(http:// is for a loopback address only)."
+        )
+    return text.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _answer_format(text: str) -> Format:
+    if text not in ("json", "xml"):
+        raise ConfigurationError(f"SMSPARTNER_FORMAT is “{text}”: it can be json or xml.")
+    return cast(Format, text)
+
+
+def _timezone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        known = False
+    else:
+        known = True
+    if not known:
+        raise ConfigurationError(f"SMSPARTNER_TIMEZONE is “{text}”, which is no IANA time zone such as Europe/Paris.")
+    return text
