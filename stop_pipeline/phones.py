@@ -1,0 +1,157 @@
+"""A phone number as spelled → E.164 and country; and the masked form that may be shown.
+
+What belongs here: everything that knows how numbers are written. What does not: which rows bear a usable number
+(`snapshot`). Everything is pure.
+
+A spelling is first made compact: separators out, digits to ASCII, a leading 00 to a plus. Then:
+
+- `+33`, 6 or 7, and eight digits: taken as it is, valid or not (ranges open faster than libraries learn of them).
+- A 0 and nine digits: that one of France and its overseas departments for which it is valid (`0692…` is Réunion). A
+  French mobile spelling valid in none of them is `+33…` all the same, so that it meets the first rule: 06 39 98 xx xx,
+  the range reserved for fiction, is one.
+- Any other digits, with a plus or without: as the phonenumbers library reads them in France, if they are valid.
+- All else stays as received. The library would read letters as digits, and extensions, and `tel:` addresses.
+"""
+
+import re
+import unicodedata
+from typing import Any
+
+import phonenumbers
+import pyarrow as pa
+import pyarrow.compute as pc
+
+HOME = "FR"
+NATIONAL_REGIONS = (HOME, "GP", "GF", "MQ", "RE", "YT")
+"""Where a number spelled with a leading 0 can be, in the order tried."""
+
+_MAX_LENGTH = 250
+"""The library reads nothing longer."""
+
+# Literal characters, not escapes: this class is given to two engines, `re` and Arrow's RE2, that escape differently.
+_SEPARATORS = (
+    "["
+    "\t-\r\x1c-\x20\x85\xa0\u1680\u3000"  # spaces
+    "\u2000-\u2015"  # spaces, zero-width ones, direction marks that copying leaves behind, hyphens and dashes
+    "\u2028-\u202f\u205f-\u2060\u2066-\u2069\ufeff"  # more spaces, line ends and marks
+    "\xad\u2212\ufe58\ufe63\uff0d\\-"  # hyphens and minus signs
+    ".\uff0e()\uff08\uff09/\uff0f"
+    "]+"
+)
+_AS_IT_IS = r"^\+33[67][0-9]{8}$"
+_HOME_METADATA: Any = phonenumbers.PhoneMetadata.metadata_for_region(HOME)
+_VALID_FRENCH_MOBILE = f"^0(?:{_HOME_METADATA.mobile.national_number_pattern})$"
+
+_SEPARATORS_RE = re.compile(_SEPARATORS)
+_AS_IT_IS_RE = re.compile(r"\+33[67][0-9]{8}")
+_NATIONAL_RE = re.compile(r"0[1-9][0-9]{8}")
+_DIGITS_RE = re.compile(r"\+?[0-9]+")
+_E164_RE = re.compile(r"\+[1-9][0-9]{6,14}")
+
+
+def read_phone_number(spelling: str) -> tuple[str, str | None]:
+    """The number in E.164 and its country (ISO 3166 alpha-2).
+
+    A spelling that is no valid number anywhere is given back exactly as it came, without a country; a number without
+    a country of its own (+800) has none either. Reading the result again gives the same result.
+    """
+    compact = _compact(spelling)
+    if _AS_IT_IS_RE.fullmatch(compact):
+        return compact, HOME
+    if _NATIONAL_RE.fullmatch(compact):
+        for region in NATIONAL_REGIONS:
+            if found := _valid_number(compact, region):
+                return found
+        if compact[1] in "67":
+            return f"+33{compact[1:]}", HOME
+    elif _DIGITS_RE.fullmatch(compact) and (found := _valid_number(compact, HOME)):
+        return found
+    return spelling, None
+
+
+def read_phone_numbers(spellings: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
+    """`read_phone_number` of a whole column: E.164 numbers and countries; a null stays null.
+
+    French mobile numbers, in whatever spelling, are read in Arrow; only other distinct spellings go through Python.
+    """
+    if isinstance(spellings, pa.ChunkedArray):
+        spellings = spellings.combine_chunks()  # Arrow replaces under a mask in one piece only
+    to_read = pc.invert(pc.match_substring_regex(spellings, pattern=_AS_IT_IS))
+    remaining = spellings.filter(to_read)
+    distinct = pc.unique(remaining)
+    indices = pc.index_in(remaining, value_set=distinct)
+    numbers, countries = (column.take(indices) for column in _read_distinct(distinct))
+    home = pc.if_else(pc.is_valid(spellings), pa.scalar(HOME), pa.scalar(None, pa.string()))
+    return pc.replace_with_mask(spellings, to_read, numbers), pc.replace_with_mask(home, to_read, countries)
+
+
+def _read_distinct(spellings: pa.Array) -> tuple[pa.Array, pa.Array]:
+    joined = pc.replace_substring_regex(spellings, pattern=_SEPARATORS, replacement="")
+    compact = pc.replace_substring_regex(joined, pattern="^00", replacement="+")
+    national = pc.match_substring_regex(compact, pattern=_VALID_FRENCH_MOBILE)
+    from_national = pc.binary_join_element_wise("+33", pc.utf8_slice_codeunits(compact, start=1), "")
+    numbers = pc.if_else(national, from_national, compact)
+    other = pc.invert(pc.or_(national, pc.match_substring_regex(compact, pattern=_AS_IT_IS)))
+    read = [read_phone_number(spelling) for spelling in spellings.filter(other).to_pylist()]
+    return (
+        pc.replace_with_mask(numbers, other, pa.array([number for number, _ in read], pa.string())),
+        pc.replace_with_mask(
+            pa.repeat(pa.scalar(HOME), len(spellings)), other, pa.array([country for _, country in read], pa.string())
+        ),
+    )
+
+
+def mask(phone_number: str) -> str:
+    """A phone number fit to be shown: “+33 6•• •• •• 12”.
+
+    Country code, first digit and the last two; of what is no E.164 number, at most the last two characters.
+    """
+    if _E164_RE.fullmatch(phone_number):
+        prefix = f"+{_country_code(phone_number)}"
+        national = phone_number.removeprefix(prefix)
+        hidden = f"{national[0]}{'•' * (len(national) - 3)}{national[-2:]}"
+        if national != phone_number and len(national) > 6:  # noqa: PLR2004 – a shorter one would show half of itself
+            return " ".join((prefix, hidden[:-6], hidden[-6:-4], hidden[-4:-2], hidden[-2:]))
+    tail = phone_number[-2:]
+    return f"•••• {tail}" if len(phone_number) > 5 and tail.isalnum() else "••••"  # noqa: PLR2004 – as above
+
+
+def _compact(spelling: str) -> str:
+    """The spelling without separators, its digits in ASCII, a leading 00 as a plus."""
+    text = _SEPARATORS_RE.sub("", spelling)
+    if not text.isascii() and len(text) <= _MAX_LENGTH:
+        text = "".join(map(_to_ascii, text))
+    return f"+{text[2:]}" if text.startswith("00") else text
+
+
+def _to_ascii(char: str) -> str:
+    """The ASCII digit or plus that a character of any script stands for, or the character."""
+    if char == "＋":
+        return "+"
+    digit = unicodedata.decimal(char, None)
+    return char if digit is None else str(digit)
+
+
+def _valid_number(compact: str, region: str) -> tuple[str, str | None] | None:
+    """The number in E.164 and its country, if it is valid when read in `region`."""
+    number = _parse(compact, region)
+    if number is None or not phonenumbers.is_valid_number(number):
+        return None
+    e164: str = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+    # Some numbers do not survive: “+375 8 8106…” (Belarus) loses its trunk prefix at every reading.
+    if e164 != compact and _parse(e164, region) != number:
+        return None
+    country = phonenumbers.region_code_for_number(number)
+    return e164, None if country == phonenumbers.REGION_CODE_FOR_NON_GEO_ENTITY else country
+
+
+def _parse(text: str, region: str) -> phonenumbers.PhoneNumber | None:
+    try:
+        return phonenumbers.parse(text, region)
+    except phonenumbers.NumberParseException:
+        return None
+
+
+def _country_code(e164: str) -> int | None:
+    number = _parse(e164, HOME)
+    return None if number is None else number.country_code
