@@ -1,0 +1,164 @@
+"""How bytes reach the data root: whole or not at all, readable by their owner only, one writer per account.
+
+What belongs here: atomic writes, the lock, temporaries, and the sentence for a disk that refuses. What does not: which
+files there are and what is in them (`store`).
+
+A write goes to a temporary name in `.work/`, is synced, renamed onto its final path, and the folder is synced; whoever
+reads the folder sees the old file or the new one. Folders of data never hold anything but finished files.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+import filelock
+import pyarrow as pa
+
+from stop_pipeline.errors import StoreError
+
+WORK_FOLDER = ".work"
+LOCK_TIMEOUT_SECONDS = 900
+
+
+class Files:
+    """The files below one local data root. Paths are relative to it, with forward slashes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def path(self, name: str) -> Path:
+        """Where `name` lies on disk."""
+        return self.root / name
+
+    @contextmanager
+    def locked(self, account: str, *, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
+        """Hold the account's lock: one writer at a time, across processes; the lock of a dead process is free.
+
+        Left-over temporaries of the account are cleared first: their writer is gone, since it held this lock.
+
+        Raises:
+            StoreError: another process held the lock for `timeout_seconds`, or the data root cannot be written.
+        """
+        with writable(self.root / WORK_FOLDER):
+            _make_folder(self.root / WORK_FOLDER)
+        lock = filelock.FileLock(self.root / WORK_FOLDER / f"account={account}.lock", mode=0o600)
+        try:
+            lock.acquire(timeout=timeout_seconds)
+            busy = False
+        except filelock.Timeout:
+            busy = True
+        if busy:
+            raise StoreError(
+                f"Another process has been writing the account “{account}” for {timeout_seconds:g} s: wait for it to "
+                f"end, or end it, and run again (lock: {lock.lock_file})."
+            )
+        try:
+            with writable(self._work(account)):
+                shutil.rmtree(self._work(account), ignore_errors=True)
+            yield
+        finally:
+            lock.release()
+
+    def temporary(self, account: str) -> Path:
+        """A fresh path for a temporary file of the account, to be used under its lock."""
+        with writable(self._work(account)):
+            _make_folder(self._work(account))
+        return self._work(account) / uuid4().hex
+
+    def write(self, account: str, name: str, data: bytes | pa.Buffer) -> None:
+        """Put `data` at `name`, atomically."""
+        temporary = self.temporary(account)
+        with writable(self.path(name)):
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+        self.adopt(temporary, name)
+
+    def adopt(self, temporary: Path, name: str) -> None:
+        """Move a finished temporary file to `name`, atomically and synced."""
+        path = self.path(name)
+        with writable(path):
+            _sync(temporary)
+            _make_folder(path.parent)
+            temporary.replace(path)
+            _sync(path.parent)
+
+    def remove(self, name: str) -> None:
+        """Remove the file `name`, and its folder if that leaves it empty."""
+        path = self.path(name)
+        with writable(path):
+            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.parent.rmdir()
+            _sync(next(parent for parent in path.parents if parent.exists()))
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of `name`; None if there is no such file."""
+        with readable(self.path(name)):
+            try:
+                return self.path(name).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def matching(self, pattern: str) -> list[str]:
+        """The names that match a glob pattern, sorted."""
+        with readable(self.root):
+            return sorted(path.relative_to(self.root).as_posix() for path in self.root.glob(pattern))
+
+    def _work(self, account: str) -> Path:
+        return self.root / WORK_FOLDER / f"account={account}"
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Turn a refusal of the operating system to write `path` into one sentence.
+
+    Raises:
+        StoreError: in place of an OSError.
+    """
+    refusal = None
+    try:
+        yield
+    except OSError as error:
+        refusal = error.strerror or type(error).__name__
+    if refusal is not None:
+        raise StoreError(f"Cannot write {path}: {refusal}. What was committed before stands.")
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn a file that cannot be read, or holds something else than it should, into one sentence.
+
+    Raises:
+        StoreError: in place of an OSError or an Arrow error.
+    """
+    refusal = None
+    try:
+        yield
+    except OSError as error:
+        refusal = error.strerror or "it is damaged"
+    except (pa.ArrowException, KeyError, ValueError):
+        refusal = "it is damaged or no file of this package"
+    if refusal is not None:
+        raise StoreError(f"Cannot read {path}: {refusal}. Restore it from a backup.")
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder and its parents, for their owner only, and sync each parent that gained one."""
+    if path.is_dir():
+        return
+    _make_folder(path.parent)
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

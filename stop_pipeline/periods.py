@@ -1,0 +1,89 @@
+"""Tables of periods: what they say as of a commit, and month by month.
+
+What belongs here: pure views of rows that carry `first_seen_at` and `removed_at`, which the merge, the store and the
+readers share. What does not: what changes from one commit to the next (`merge`).
+"""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stop_pipeline.schema import UTC_TIME
+
+STOPS_ORDER = ("created_at_local", "id", "first_seen_at", "phone_number")
+REJECTED_ORDER = ("raw", "first_seen_at")
+
+
+def as_committed(periods: pa.Table, applied_at: datetime | None) -> pa.Table:
+    """`periods` as of a commit: rows first seen after it are left out, ends after it are undone.
+
+    Args:
+        periods: Rows with `first_seen_at` and `removed_at`.
+        applied_at: Fetch time of the last answer applied; None if there is no commit, which leaves no row.
+    """
+    if applied_at is None:
+        return periods.slice(0, 0)
+    commit_time = pa.scalar(applied_at, UTC_TIME)
+    periods = periods.filter(pc.less_equal(periods["first_seen_at"], commit_time))
+    later = pc.fill_null(pc.greater(periods["removed_at"], commit_time), fill_value=False)
+    return set_column(periods, "removed_at", pc.if_else(later, pa.scalar(None, UTC_TIME), periods["removed_at"]))
+
+
+def known_at(periods: pa.Table, moment: datetime) -> pa.Table:
+    """The periods that were known, and had not ended, at a time."""
+    time = pa.scalar(moment, UTC_TIME)
+    ended = pc.fill_null(pc.less_equal(periods["removed_at"], time), fill_value=False)
+    return periods.filter(pc.and_(pc.less_equal(periods["first_seen_at"], time), pc.invert(ended)))
+
+
+def set_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    """`table` with other values in one column, its field unchanged."""
+    index = table.schema.get_field_index(name)
+    return table.set_column(index, table.schema.field(index), values)
+
+
+def open_rows(periods: pa.Table) -> pa.Table:
+    """The periods that have not ended."""
+    return periods.filter(pc.is_null(periods["removed_at"]))
+
+
+def split_by_month(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Each month of rows that are sorted by `created_at_local`, as (“YYYY-MM”, its rows), without copying them."""
+    months = rows["created_at_local"].to_numpy().astype("datetime64[M]")
+    ends = [*(np.flatnonzero(months[1:] != months[:-1]) + 1), len(months)] if len(months) else []
+    start = 0
+    for end in ends:
+        yield str(months[start]), rows.slice(start, end - start)
+        start = end
+
+
+def months_of(rows: pa.Table) -> list[str]:
+    """The months of `created_at_local`, each once, in order."""
+    return [str(month) for month in np.unique(rows["created_at_local"].to_numpy().astype("datetime64[M]"))]
+
+
+def fingerprint(rows: pa.Table) -> str:
+    """SHA-256 of the rows (`id`, `phone_number`, `created_at_local`), which must be sorted by `STOPS_ORDER`.
+
+    Equal for equal rows only, so a month whose open rows have the fingerprint of its listed rows needs no reading.
+    """
+    digest = hashlib.sha256()
+    digest.update(rows["id"].to_numpy().astype("<i8").tobytes())
+    digest.update(rows["created_at_local"].to_numpy().astype("<i8").tobytes())
+    phone_numbers = rows["phone_number"].combine_chunks()
+    digest.update(pc.binary_length(phone_numbers).to_numpy().astype("<i4").tobytes())
+    digest.update(_text(phone_numbers))
+    return digest.hexdigest()
+
+
+def _text(strings: pa.StringArray) -> bytes:
+    """All the strings' bytes, one after the other."""
+    _, offsets, text = strings.buffers()
+    if not len(strings) or text is None:
+        return b""
+    start, end = np.frombuffer(offsets, dtype=np.int32)[[strings.offset, strings.offset + len(strings)]]
+    return bytes(text.slice(start, end - start))

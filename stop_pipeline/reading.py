@@ -1,0 +1,188 @@
+"""What a notebook reads: tables as of the last commit, as pandas DataFrames.
+
+What belongs here: `read_stops` and its siblings. What does not: anything that writes, and Dagster, which is never
+imported from here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stop_pipeline.errors import StoreError
+from stop_pipeline.periods import as_committed, known_at, open_rows
+from stop_pipeline.schema import (
+    ACCOUNT,
+    CREATED_MONTH,
+    REJECTED,
+    STOPS,
+    STOPS_PER_DAY,
+    SUPPRESSION_LIST,
+    TableSchema,
+)
+from stop_pipeline.settings import DEFAULT_DATA_ROOT
+from stop_pipeline.store import Store
+
+Filters: TypeAlias = "pc.Expression | Sequence[tuple[str, str, Any]] | Sequence[Sequence[tuple[str, str, Any]]]"
+"""As `pandas.read_parquet` takes them: tuples (column, operator, value), all to hold; or lists of such, one to hold."""
+
+_READ_COLUMNS = (ACCOUNT.name, CREATED_MONTH.name, *STOPS.names)
+
+
+def read_stops(
+    root: str | Path | None = None,
+    as_of: datetime | str | None = None,
+    history: bool = False,  # noqa: FBT001, FBT002 – part of the published signature
+    columns: Sequence[str] | None = None,
+    filters: Filters | None = None,
+) -> pd.DataFrame:
+    """The opt-outs, as of the last commit: a tick that is writing, or was killed, is not seen.
+
+    Args:
+        root: The data root; by default `STOP_PIPELINE_DATA`, else `data`.
+        as_of: Give what was known at this time instead of now: the rows that were listed then. Without a time zone it
+            is read as UTC.
+        history: Give every period, ended ones too, instead of what is listed.
+        columns: Which columns to give, in this order; by default all.
+        filters: Which rows to give, as `pandas.read_parquet` takes them. Months that cannot match are not read.
+
+    Returns:
+        A DataFrame of the columns `account` and `created_month` (category), `id` (int64), `phone_number` and `country`
+        (str), `created_at`, `first_seen_at` and `removed_at` (datetime64[us, UTC]) and `created_at_local`
+        (datetime64[us], the provider's wall clock), sorted by account, `created_at_local` and `id`. One row per
+        account and `id` (two while the end of an altered row is withheld), with `history` one per period. Before the
+        first tick it is empty, with the same types.
+
+    Raises:
+        StoreError: the data root does not exist or cannot be read.
+        ValueError: `as_of` and `history` are both given, or a column is unknown.
+    """
+    if history and as_of is not None:
+        raise ValueError("Give either as_of or history: as_of is one state, history is all of them.")
+    wanted = list(_READ_COLUMNS if columns is None else columns)
+    if unknown := [column for column in wanted if column not in _READ_COLUMNS]:
+        raise ValueError(f"No column {unknown[0]!r} in stops: it has {', '.join(_READ_COLUMNS)}.")
+    moment = None if as_of is None else _utc(as_of)
+    store = _existing_store(root)
+    empty = pa.schema([ACCOUNT.field, CREATED_MONTH.field, *STOPS.arrow]).empty_table().select(wanted)
+    tables = [
+        _read_account(store, account, wanted, moment, history=history, filters=filters) for account in store.accounts()
+    ]
+    return _to_pandas(pa.concat_tables([empty, *tables]))
+
+
+def read_rejected(root: str | Path | None = None, history: bool = False) -> pd.DataFrame:  # noqa: FBT001, FBT002
+    """The malformed rows, as of the last commit.
+
+    Args:
+        root: As in `read_stops`.
+        history: Give every period, ended ones too, instead of what is listed.
+
+    Returns:
+        A DataFrame of `account` and the columns of `schema.REJECTED`; empty, with the same types, if there are none.
+
+    Raises:
+        StoreError: as in `read_stops`.
+    """
+    store = _existing_store(root)
+
+    def committed(account: str) -> pa.Table:
+        applied_at = store.state(account).applied_at
+        periods = as_committed(store.read_rejected(account), applied_at)
+        return periods if history else open_rows(periods)
+
+    return _per_account(store, REJECTED, committed)
+
+
+def read_suppression_list(root: str | Path | None = None) -> pd.DataFrame:
+    """Whom not to text now: `account` and the columns of `schema.SUPPRESSION_LIST`, one row per account and number.
+
+    Args:
+        root: As in `read_stops`.
+
+    Raises:
+        StoreError: as in `read_stops`.
+    """
+    store = _existing_store(root)
+    return _per_account(store, SUPPRESSION_LIST, lambda account: store.read_derived(SUPPRESSION_LIST, account))
+
+
+def read_stops_per_day(root: str | Path | None = None) -> pd.DataFrame:
+    """Opt-outs per day: `account` and the columns of `schema.STOPS_PER_DAY`.
+
+    Args:
+        root: As in `read_stops`.
+
+    Raises:
+        StoreError: as in `read_stops`.
+    """
+    store = _existing_store(root)
+    return _per_account(store, STOPS_PER_DAY, lambda account: store.read_derived(STOPS_PER_DAY, account))
+
+
+def _existing_store(root: str | Path | None) -> Store:
+    store = Store(root or os.environ.get("STOP_PIPELINE_DATA") or DEFAULT_DATA_ROOT)
+    if not store.root.is_dir():
+        raise StoreError(
+            f"There is no data root at {store.root}: run “stop-pipeline run” (or “demo”) first, give root=…, or set "
+            "STOP_PIPELINE_DATA."
+        )
+    return store
+
+
+def _read_account(
+    store: Store, account: str, columns: list[str], moment: datetime | None, *, history: bool, filters: Filters | None
+) -> pa.Table:
+    # The state is read first: whatever a tick writes meanwhile is later than this commit, and is left out.
+    applied_at = store.state(account).applied_at
+    condition = None if filters is None else pq.filters_to_expression(filters)
+    # An end may be undone by the view, so a condition on it must wait for the view.
+    waits = condition is not None and "removed_at" in str(condition)
+    needed = _READ_COLUMNS if waits else {*columns, "first_seen_at", "removed_at"}
+    periods = as_committed(
+        store.scan_stops(
+            account,
+            columns=[column for column in _READ_COLUMNS if column in needed],
+            condition=None if waits else condition,
+        ),
+        applied_at,
+    )
+    if waits:
+        periods = periods.filter(condition)
+    if moment is not None:
+        periods = known_at(periods, moment)
+    elif not history:
+        periods = open_rows(periods)
+    return periods.select(columns)
+
+
+def _per_account(store: Store, schema: TableSchema, read: Callable[[str], pa.Table]) -> pd.DataFrame:
+    """One table of all accounts, with the account as its first column."""
+    tables = [schema.arrow.empty_table().add_column(0, ACCOUNT.name, pa.array([], pa.string()))]
+    for account in store.accounts():
+        table = read(account)
+        tables.append(table.add_column(0, ACCOUNT.name, pa.repeat(account, table.num_rows)))
+    return _to_pandas(pa.concat_tables(tables))
+
+
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    """The table as pandas, its hive keys as categories."""
+    for name in (ACCOUNT.name, CREATED_MONTH.name):
+        if name in table.column_names:
+            index = table.column_names.index(name)
+            table = table.set_column(index, name, table[name].combine_chunks().dictionary_encode())
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+def _utc(moment: datetime | str) -> datetime:
+    time = pd.Timestamp(moment)
+    return (time.tz_localize(UTC) if time.tzinfo is None else time.tz_convert(UTC)).to_pydatetime()

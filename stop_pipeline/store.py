@@ -1,0 +1,385 @@
+"""Where files are, and how tables become files and tables again.
+
+What belongs here: the layout below the data root, the Parquet settings, the commit and its pending mark. What does not:
+what a tick changes (`merge`), and how bytes reach the disk (`files`).
+
+    raw/account=A/…                                    answers as received, and latest.json
+    snapshot/account=A/stop_snapshot.parquet           the newest answer, parsed
+    stops/account=A/created_month=YYYY-MM/stops.parquet
+    rejected/account=A/rejected.parquet
+    suppression_list/account=A/suppression_list.parquet
+    stops_per_day/account=A/stops_per_day.parquet
+    state/account=A.json                               the commit; written last
+    .work/                                             locks and temporaries
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from stop_pipeline.errors import SchemaVersionError, StoreError
+from stop_pipeline.files import Files, readable, writable
+from stop_pipeline.model import Answer, Counts, Landed, Pending, Snapshot, SnapshotInfo, State
+from stop_pipeline.periods import as_committed, fingerprint, open_rows
+from stop_pipeline.schema import (
+    ACCOUNT,
+    CREATED_MONTH,
+    LISTED,
+    REJECTED,
+    REJECTED_ROWS,
+    SCHEMA_VERSION,
+    STOP_SNAPSHOT,
+    STOPS,
+    TableSchema,
+)
+
+_METADATA_KEY = b"stop_pipeline"
+_ROW_GROUP_ROWS = 131_072
+_READ_ATTEMPTS = 10
+_DICTIONARY_COLUMNS = ("country", "first_seen_at", "removed_at", "reason", "origin", "snapshot_sha256")
+_DELTA_COLUMNS = ("id", "created_at", "created_at_local")
+
+
+@dataclasses.dataclass(frozen=True)
+class MonthInfo:
+    """What the footer of a month's file says.
+
+    Attributes:
+        fingerprint: Of its open rows (`periods.fingerprint`).
+        open_rows: Periods that have not ended.
+        rows: All periods.
+        nulls: Nulls in `id`, `phone_number` and `created_at`.
+    """
+
+    fingerprint: str
+    open_rows: int
+    rows: int
+    nulls: int
+
+
+class Store:
+    """The tables below one data root.
+
+    Every method that writes is to be called under `locked`. Times are timezone-aware UTC.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        if "://" in str(root):
+            raise StoreError(f"STOP_PIPELINE_DATA is {root}: only a local folder can be the data root so far.")
+        self._files = Files(Path(root))
+
+    @property
+    def root(self) -> Path:
+        """The data root, absolute."""
+        return self._files.root
+
+    def locked(self, account: str) -> AbstractContextManager[None]:
+        """Hold the account's lock; see `files.Files.locked`."""
+        return self._files.locked(account)
+
+    def temporary(self, account: str) -> Path:
+        """A fresh path for a temporary file of the account, to be used under its lock."""
+        return self._files.temporary(account)
+
+    def folder(self, table: str, account: str) -> Path:
+        """Where a table's files of the account lie."""
+        return self._files.path(f"{table}/account={account}")
+
+    def accounts(self) -> list[str]:
+        """The accounts that have a state."""
+        return [Path(name).stem.removeprefix("account=") for name in self._files.matching("state/account=*.json")]
+
+    # Answers as received
+
+    def newest_answer(self, account: str) -> Landed | None:
+        """The newest answer landed; None before the first."""
+        document = self._read_json(f"raw/account={account}/latest.json")
+        if document is None:
+            return None
+        return Landed(**document | {"fetched_at": _time(document["fetched_at"])})
+
+    def land(self, account: str, answer: Answer) -> Landed:
+        """Keep an answer's bytes, compressed; if they are those of the newest one, only its fetch time moves."""
+        newest = self.newest_answer(account)
+        if newest is not None and newest.sha256 == answer.sha256:
+            landed = dataclasses.replace(newest, fetched_at=answer.fetched_at)
+        else:
+            file = f"{answer.fetched_at:%Y%m%dT%H%M%S.%fZ}-{answer.sha256[:12]}.{answer.format}.zst"
+            compressed = self.temporary(account)
+            with (
+                writable(compressed),
+                pa.OSFile(str(answer.path)) as source,
+                pa.output_stream(str(compressed), compression="zstd") as sink,
+            ):
+                sink.upload(source)
+                compressed.chmod(0o600)
+            self._files.adopt(compressed, f"raw/account={account}/{file}")
+            landed = Landed(answer.fetched_at, answer.sha256, answer.size_bytes, file)
+        self._write_json(account, f"raw/account={account}/latest.json", dataclasses.asdict(landed))
+        return landed
+
+    def unpack(self, account: str, landed: Landed) -> Path:
+        """The landed answer's bytes in a temporary file, uncompressed."""
+        path = self.temporary(account)
+        source_path = self._files.path(f"raw/account={account}/{landed.file}")
+        with (
+            readable(source_path),
+            pa.input_stream(str(source_path), compression="zstd") as source,
+            path.open("xb") as sink,
+        ):
+            source.download(sink)
+        return path
+
+    # The newest answer, parsed
+
+    def snapshot_info(self, account: str) -> SnapshotInfo | None:
+        """What the snapshot on disk is; None before the first."""
+        path = self._files.path(_single_file("snapshot", "stop_snapshot", account))
+        if not path.exists():
+            return None
+        document = _footer(path)
+        return SnapshotInfo(
+            **document | {"fetched_at": _time(document["fetched_at"]), "extra_fields": tuple(document["extra_fields"])}
+        )
+
+    def read_snapshot(self, account: str) -> tuple[pa.Table, pa.Table]:
+        """The snapshot's good rows (`schema.LISTED`) and its malformed ones (`schema.REJECTED_ROWS`)."""
+        table = _read_table(self._files.path(_single_file("snapshot", "stop_snapshot", account)))
+        good = pc.is_null(table["raw"])
+        listed = table.filter(good).select(LISTED.names).cast(LISTED.arrow)
+        return listed, table.filter(pc.invert(good)).select(REJECTED_ROWS.names).cast(REJECTED_ROWS.arrow)
+
+    def write_snapshot(self, account: str, info: SnapshotInfo, snapshot: Snapshot) -> None:
+        """Replace the snapshot."""
+        table = pa.concat_tables(
+            [_conformed(snapshot.listed, STOP_SNAPSHOT), _conformed(snapshot.rejected, STOP_SNAPSHOT)]
+        )
+        name = _single_file("snapshot", "stop_snapshot", account)
+        self._write_table(account, name, table, STOP_SNAPSHOT, _document(info))
+
+    # Opt-outs and malformed rows
+
+    def months(self, account: str) -> dict[str, MonthInfo]:
+        """Every month that has a file, with what its footer says."""
+        names = self._files.matching(f"stops/account={account}/created_month=*/stops.parquet")
+        return {_month_of(name): _month_info(self._files.path(name)) for name in names}
+
+    def read_months(self, account: str, months: Iterable[str]) -> pa.Table:
+        """All periods (`schema.STOPS`) of some months, sorted; a month without a file has no rows."""
+        paths = [self._files.path(_month_file(account, month)) for month in sorted(months)]
+        tables = [_read_table(path).cast(STOPS.arrow) for path in paths if path.exists()]
+        return pa.concat_tables(tables) if tables else STOPS.arrow.empty_table()
+
+    def scan_stops(self, account: str, *, columns: list[str], condition: pc.Expression | None) -> pa.Table:
+        """Some columns of the periods that meet a condition, hive keys included; months that cannot are not read."""
+        folder = self._files.path(f"stops/account={account}")
+        keys = pa.schema([ACCOUNT.field, CREATED_MONTH.field])
+        schema = pa.schema([*STOPS.arrow, *keys])
+        for _ in range(_READ_ATTEMPTS - 1):
+            # A month that a killed tick began can vanish between the listing and the read, when the next takes it back.
+            with suppress(FileNotFoundError):
+                return _scan(folder, schema, keys, columns, condition)
+        with readable(folder):
+            return _scan(folder, schema, keys, columns, condition)
+
+    def read_stops_columns(self, account: str, columns: Iterable[str]) -> pa.Table:
+        """Some columns of all periods of all months, in the order of `schema.STOPS`."""
+        names = [name for name in STOPS.names if name in set(columns)]
+        schema = pa.schema([STOPS.arrow.field(name) for name in names])
+        paths = [self._files.path(_month_file(account, month)) for month in self.months(account)]
+        return pa.concat_tables([schema.empty_table(), *(_read_table(path, names).cast(schema) for path in paths)])
+
+    def write_month(self, account: str, month: str, periods: pa.Table) -> None:
+        """Replace a month's file by `periods`, sorted; without any, remove it."""
+        name = _month_file(account, month)
+        if not periods.num_rows:
+            self._files.remove(name)
+            return
+        standing = open_rows(periods)
+        metadata = {"fingerprint": fingerprint(standing), "open_rows": standing.num_rows}
+        self._write_table(account, name, periods, STOPS, metadata)
+
+    def read_rejected(self, account: str) -> pa.Table:
+        """All periods of malformed rows (`schema.REJECTED`), sorted; empty before the first."""
+        path = self._files.path(_single_file("rejected", "rejected", account))
+        return _read_table(path).cast(REJECTED.arrow) if path.exists() else REJECTED.arrow.empty_table()
+
+    def write_rejected(self, account: str, periods: pa.Table) -> None:
+        """Replace the malformed rows; without any, remove their file."""
+        name = _single_file("rejected", "rejected", account)
+        if periods.num_rows:
+            self._write_table(account, name, periods, REJECTED, {})
+        else:
+            self._files.remove(name)
+
+    # The commit
+
+    def state(self, account: str) -> State:
+        """What was applied last; an empty state before the first tick.
+
+        Raises:
+            SchemaVersionError: the data root was written by another version of this package.
+        """
+        document = self._read_json(f"state/account={account}.json")
+        if document is None:
+            return State()
+        version = document.pop("schema_version", None)
+        if version != SCHEMA_VERSION:
+            raise SchemaVersionError(
+                f"The data below {self.root} has schema version {version}, and this version of stop_pipeline reads "
+                f"{SCHEMA_VERSION}: install the version that wrote it, or start a new data root."
+            )
+        pending = document["pending"]
+        return State(
+            **document
+            | {
+                "applied_at": _time(document["applied_at"]),
+                "verified_at": _time(document["verified_at"]),
+                "counts": Counts(**document["counts"]),
+                "settings": tuple((name, value) for name, value in document["settings"].items()),
+                "pending": pending and Pending(_time(pending["fetched_at"]), tuple(pending["months"])),
+            }
+        )
+
+    def write_state(self, account: str, state: State) -> None:
+        """Commit, or with `pending` set, mark what is about to be written."""
+        document = {"schema_version": SCHEMA_VERSION} | _document(state) | {"settings": dict(state.settings)}
+        self._write_json(account, f"state/account={account}.json", document)
+
+    def take_back(self, account: str, state: State) -> State:
+        """Undo what a tick that never committed may have written; the result is as if it had never run."""
+        if state.pending is None:
+            return state
+        for month in state.pending.months:
+            periods = self.read_months(account, [month])
+            self.write_month(account, month, as_committed(periods, state.applied_at))
+        self.write_rejected(account, as_committed(self.read_rejected(account), state.applied_at))
+        state = dataclasses.replace(state, pending=None)
+        self.write_state(account, state)
+        return state
+
+    # What is made from a commit
+
+    def derived_commit(self, schema: TableSchema, account: str) -> str | None:
+        """The commit that a derived table was made from; None if it was never made."""
+        path = self._files.path(_single_file(schema.name, schema.name, account))
+        return _footer(path)["commit"] if path.exists() else None
+
+    def read_derived(self, schema: TableSchema, account: str) -> pa.Table:
+        """A derived table; empty before the first tick."""
+        path = self._files.path(_single_file(schema.name, schema.name, account))
+        return _read_table(path).cast(schema.arrow) if path.exists() else schema.arrow.empty_table()
+
+    def write_derived(self, schema: TableSchema, account: str, table: pa.Table, commit: str) -> None:
+        """Replace a derived table, marked with the commit that it was made from."""
+        self._write_table(account, _single_file(schema.name, schema.name, account), table, schema, {"commit": commit})
+
+    def _write_table(
+        self, account: str, name: str, table: pa.Table, schema: TableSchema, metadata: Mapping[str, Any]
+    ) -> None:
+        table = table.select(schema.names).cast(schema.arrow)
+        table = table.replace_schema_metadata({_METADATA_KEY: _json(metadata)})
+        sink = pa.BufferOutputStream()
+        pq.write_table(
+            table,
+            sink,
+            compression="zstd",
+            row_group_size=_ROW_GROUP_ROWS,
+            use_dictionary=[column for column in _DICTIONARY_COLUMNS if column in schema.names],
+            column_encoding={column: "DELTA_BINARY_PACKED" for column in _DELTA_COLUMNS if column in schema.names},
+        )
+        self._files.write(account, name, sink.getvalue())
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        data = self._files.read(name)
+        if data is None:
+            return None
+        try:
+            document = json.loads(data)
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise StoreError(
+                f"{self._files.path(name)} is not the JSON document it should be: restore it from a backup."
+            )
+        return document
+
+    def _write_json(self, account: str, name: str, document: Mapping[str, Any]) -> None:
+        self._files.write(account, name, _json(document).encode() + b"\n")
+
+
+def _document(value: Any) -> dict[str, Any]:
+    """A dataclass as what goes into JSON."""
+    return dataclasses.asdict(value)
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2, default=datetime.isoformat)
+
+
+def _time(text: str | None) -> Any:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def _single_file(folder: str, table: str, account: str) -> str:
+    return f"{folder}/account={account}/{table}.parquet"
+
+
+def _month_file(account: str, month: str) -> str:
+    return f"stops/account={account}/created_month={month}/stops.parquet"
+
+
+def _month_of(name: str) -> str:
+    return Path(name).parent.name.removeprefix("created_month=")
+
+
+def _conformed(table: pa.Table, schema: TableSchema) -> pa.Table:
+    """`table` with the columns of `schema`; those that it lacks are null."""
+    columns = [
+        table[column.name] if column.name in table.column_names else pa.nulls(table.num_rows, column.type)
+        for column in schema.columns
+    ]
+    return pa.Table.from_arrays(columns, names=schema.names).cast(schema.arrow)
+
+
+def _scan(
+    folder: Path, schema: pa.Schema, keys: pa.Schema, columns: list[str], condition: pc.Expression | None
+) -> pa.Table:
+    if not folder.exists():
+        return schema.empty_table().select(columns)
+    partitioning = ds.partitioning(keys, flavor="hive")
+    dataset = ds.dataset(folder, schema, "parquet", partitioning=partitioning, partition_base_dir=str(folder.parent))
+    return dataset.to_table(columns, filter=condition)
+
+
+def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    with readable(path), pq.ParquetFile(path) as file:
+        return file.read(columns).replace_schema_metadata()
+
+
+def _month_info(path: Path) -> MonthInfo:
+    with readable(path):
+        footer = pq.read_metadata(path)
+        written = json.loads(footer.metadata[_METADATA_KEY])
+        positions = [STOPS.names.index(name) for name in ("id", "phone_number", "created_at")]
+        nulls = sum(
+            footer.row_group(group).column(position).statistics.null_count
+            for group in range(footer.num_row_groups)
+            for position in positions
+        )
+    return MonthInfo(written["fingerprint"], written["open_rows"], footer.num_rows, nulls)
+
+
+def _footer(path: Path) -> dict[str, Any]:
+    """What this package wrote into the file's metadata."""
+    with readable(path):
+        return dict(json.loads(pq.read_metadata(path).metadata[_METADATA_KEY]))

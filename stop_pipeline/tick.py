@@ -1,0 +1,388 @@
+"""One tick, step by step, without Dagster.
+
+What belongs here: the order in which the rooms are called for each asset, under the account's lock, and what each step
+reports. What does not: the work itself (`client`, `snapshot`, `merge`, `derive`, `store`) and how it is shown (`defs`).
+
+Each step can be repeated, or killed at any point, and run again: it looks at what is on disk, not at who called it.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stop_pipeline import derive
+from stop_pipeline.errors import StopPipelineError, StoreError
+from stop_pipeline.merge import Guard, merge_rejected, merge_stops
+from stop_pipeline.model import Answer, Counts, Landed, Pending, Snapshot, SnapshotInfo, State
+from stop_pipeline.periods import as_committed, fingerprint, open_rows, split_by_month
+from stop_pipeline.schema import LISTED, STOPS_PER_DAY, SUPPRESSION_LIST, TableSchema
+from stop_pipeline.snapshot import parse
+from stop_pipeline.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class Client(Protocol):
+    """What a tick needs of `client.StopListClient`."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The spellings of the API key, to be struck from whatever is shown."""
+
+    def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Answer:
+        """Get the whole list into a new file."""
+
+
+Outcome = Literal["applied", "recognised", "older"]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What `fetch` did: the answer, and how it stands to those landed before.
+
+    Attributes:
+        answer: As the client gave it; its path is gone by now.
+        landed: The newest answer on disk.
+        changed: Whether its bytes differ from the last ones landed.
+        in_order: False if an answer fetched at the same time or later is landed already; then this one was not.
+    """
+
+    answer: Answer
+    landed: Landed
+    changed: bool
+    in_order: bool
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What `parse_newest` did: the snapshot on disk, and whether it had to be parsed for that."""
+
+    info: SnapshotInfo
+    parsed: bool
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What `apply_newest` did.
+
+    Attributes:
+        info: The snapshot that was looked at.
+        state: The commit that stands now.
+        outcome: “applied”; “recognised”, if it was the answer applied last; “older”, if it came before that one.
+        counts: What this tick did; nothing, unless it applied the answer.
+        months_written: Months whose file was written.
+        rows: Periods in the table.
+        open_rows: Periods that have not ended.
+        doubled_open_ids: Open rows beyond the first of their `id`.
+        nulls: Nulls in `id`, `phone_number` and `created_at`.
+    """
+
+    info: SnapshotInfo
+    state: State
+    outcome: Outcome
+    counts: Counts
+    months_written: tuple[str, ...]
+    rows: int
+    open_rows: int
+    doubled_open_ids: int
+    nulls: int
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What a derived table is now, and whether it had to be remade for the commit."""
+
+    table: pa.Table
+    commit: str
+    remade: bool
+
+
+_just_judged: dict[tuple[str, datetime, str], Snapshot] = {}
+"""The answer that `fetch` parsed to judge it, so that `parse_newest` in the same process need not parse it again."""
+
+
+def fetch(
+    store: Store,
+    account: str,
+    client: Client,
+    *,
+    timezone: str,
+    progress: Callable[[int], None] | None = None,
+) -> Fetched:
+    """Get the list and land it, once it is known to be one.
+
+    Raises:
+        ApiError: there was no list, or not a readable one; nothing was landed.
+        StoreError: the data root refuses.
+    """
+    with store.locked(account):
+        answer = client.fetch(store.temporary(account), progress)
+        newest = store.newest_answer(account)
+        if newest is not None and answer.fetched_at <= newest.fetched_at:
+            log.warning(
+                "Account %s: this answer was fetched at %s, no later than the one of %s, and is left out; "
+                "look at this machine's clock.",
+                account,
+                answer.fetched_at,
+                newest.fetched_at,
+            )
+            return Fetched(answer, newest, changed=False, in_order=False)
+        changed = newest is None or newest.sha256 != answer.sha256
+        if changed:
+            snapshot = _judge(answer, timezone, client.secrets)
+            _just_judged.clear()
+            _just_judged[answer.sha256, answer.fetched_at, timezone] = snapshot
+        landed = store.land(account, answer)
+    log.info("Account %s: fetched %s bytes in %.2f s", account, f"{answer.size_bytes:,}", answer.seconds)
+    return Fetched(answer, landed, changed=changed, in_order=True)
+
+
+def parse_newest(store: Store, account: str, *, timezone: str) -> Parsed:
+    """Parse the newest answer landed, unless the snapshot is already of the same bytes.
+
+    Raises:
+        UnreadableAnswerError: it is no such document.
+        StoreError: no answer has landed yet, or the data root refuses.
+    """
+    with store.locked(account):
+        landed = store.newest_answer(account)
+        if landed is None:
+            raise StoreError(f"No answer of the account “{account}” has landed yet: materialise raw_stop_list first.")
+        info = store.snapshot_info(account)
+        if info is not None and (info.sha256, info.timezone) == (landed.sha256, timezone):
+            return Parsed(dataclasses.replace(info, fetched_at=landed.fetched_at), parsed=False)
+        snapshot = _just_judged.pop((landed.sha256, landed.fetched_at, timezone), None) or parse(
+            store.unpack(account, landed), landed.format, fetched_at=landed.fetched_at, timezone=timezone
+        )
+        info = SnapshotInfo(
+            fetched_at=landed.fetched_at,
+            sha256=landed.sha256,
+            size_bytes=landed.size_bytes,
+            timezone=timezone,
+            listed=snapshot.listed.num_rows,
+            rejected=snapshot.rejected.num_rows,
+            rows=snapshot.rows,
+            duplicates=snapshot.duplicates,
+            code=snapshot.code,
+            nb_data=snapshot.nb_data,
+            extra_fields=snapshot.extra_fields,
+        )
+        store.write_snapshot(account, info, snapshot)
+    log.info("Account %s: parsed %s rows, %s malformed", account, f"{info.rows:,}", f"{info.rejected:,}")
+    return Parsed(info, parsed=True)
+
+
+def apply_newest(store: Store, account: str, guard: Guard) -> Applied:
+    """Bring the newest snapshot into `stops` and `rejected`, and commit.
+
+    Raises:
+        ForeignListError: the list is likely another account's; nothing was changed.
+        StoreError: no answer is parsed yet, or the data root refuses.
+    """
+    with store.locked(account):
+        info = _newest_snapshot(store, account)
+        state = store.take_back(account, store.state(account))
+        settings = (("timezone", info.timezone), ("max_removed_share", repr(guard.max_removed_share)))
+        outcome: Outcome = "recognised"
+        counts = Counts(listed=info.listed, unchanged=info.listed)
+        months_written: tuple[str, ...] = ()
+        if _is_known(state, info):
+            log.info("Account %s: this answer is applied already", account)
+        elif not _is_newer(state, info):
+            outcome, counts = "older", Counts()
+            log.warning(
+                "Account %s: the answer fetched at %s is no later than the one applied, and is left out.",
+                account,
+                info.fetched_at,
+            )
+        elif _is_same_answer(state, info, settings):
+            log.info("Account %s: the list is unchanged", account)
+            if state.whole:
+                state = dataclasses.replace(state, verified_at=info.fetched_at)
+                store.write_state(account, state)
+        else:
+            outcome = "applied"
+            state, months_written = _apply(store, account, state, info, guard, settings)
+            counts = state.counts
+        return _look_over(store, account, info, state, outcome, counts, months_written)
+
+
+def derive_suppression_list(store: Store, account: str) -> Derived:
+    """Remake `suppression_list` if its commit is not the one that stands.
+
+    Raises:
+        StoreError: nothing is committed yet, or the data root refuses.
+    """
+    columns = ("phone_number", "created_at")
+    return _derive(store, account, SUPPRESSION_LIST, columns, derive.suppression_list)
+
+
+def derive_stops_per_day(store: Store, account: str) -> Derived:
+    """Remake `stops_per_day` if its commit is not the one that stands.
+
+    Raises:
+        StoreError: nothing is committed yet, or the data root refuses.
+    """
+    columns = ("id", "country", "created_at_local")
+    return _derive(store, account, STOPS_PER_DAY, columns, lambda stops, _: derive.stops_per_day(stops))
+
+
+def _judge(answer: Answer, timezone: str, secrets: Iterable[str]) -> Snapshot:
+    """Parse an answer; an error page may echo the address it was asked for, so secrets are struck from the error."""
+    try:
+        return parse(answer.path, answer.format, fetched_at=answer.fetched_at, timezone=timezone)
+    except StopPipelineError as error:
+        failure = error.redacted(secrets)
+    raise failure
+
+
+def _newest_snapshot(store: Store, account: str) -> SnapshotInfo:
+    """What the snapshot is, with the time at which its bytes were last fetched."""
+    info = store.snapshot_info(account)
+    if info is None:
+        raise StoreError(f"No answer of the account “{account}” is parsed yet: materialise stop_snapshot first.")
+    landed = store.newest_answer(account)
+    if landed is not None and landed.sha256 == info.sha256:
+        return dataclasses.replace(info, fetched_at=max(info.fetched_at, landed.fetched_at))
+    return info
+
+
+def _is_known(state: State, info: SnapshotInfo) -> bool:
+    """Whether this very answer was applied or recognised before: the step is being repeated."""
+    return state.sha256 == info.sha256 and info.fetched_at in (state.applied_at, state.verified_at)
+
+
+def _is_newer(state: State, info: SnapshotInfo) -> bool:
+    return all(info.fetched_at > time for time in (state.applied_at, state.verified_at) if time is not None)
+
+
+def _is_same_answer(state: State, info: SnapshotInfo, settings: tuple[tuple[str, str], ...]) -> bool:
+    """Whether applying the answer could change nothing: the same bytes and settings, and nothing left undone."""
+    return state.sha256 == info.sha256 and state.settings == settings and state.withheld_because is None
+
+
+def _apply(
+    store: Store,
+    account: str,
+    state: State,
+    info: SnapshotInfo,
+    guard: Guard,
+    settings: tuple[tuple[str, str], ...],
+) -> tuple[State, tuple[str, ...]]:
+    """Merge, write what changed, commit; gives the new state and the months written."""
+    listed, malformed = store.read_snapshot(account)
+    listed_months = dict(split_by_month(listed))
+    stored_months = store.months(account)
+    same_months = {
+        month
+        for month, rows in listed_months.items()
+        if month in stored_months and stored_months[month].fingerprint == fingerprint(rows)
+    }
+    standing_months = {month for month, stored in stored_months.items() if stored.open_rows}
+    compared_months = sorted((listed_months.keys() | standing_months) - same_months)
+    merged = merge_stops(
+        store.read_months(account, compared_months),
+        pa.concat_tables(
+            [LISTED.arrow.empty_table(), *(listed_months[m] for m in compared_months if m in listed_months)]
+        ),
+        unchanged_elsewhere=sum(stored_months[month].open_rows for month in same_months),
+        fetched_at=info.fetched_at,
+        whole=info.whole,
+        guard=guard,
+    )
+    known_rejected = store.read_rejected(account)
+    rejected = merge_rejected(
+        known_rejected,
+        malformed,
+        fetched_at=info.fetched_at,
+        sha256=info.sha256,
+        removals_withheld=not info.whole or merged.withheld_because is not None,
+    )
+    rejected_changed = not rejected.equals(known_rejected)
+
+    months = tuple(sorted(merged.changed_months))
+    if months or rejected_changed:
+        store.write_state(account, dataclasses.replace(state, pending=Pending(info.fetched_at, months)))
+    for month, periods in split_by_month(merged.periods):
+        if month in merged.changed_months:
+            store.write_month(account, month, periods)
+    if rejected_changed:
+        store.write_rejected(account, rejected)
+    committed = State(
+        applied_at=info.fetched_at,
+        sha256=info.sha256,
+        whole=info.whole,
+        verified_at=info.fetched_at if info.whole else state.verified_at,
+        rows=info.rows,
+        rejected=info.rejected,
+        duplicates=info.duplicates,
+        counts=merged.counts,
+        withheld_because=merged.withheld_because,
+        accepted_removals=guard.accept_removals,
+        settings=settings,
+    )
+    store.write_state(account, committed)
+    log.info(
+        "Account %s: %s listed, %s new, %s removed, %d months written",
+        account,
+        f"{merged.counts.listed:,}",
+        f"{merged.counts.new:,}",
+        f"{merged.counts.removed:,}",
+        len(months),
+    )
+    return committed, months
+
+
+def _look_over(
+    store: Store,
+    account: str,
+    info: SnapshotInfo,
+    state: State,
+    outcome: Outcome,
+    counts: Counts,
+    months_written: tuple[str, ...],
+) -> Applied:
+    """Take the figures of the table from its files, not from what was meant to be written."""
+    stored = store.months(account).values()
+    ids = open_rows(store.read_stops_columns(account, ("id", "removed_at")))["id"]
+    return Applied(
+        info=info,
+        state=state,
+        outcome=outcome,
+        counts=counts,
+        months_written=months_written,
+        rows=sum(month.rows for month in stored),
+        open_rows=len(ids),
+        doubled_open_ids=len(ids) - pc.count_distinct(ids).as_py(),
+        nulls=sum(month.nulls for month in stored),
+    )
+
+
+def _derive(
+    store: Store,
+    account: str,
+    schema: TableSchema,
+    columns: tuple[str, ...],
+    make: Callable[[pa.Table, pa.Table], pa.Table],
+) -> Derived:
+    with store.locked(account):
+        state = store.state(account)
+        commit = state.commit
+        if commit is None:
+            raise StoreError(f"Nothing is committed yet for the account “{account}”: materialise stops first.")
+        if store.derived_commit(schema, account) == commit:
+            return Derived(store.read_derived(schema, account), commit, remade=False)
+        # Through the commit: a tick that was killed may have left rows behind that the next one takes back.
+        stops = store.read_stops_columns(account, (*columns, "first_seen_at", "removed_at"))
+        table = make(
+            as_committed(stops, state.applied_at), as_committed(store.read_rejected(account), state.applied_at)
+        )
+        store.write_derived(schema, account, table, commit)
+        return Derived(table, commit, remade=True)
