@@ -1,0 +1,165 @@
+"""The command `stop-pipeline`.
+
+What belongs here: the commands, what they print, and their exit codes. What does not: how a tick is run and Dagster's
+home is kept (`local_dagster`). Nothing heavy is imported before a command needs it, so that `--help` is instant.
+
+Exit codes: 0 done, also when a check failed (a warning line says which); 1 a tick failed; 2 wrong configuration.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
+
+import click
+
+from stop_pipeline.errors import ConfigurationError, StopPipelineError
+from stop_pipeline.settings import Settings, key_variable, missing_key
+
+DEMO_FOLDER = "demo"
+"""Where `demo` and `dev --sandbox` keep data and Dagster's home, unless the environment says otherwise."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="stop_pipeline")
+def main() -> None:
+    """SMS Partner's STOP list as a table that compliance can rely on and analysts can read."""
+    # Data, logs and Dagster's database hold or surround personal data: readable by their owner only.
+    os.umask(0o077)
+
+
+@main.command()
+@click.option("--account", metavar="A", help="Tick this account only.")
+@click.option(
+    "--accept-removals",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Accept up to N removals that would otherwise be withheld.",
+)
+def run(account: str | None, accept_removals: int | None) -> None:
+    """Fetch the list of every account once and bring it into the table, without a server."""
+    with _plain_errors():
+        settings = Settings.from_environment()
+        accounts = _chosen(settings, account)
+        if accept_removals is not None and len(accounts) > 1:
+            raise ConfigurationError("--accept-removals is about one account: name it with --account.")
+        if not any(os.environ.get(key_variable(name)) for name in accounts):
+            raise missing_key(accounts[0])
+        sys.exit(_tick(settings, accounts, accept_removals))
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the UI.")
+@click.option("--sandbox", is_flag=True, help="Bring a stand-in for SMS Partner along; no key is needed.")
+def dev(port: int, *, sandbox: bool) -> None:
+    """Open the Dagster UI, with its daemon, on a history that lasts. Ctrl-C ends both."""
+    from stop_pipeline.local_dagster import serve
+
+    with _plain_errors(), _sandboxed(os.environ) if sandbox else nullcontext():
+        sys.exit(serve(Settings.from_environment(), port))
+
+
+@main.command()
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8025, show_default=True, help="Port; 0 takes a free one."
+)
+@click.option("--rows", type=click.IntRange(0, 10_000_000), default=2_000, show_default=True, help="Rows at the start.")
+@click.option("--seed", type=int, default=0, show_default=True, help="What the list holds, and how it changes.")
+def sandbox(port: int, rows: int, seed: int) -> None:
+    """Run a stand-in for SMS Partner on loopback, until Ctrl-C."""
+    from stop_pipeline.sandbox import serve
+
+    with serve(port=port, rows=rows, seed=seed) as server:
+        click.echo(f"A stand-in for SMS Partner listens at {server.base_url}. To use it, in another terminal:\n")
+        click.echo(f"  export SMSPARTNER_BASE_URL={server.base_url} SMSPARTNER_API_KEY={server.api_key}")
+        click.echo("  export STOP_PIPELINE_DATA=demo/data\n  stop-pipeline run\n")
+        click.echo("Ctrl-C ends it.")
+        with suppress(KeyboardInterrupt):
+            server.run_forever()
+
+
+@main.command()
+def demo() -> None:
+    """Show a whole tick without a key: a stand-in for SMS Partner, one tick, and what came out."""
+    with _plain_errors(), _sandboxed(os.environ):
+        settings = Settings.from_environment()
+        code = _tick(settings, settings.accounts, None)
+        if code == 0:
+            click.echo(_how_to_read(settings))
+        sys.exit(code)
+
+
+def _chosen(settings: Settings, account: str | None) -> tuple[str, ...]:
+    if account is None:
+        return settings.accounts
+    if account not in settings.accounts:
+        raise ConfigurationError(
+            f"--account {account} is none of the accounts in SMSPARTNER_ACCOUNTS ({', '.join(settings.accounts)})."
+        )
+    return (account,)
+
+
+def _tick(settings: Settings, accounts: tuple[str, ...], accept_removals: int | None) -> int:
+    """Tick the accounts one after the other and say what came of it; the exit code."""
+    from stop_pipeline.local_dagster import run_tick
+    from stop_pipeline.progress import progress_shown
+
+    code = 0
+    for account in accounts:
+        with progress_shown():
+            report = run_tick(settings, account, accept_removals=accept_removals)
+        for name, advice in report.failed_checks:
+            click.echo(f"Warning: {account}: check {name} failed. {advice}", err=True)
+        if report.error is None:
+            click.echo(_summary(account, report.figures))
+        else:
+            click.echo(f"{account}: {report.error}", err=True)
+            code = 1
+    return code
+
+
+def _summary(account: str, figures: Mapping[str, Any]) -> str:
+    names = ("listed", "new", "changed", "removed", "restored", "rejected")
+    counts = ", ".join(f"{figures[name]:,} {name}" for name in names)
+    withheld = f", {figures['withheld']:,} removals withheld" if figures["withheld"] else ""
+    return f"{account}: {counts}{withheld}; {figures['months_written']} months written."
+
+
+def _how_to_read(settings: Settings) -> str:
+    from stop_pipeline.store import Store
+
+    root = Store(settings.data_root).root
+    return (
+        f"The Parquet lies in {root / 'stops'}. To read it:\n\n"
+        "    from stop_pipeline import read_stops\n"
+        f'    stops = read_stops("{root}")\n'
+        '    print(stops.groupby("created_month", observed=True).size())\n'
+    )
+
+
+@contextmanager
+def _sandboxed(environ: MutableMapping[str, str]) -> Iterator[None]:
+    """A stand-in for SMS Partner on a free port, which the environment then points to."""
+    from stop_pipeline.sandbox import serve
+
+    with serve() as server:
+        environ.pop("SMSPARTNER_ACCOUNTS", None)
+        environ.update(SMSPARTNER_BASE_URL=server.base_url, SMSPARTNER_API_KEY=server.api_key)
+        environ.setdefault("STOP_PIPELINE_DATA", f"{DEMO_FOLDER}/data")
+        yield
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """One sentence on stderr in place of a traceback."""
+    try:
+        yield
+    except ConfigurationError as error:
+        sentence, code = str(error), 2
+    except StopPipelineError as error:
+        sentence, code = str(error), 1
+    else:
+        return
+    click.echo(sentence, err=True)
+    sys.exit(code)

@@ -1,0 +1,154 @@
+"""The pipeline, top to bottom: five assets, each one step of a tick.
+
+What belongs here: which step an asset runs, on what it depends, and how it is shown. What does not: the steps
+themselves (`stop_pipeline.tick`). No asset has a retry policy: the client retries what can be retried, and a second
+layer would multiply that and repeat what is permanent.
+"""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypedDict
+
+import dagster as dg
+from pydantic import Field
+
+from stop_pipeline import schema, tick
+from stop_pipeline.defs import checks, metadata
+from stop_pipeline.defs.resources import SmsPartnerResource, StoreResource
+from stop_pipeline.merge import Guard
+
+GROUP = "stop_list"
+POOL = "stop_list"
+"""One writer at a time: the pool's limit is 1 in the `dagster.yaml` that `stop-pipeline dev` makes. The store's lock
+holds where the pool does not reach."""
+
+OWNERS = ["team:compliance"]
+CODE_VERSION = str(schema.SCHEMA_VERSION)
+
+
+class _Shown(TypedDict):
+    group_name: str
+    pool: str
+    owners: list[str]
+    code_version: str
+    kinds: set[str]
+    tags: dict[str, str]
+    metadata: dict[str, Any]
+
+
+def _shown(table: schema.TableSchema | None = None, *keys: schema.Column, kinds: set[str], private: bool) -> _Shown:
+    """How an asset is shown and grouped; `private` marks those that hold phone numbers."""
+    columns = {} if table is None else {"dagster/column_schema": metadata.column_schema(table, *keys)}
+    return {
+        "group_name": GROUP,
+        "pool": POOL,
+        "owners": OWNERS,
+        "code_version": CODE_VERSION,
+        "kinds": kinds,
+        "tags": {"personal_data": "yes" if private else "no"},
+        "metadata": columns,
+    }
+
+
+@dg.asset(check_specs=checks.OF_RAW_STOP_LIST, **_shown(kinds={"python", "json"}, private=True))
+def raw_stop_list(
+    context: dg.AssetExecutionContext, sms_partner: SmsPartnerResource, store: StoreResource
+) -> dg.MaterializeResult:
+    """The answer of SMS Partner's `stop-sms/list`, byte for byte as received.
+
+    **Source:** one HTTP GET that gives the whole list each time. **Cadence:** every tick of the schedule; the bytes are
+    kept, compressed, only when they differ from the last ones. **Goes wrong when** the key is refused, the service is
+    down, or what comes is no such list: the run fails with one sentence, and nothing changes.
+    """
+    account = store.account(context)
+    fetched = tick.fetch(store.store(), account, sms_partner.client(account), timezone=sms_partner.timezone)
+    return dg.MaterializeResult(
+        metadata=metadata.of_fetched(fetched),
+        data_version=dg.DataVersion(fetched.landed.sha256),
+        check_results=checks.of_fetched(fetched),
+    )
+
+
+@dg.asset(deps=[raw_stop_list], **_shown(schema.STOP_SNAPSHOT, kinds={"pandas", "parquet"}, private=True))
+def stop_snapshot(
+    context: dg.AssetExecutionContext, sms_partner: SmsPartnerResource, store: StoreResource
+) -> dg.MaterializeResult:
+    """The newest answer as typed rows: good ones first, then malformed ones with the reason.
+
+    **A row** is a row of the answer; equal rows are collapsed. **Goes wrong when** the answer is no such list. A
+    malformed row does not stop the others.
+    """
+    account = store.account(context)
+    parsed = tick.parse_newest(store.store(), account, timezone=sms_partner.timezone)
+    return dg.MaterializeResult(
+        metadata=metadata.of_parsed(parsed, store.store().folder("snapshot", account)),
+        data_version=dg.DataVersion(parsed.info.sha256),
+    )
+
+
+class StopsConfig(dg.Config):
+    """What a person can say of one run."""
+
+    accept_removals: int | None = Field(
+        default=None,
+        ge=0,
+        description="Accept this many removals at most, whatever their share, from an answer that is proven whole.",
+    )
+    max_removed_share: float = Field(
+        default=Guard.max_removed_share,
+        ge=0,
+        le=1,
+        description="Share of the open rows that one answer may take away without a person's word.",
+    )
+
+
+@dg.asset(
+    deps=[stop_snapshot],
+    check_specs=checks.OF_STOPS,
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=24), warn_window=timedelta(hours=2)),
+    **_shown(schema.STOPS, schema.ACCOUNT, schema.CREATED_MONTH, kinds={"pandas", "parquet"}, private=True),
+)
+def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreResource) -> dg.MaterializeResult:
+    """Every opt-out ever listed, in Parquet by month; with it `rejected`, the malformed rows.
+
+    **A row** is a period in which the list showed an opt-out unchanged: `first_seen_at` to `removed_at`. It is written
+    once and ended at most once, so the table tells what was known at any time. **Goes wrong when** the list is likely
+    another account's: it is refused whole. Removals that look wrong are withheld; the check says how to accept them.
+    """
+    account = store.account(context)
+    guard = Guard(max_removed_share=config.max_removed_share, accept_removals=config.accept_removals)
+    applied = tick.apply_newest(store.store(), account, guard)
+    return dg.MaterializeResult(
+        metadata=metadata.of_applied(applied, store.store().folder("stops", account)),
+        data_version=dg.DataVersion(applied.state.sha256 or applied.info.sha256),
+        check_results=checks.of_applied(applied, account),
+    )
+
+
+@dg.asset(deps=[stops], **_shown(schema.SUPPRESSION_LIST, schema.ACCOUNT, kinds={"pandas", "parquet"}, private=True))
+def suppression_list(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    """Whom not to text now: one row per phone number that an open row of `stops` or `rejected` bears.
+
+    Remade when the commit of `stops` changed. **Goes wrong when** nothing is committed yet.
+    """
+    account = store.account(context)
+    derived = tick.derive_suppression_list(store.store(), account)
+    return _derived_result(derived, store.store().folder("suppression_list", account))
+
+
+@dg.asset(deps=[stops], **_shown(schema.STOPS_PER_DAY, schema.ACCOUNT, kinds={"pandas", "parquet"}, private=False))
+def stops_per_day(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    """How many opt-outs were made per local day and country, whether or not they still stand; no personal data.
+
+    Remade when the commit of `stops` changed. **Goes wrong when** nothing is committed yet.
+    """
+    account = store.account(context)
+    derived = tick.derive_stops_per_day(store.store(), account)
+    return _derived_result(derived, store.store().folder("stops_per_day", account))
+
+
+def _derived_result(derived: tick.Derived, uri: Path) -> dg.MaterializeResult:
+    return dg.MaterializeResult(metadata=metadata.of_derived(derived, uri), data_version=dg.DataVersion(derived.commit))
+
+
+ASSETS = [raw_stop_list, stop_snapshot, stops, suppression_list, stops_per_day]

@@ -1,0 +1,137 @@
+"""Dagster on this machine: its home, one tick in this process, and the UI.
+
+What belongs here: the DAGSTER_HOME that the command makes, running the job without a server, starting and ending
+`dagster dev`. What does not: what the job does (`defs`), and what the command prints (`cli`).
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from stop_pipeline.definitions import build_definitions
+from stop_pipeline.defs.schedules import TICK_JOB
+from stop_pipeline.settings import Settings
+
+STOP_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class TickReport:
+    """What one tick of one account came to.
+
+    Attributes:
+        account: Its name.
+        error: Why it failed, one sentence; None if it succeeded.
+        figures: The metadata of `stops`, by name; empty if it was not reached.
+        failed_checks: Name and advice of each check that failed.
+    """
+
+    account: str
+    error: str | None
+    figures: Mapping[str, Any]
+    failed_checks: tuple[tuple[str, str], ...]
+
+
+def run_tick(settings: Settings, account: str, *, accept_removals: int | None) -> TickReport:
+    """Run the job once for `account` in this process; the run is kept in Dagster's home, where the UI shows it.
+
+    Args:
+        settings: What to run with.
+        account: One of the settings' accounts.
+        accept_removals: As in `defs.assets.StopsConfig`.
+    """
+    config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    if accept_removals is not None:
+        config["ops"] = {"stops": {"config": {"accept_removals": accept_removals}}}
+    job = build_definitions(settings).resolve_job_def(TICK_JOB.name)
+    with dg.DagsterInstance.from_config(str(use_home(settings))) as instance:
+        result = job.execute_in_process(
+            run_config=config,
+            instance=instance,
+            partition_key=account if len(settings.accounts) > 1 else None,
+            raise_on_error=False,
+        )
+    figures: dict[str, Any] = {}
+    failed_checks = []
+    for event in result.all_events:
+        if event.is_step_materialization and event.asset_key == dg.AssetKey("stops"):
+            figures = {name: value.value for name, value in event.materialization.metadata.items()}
+        if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = event.asset_check_evaluation_data
+            if not check.passed:
+                failed_checks.append((check.check_name, check.description or ""))
+    return TickReport(account, _failure(result), figures, tuple(failed_checks))
+
+
+def use_home(settings: Settings) -> Path:
+    """DAGSTER_HOME if it is set; else a folder that lasts, made with good defaults and put into the environment."""
+    if home := os.environ.get("DAGSTER_HOME"):
+        return Path(home)
+    if "://" in settings.data_root:
+        home_path = Path.home() / ".stop_pipeline"
+    else:
+        home_path = Path(settings.data_root).absolute().parent / ".dagster_home"
+    home_path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not (home_path / "dagster.yaml").exists():
+        with as_file(files("stop_pipeline") / "dagster.yaml") as defaults:
+            shutil.copyfile(defaults, home_path / "dagster.yaml")
+    os.environ["DAGSTER_HOME"] = str(home_path)
+    return home_path
+
+
+def serve(settings: Settings, port: int) -> int:
+    """Run the Dagster UI and daemon until a signal asks to end, then end all that was started.
+
+    Returns:
+        The exit code: 0 if it was asked to end, else that of `dagster dev`.
+    """
+    use_home(settings)
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # A handler in place of SIG_IGN, which a shell sets for a background process and every child would inherit.
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked, end)
+    command = [sys.executable, "-m", "dagster", "dev", "-m", "stop_pipeline.definitions", "-p", str(port)]
+    # In a session of its own, so that one signal reaches the webserver, the daemon and the code server alike.
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        _end_group(process)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    for ask in (signal.SIGINT, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, ask)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _failure(result: dg.ExecuteInProcessResult) -> str | None:
+    """The sentence of the first step that failed, without the names of exception classes."""
+    if result.success:
+        return None
+    for event in result.all_events:
+        if event.is_step_failure and event.step_failure_data.error is not None:
+            error = event.step_failure_data.error
+            return re.sub(r"^[\w.]+: ", "", (error.cause or error).message).strip()
+    return "the run failed before its first step; the Dagster UI tells more"

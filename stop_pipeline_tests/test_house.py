@@ -1,0 +1,65 @@
+"""The house rules: which room may import which, and what importing the package must not load."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "stop_pipeline"
+ROOMS = {"client", "snapshot", "merge", "store"}
+SHARED = {"errors", "schema", "model", "envelope", "phones", "periods", "files"}
+"""What the four rooms may use: plain types, and pure or lower helpers that import no room themselves."""
+
+DAGSTER_SIDE = {"definitions.py", "local_dagster.py"}
+
+
+def _imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.update({node.module, *(f"{node.module}.{alias.name}" for alias in node.names)})
+    return names
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS | SHARED))
+def test_a_room_imports_no_other_room_and_no_dagster(room: str) -> None:
+    imported = _imports(PACKAGE / f"{room}.py")
+    ours = {name.split(".")[1] for name in imported if name.startswith("stop_pipeline.")}
+    assert ours <= SHARED
+    assert not any(name.split(".")[0] == "dagster" for name in imported)
+
+
+def test_dagster_is_imported_by_its_own_side_only() -> None:
+    importers = {
+        path.name
+        for path in PACKAGE.glob("*.py")
+        if any(name.split(".")[0] == "dagster" or name.startswith("stop_pipeline.defs") for name in _imports(path))
+    }
+    assert importers == DAGSTER_SIDE
+
+
+def test_every_module_opens_by_saying_what_belongs_in_it() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def _modules_loaded_by(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split("\n")[-2].split())
+
+
+def test_read_stops_loads_no_dagster_and_no_http() -> None:
+    loaded = _modules_loaded_by("from stop_pipeline import read_stops")
+    assert not loaded & {"dagster", "requests", "phonenumbers", "rich", "click"}
+
+
+def test_help_loads_nothing_heavy() -> None:
+    loaded = _modules_loaded_by(
+        "import click\nfrom stop_pipeline.cli import main\nmain(['--help'], standalone_mode=False)"
+    )
+    assert not loaded & {"dagster", "pandas", "numpy", "pyarrow", "requests", "phonenumbers", "rich"}
