@@ -10,7 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -20,6 +22,7 @@ import dagster as dg
 
 from stop_pipeline.definitions import build_definitions
 from stop_pipeline.defs.schedules import TICK_JOB
+from stop_pipeline.errors import StoreError
 from stop_pipeline.settings import Settings
 
 STOP_SECONDS = 30
@@ -74,17 +77,29 @@ def run_tick(settings: Settings, account: str, *, accept_removals: int | None) -
 
 
 def use_home(settings: Settings) -> Path:
-    """DAGSTER_HOME if it is set; else a folder that lasts, made with good defaults and put into the environment."""
+    """DAGSTER_HOME if it is set; else a folder that lasts, made with good defaults and put into the environment.
+
+    Raises:
+        StoreError: the folder cannot be made.
+    """
     if home := os.environ.get("DAGSTER_HOME"):
         return Path(home)
     if "://" in settings.data_root:
         home_path = Path.home() / ".stop_pipeline"
     else:
         home_path = Path(settings.data_root).absolute().parent / ".dagster_home"
-    home_path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not (home_path / "dagster.yaml").exists():
-        with as_file(files("stop_pipeline") / "dagster.yaml") as defaults:
-            shutil.copyfile(defaults, home_path / "dagster.yaml")
+    refused = None
+    try:
+        home_path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not (home_path / "dagster.yaml").exists():
+            with as_file(files("stop_pipeline") / "dagster.yaml") as defaults:
+                shutil.copyfile(defaults, home_path / "dagster.yaml")
+    except OSError as error:
+        refused = error.strerror
+    if refused is not None:
+        raise StoreError(
+            f"Dagster's home cannot be made at {home_path}: {refused}. Set DAGSTER_HOME to a folder that can."
+        )
     os.environ["DAGSTER_HOME"] = str(home_path)
     return home_path
 
@@ -115,15 +130,15 @@ def serve(settings: Settings, port: int) -> int:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    for ask in (signal.SIGINT, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, ask)
-        except ProcessLookupError:
-            return
-        try:
-            process.wait(timeout=STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            continue
+    """End the process and all that it started: as Ctrl-C would, and by force if that takes too long."""
+    with suppress(ProcessLookupError):
+        for demand in (signal.SIGINT, signal.SIGKILL):
+            os.killpg(process.pid, demand)
+            give_up_at = time.monotonic() + STOP_SECONDS
+            while time.monotonic() < give_up_at:
+                process.poll()
+                os.killpg(process.pid, 0)  # raises once nobody is left
+                time.sleep(0.05)
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str | None:

@@ -148,6 +148,8 @@ def _read_json(path: Path) -> _Document:
         problem = f"it is not UTF-8 at byte {error.start:,} of {len(body):,}"
     except json.JSONDecodeError as error:
         problem = f"{error.msg} at character {error.pos:,} of {len(error.doc):,}"
+        if body.strip()[:1] == b"{" and body.strip()[-1:] != b"}":
+            problem = f"it is cut after {len(error.doc):,} characters"
     except RecursionError:
         problem = "it is nested too deeply"
     if problem is None and not isinstance(document, dict):

@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stop_pipeline import derive
-from stop_pipeline.errors import StopPipelineError, StoreError
+from stop_pipeline.errors import KeyRefusedError, StopPipelineError, StoreError
 from stop_pipeline.merge import Guard, merge_rejected, merge_stops
 from stop_pipeline.model import Answer, Counts, Landed, Pending, Snapshot, SnapshotInfo, State
 from stop_pipeline.periods import as_committed, fingerprint, open_rows, split_by_month
 from stop_pipeline.schema import LISTED, STOPS_PER_DAY, SUPPRESSION_LIST, TableSchema
+from stop_pipeline.settings import key_variable
 from stop_pipeline.snapshot import parse
 from stop_pipeline.store import Store
 
@@ -119,11 +120,12 @@ def fetch(
     """Get the list and land it, once it is known to be one.
 
     Raises:
+        KeyRefusedError: the API key is refused; the message names its variable.
         ApiError: there was no list, or not a readable one; nothing was landed.
         StoreError: the data root refuses.
     """
     with store.locked(account):
-        answer = client.fetch(store.temporary(account), progress)
+        answer = _request(client, store.temporary(account), account, progress)
         newest = store.newest_answer(account)
         if newest is not None and answer.fetched_at <= newest.fetched_at:
             log.warning(
@@ -232,6 +234,14 @@ def derive_stops_per_day(store: Store, account: str) -> Derived:
     """
     columns = ("id", "country", "created_at_local")
     return _derive(store, account, STOPS_PER_DAY, columns, lambda stops, _: derive.stops_per_day(stops))
+
+
+def _request(client: Client, into: Path, account: str, progress: Callable[[int], None] | None) -> Answer:
+    try:
+        return client.fetch(into, progress)
+    except KeyRefusedError as error:
+        failure = KeyRefusedError(f"{error} The key of the account “{account}” is read from {key_variable(account)}.")
+    raise failure
 
 
 def _judge(answer: Answer, timezone: str, secrets: Iterable[str]) -> Snapshot:

@@ -1,0 +1,328 @@
+"""The command as its users meet it: exit codes, one plain sentence, and nothing changed when something is wrong."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from stop_pipeline import read_rejected, read_stops
+from stop_pipeline.sandbox import serve
+from stop_pipeline_tests.commands import COMMAND, clean_environment, run_command
+from stop_pipeline_tests.loopback import Loopback, Script, reply, reply_json
+from stop_pipeline_tests.ticking import answer_body, rows, tree
+
+KEY = "a-key-that-is-not-shown"
+
+
+class Machine:
+    """A user's folder, and a provider that answers as scripted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = folder / "data"
+
+    def run(self, server: Loopback, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = {"SMSPARTNER_API_KEY": KEY, "SMSPARTNER_BASE_URL": server.base_url} | variables
+        done = run_command("run", *arguments, cwd=self.folder, **environment)
+        assert KEY not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def listing(*bodies: bytes) -> Loopback:
+    return Loopback(*(reply(200, body) for body in bodies))
+
+
+def errors(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The lines on stderr that are no progress."""
+    return [line for line in done.stderr.splitlines() if not line.startswith("Account ")]
+
+
+def test_demo_shows_a_whole_tick_and_how_to_read_it(tmp_path: Path) -> None:
+    done = run_command("demo", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    root = tmp_path / "demo" / "data"
+    assert f"main: {len(read_stops(root)):,} listed, {len(read_stops(root)):,} new, 0 changed, 0 removed" in done.stdout
+    assert f"The Parquet lies in {root / 'stops'}" in done.stdout
+    code = "\n".join(line.strip() for line in done.stdout.splitlines() if line.startswith("    "))
+    assert code.startswith("from stop_pipeline import read_stops")
+    printed: dict[str, object] = {}
+    exec(code, printed)  # noqa: S102 – the lines that the command tells the user to run
+    assert (tmp_path / "demo" / ".dagster_home" / "dagster.yaml").exists()
+
+
+def test_run_without_a_key_exits_2_and_says_what_to_do(tmp_path: Path) -> None:
+    done = run_command("run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "SMSPARTNER_API_KEY" in done.stderr
+    assert "stop-pipeline demo" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SMSPARTNER_FORMAT", "csv"),
+        ("SMSPARTNER_BASE_URL", "http://api.smspartner.fr/v1"),
+        ("SMSPARTNER_TIMEZONE", "Europe/Nowhere"),
+        ("SMSPARTNER_ACCOUNTS", "paris,paris"),
+        ("STOP_PIPELINE_CRON", "sometimes"),
+    ],
+)
+def test_a_wrong_setting_exits_2_and_is_named(tmp_path: Path, variable: str, value: str) -> None:
+    done = run_command("run", cwd=tmp_path, SMSPARTNER_API_KEY=KEY, **{variable: value})
+    assert done.returncode == 2
+    (sentence,) = errors(done)
+    assert variable in sentence
+
+
+def test_run_says_what_changed_and_finds_an_unchanged_list(machine: Machine) -> None:
+    with listing(answer_body(rows(30)), answer_body(rows(31)), answer_body(rows(31))) as server:
+        first, second, third = (machine.run(server) for _ in range(3))
+    assert first.stdout.startswith("main: 30 listed, 30 new,")
+    assert second.stdout.startswith("main: 31 listed, 1 new,")
+    assert third.stdout == ("main: 31 listed, 0 new, 0 changed, 0 removed, 0 restored, 0 rejected; 0 months written.\n")
+    assert [done.returncode for done in (first, second, third)] == [0, 0, 0]
+
+
+def test_the_key_goes_to_the_provider_and_nowhere_else(machine: Machine) -> None:
+    with listing(answer_body(rows(3))) as server:
+        machine.run(server)
+        assert server.requests[0].query == {"apiKey": KEY, "_format": "json"}
+    for name, data in tree(machine.folder).items():
+        assert KEY.encode() not in data, name
+
+
+WRONG_ANSWERS: dict[str, tuple[Script, str]] = {
+    "a wrong key": (
+        reply_json({"success": False, "code": 10, "message": "Clé API incorrecte"}),
+        "SMSPARTNER_API_KEY",
+    ),
+    "an account that is blocked": (reply_json({"success": False, "code": 30, "message": "Compte bloqué"}, 403), "30"),
+    "a web page": (reply(200, b"<html><body>Maintenance, 06 39 98 00 01</body></html>"), "<html><body>Maintenance"),
+    "a cut document": (reply(200, answer_body(rows(3))[:-20]), "cut"),
+    "a body shorter than announced": (reply(200, answer_body(rows(3)), {"Content-Length": "9999"}), "cut"),
+    "a list at the top": (reply(200, b"[1, 2, 3]"), "[•, •, •]"),
+    "data that is no list": (reply_json({"success": True, "code": 200, "nbData": 1, "data": {"id": 1}}), "data"),
+    "no data at all": (reply_json({"success": True, "code": 200, "nbData": 0}), "data"),
+    "a redirect": (reply(302, b"", {"Location": "https://elsewhere.example/?apiKey=1"}), "elsewhere.example"),
+    "a clock that is off": (
+        reply(200, answer_body(rows(3)), {"Date": "Mon, 01 Jan 2024 00:00:00 GMT"}),
+        "clock",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_ANSWERS)
+def test_a_wrong_answer_ends_in_one_sentence_and_changes_nothing(kind: str, machine: Machine) -> None:
+    script, named = WRONG_ANSWERS[kind]
+    with Loopback(reply(200, answer_body(rows(30))), script) as server:
+        machine.run(server)
+        before = tree(machine.root)
+        done = machine.run(server)
+        assert len(server.requests) == 2, "it was tried again, though trying again cannot help"
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (sentence,) = errors(done)
+    assert sentence.startswith("main: ")
+    assert named in sentence
+    assert not any(row.phone_number[3:] in sentence for row in rows(30))
+    assert tree(machine.root) == before
+
+
+def test_a_service_that_is_down_is_tried_again_and_then_told_in_one_sentence(machine: Machine) -> None:
+    with Loopback(reply(503, b"", {"Retry-After": "0"})) as server:
+        done = machine.run(server)
+        assert len(server.requests) == 5
+    assert done.returncode == 1
+    (sentence,) = errors(done)
+    assert "503" in sentence
+
+
+def test_a_service_that_comes_back_in_time_is_no_failure(machine: Machine) -> None:
+    busy = reply(429, b"", {"Retry-After": "0"})
+    with Loopback(busy, busy, reply(200, answer_body(rows(3)))) as server:
+        assert machine.run(server).returncode == 0
+
+
+def test_a_bad_row_is_set_aside_with_a_warning_and_the_rest_goes_on(machine: Machine) -> None:
+    with listing(answer_body([*rows(3), {"id": 0, "phoneNumber": "+33639980099"}])) as server:
+        done = machine.run(server)
+    assert done.returncode == 0
+    (warning,) = errors(done)
+    assert warning.startswith("Warning: main: check nothing_rejected failed.")
+    assert len(read_stops(machine.root)) == 3
+    assert list(read_rejected(machine.root)["reason"]) == ["no usable id"]
+
+
+def test_withheld_removals_are_a_warning_that_names_the_command_which_accepts_them(machine: Machine) -> None:
+    with listing(answer_body(rows(100)), answer_body(rows(30))) as server:
+        machine.run(server)
+        withheld = machine.run(server)
+        assert withheld.returncode == 0
+        (warning,) = errors(withheld)
+        command = "run --accept-removals 70 --account main"
+        assert command in warning
+        accepted = machine.run(server, *command.split()[1:])
+    assert "70 removed" in accepted.stdout
+    assert len(read_stops(machine.root)) == 30
+
+
+def test_an_unknown_account_is_refused(machine: Machine) -> None:
+    with listing(answer_body(rows(1))) as server:
+        done = machine.run(server, "--account", "lyon")
+    assert done.returncode == 2
+
+
+def test_a_failed_account_does_not_stop_the_others(machine: Machine) -> None:
+    refused = reply_json({"success": False, "code": 10, "message": "Clé API incorrecte"})
+    with Loopback(refused, reply(200, answer_body(rows(3)))) as server:
+        done = machine.run(
+            server,
+            SMSPARTNER_ACCOUNTS="paris,lyon,nice",
+            SMSPARTNER_API_KEY_PARIS="a-wrong-one",
+            SMSPARTNER_API_KEY_LYON="a-right-one",
+        )
+    assert done.returncode == 1
+    assert done.stdout.startswith("lyon: 3 listed")
+    first, second = errors(done)
+    assert first.startswith("paris: ")
+    assert "SMSPARTNER_API_KEY_NICE" in second
+
+
+def test_a_data_root_that_cannot_be_made_is_told_in_one_sentence(machine: Machine) -> None:
+    (machine.folder / "file").write_text("in the way")
+    with listing(answer_body(rows(1))) as server:
+        done = machine.run(server, STOP_PIPELINE_DATA=str(machine.folder / "file" / "data"))
+    assert done.returncode == 1
+    assert len(errors(done)) == 1
+
+
+def test_run_leaves_its_history_beside_the_data_root(machine: Machine) -> None:
+    with listing(answer_body(rows(1))) as server:
+        machine.run(server)
+        machine.run(server)
+    assert len(list((machine.folder / ".dagster_home" / "history" / "runs").glob("*-*.db"))) == 2
+
+
+def test_sandbox_tells_how_to_use_it_and_ends_with_ctrl_c(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [COMMAND, "sandbox", "--port", "0", "--rows", "12", "--seed", "3"],
+        cwd=tmp_path,
+        env=clean_environment(PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().split(" listens at ")[1].split(". ")[0]
+        answer = requests.get(f"{url}/stop-sms/list", params={"apiKey": "sandbox-key"}, timeout=10).json()
+        assert answer["nbData"] == len(answer["data"]) == 12
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _members(session: int) -> list[int]:
+    """The processes of a session that are still there."""
+    listed = subprocess.run(["ps", "-eo", "pid=,sid="], capture_output=True, text=True, check=True)  # noqa: S607
+    return [int(pid) for pid, sid in (line.split() for line in listed.stdout.splitlines()) if int(sid) == session]
+
+
+@pytest.fixture
+def dev(tmp_path: Path, free_port: int) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    process = subprocess.Popen(
+        [COMMAND, "dev", "--port", str(free_port)],
+        cwd=tmp_path,
+        env=clean_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield process, f"http://127.0.0.1:{free_port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def test_dev_serves_the_ui_and_ctrl_c_ends_everything_it_started(
+    dev: tuple[subprocess.Popen[bytes], str], tmp_path: Path
+) -> None:
+    process, url = dev
+    started = _wait_for_locations(url)
+    assert started == {"stop_pipeline.definitions": "LOADED"}
+    children = subprocess.run(
+        ["pgrep", "-P", str(process.pid)],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert (tmp_path / ".dagster_home").stat().st_mode & 0o777 == 0o700
+
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
+    assert [pid for child in children for pid in _members(int(child))] == []
+    with pytest.raises(requests.ConnectionError):
+        requests.get(url, timeout=5)
+
+
+def _wait_for_locations(url: str) -> dict[str, str]:
+    query = "{workspaceOrError{... on Workspace{locationEntries{name loadStatus}}}}"
+    give_up_at = time.monotonic() + 90
+    while time.monotonic() < give_up_at:
+        try:
+            answer = requests.post(f"{url}/graphql", json={"query": query}, timeout=10).json()
+        except (requests.RequestException, json.JSONDecodeError):
+            time.sleep(0.5)
+            continue
+        entries = answer["data"]["workspaceOrError"]["locationEntries"]
+        if entries and all(entry["loadStatus"] == "LOADED" for entry in entries):
+            return {entry["name"]: entry["loadStatus"] for entry in entries}
+        time.sleep(0.5)
+    pytest.fail("the UI did not come up within 90 s")
+
+
+def test_run_can_tick_against_the_sandbox_in_xml(machine: Machine) -> None:
+    with serve(rows=50) as sandbox:
+        done = run_command(
+            "run",
+            cwd=machine.folder,
+            SMSPARTNER_API_KEY=sandbox.api_key,
+            SMSPARTNER_BASE_URL=sandbox.base_url,
+            SMSPARTNER_FORMAT="xml",
+        )
+    assert done.returncode == 0, done.stderr
+    assert len(read_stops(machine.root)) > 40
+
+
+def test_files_that_run_makes_are_readable_by_their_owner_only(machine: Machine) -> None:
+    with listing(answer_body(rows(3))) as server:
+        machine.run(server)
+    for top in (machine.root, machine.folder / ".dagster_home"):
+        for folder, _, files in os.walk(top):
+            assert os.stat(folder).st_mode & 0o077 == 0, folder  # noqa: PTH116
+            for file in files:
+                path = Path(folder, file)
+                assert path.stat().st_mode & 0o077 == 0, path
