@@ -63,7 +63,7 @@ def read_stops(
 
     Raises:
         StoreError: the data root does not exist or cannot be read.
-        ValueError: `as_of` and `history` are both given, or a column is unknown.
+        ValueError: `as_of` and `history` are both given, a column is unknown, or the filters do not fit the columns.
     """
     if history and as_of is not None:
         raise ValueError("Give either as_of or history: as_of is one state, history is all of them.")
@@ -72,11 +72,18 @@ def read_stops(
         raise ValueError(f"No column {unknown[0]!r} in stops: it has {', '.join(_READ_COLUMNS)}.")
     moment = None if as_of is None else _utc(as_of)
     store = _existing_store(root)
-    empty = pa.schema([ACCOUNT.field, CREATED_MONTH.field, *STOPS.arrow]).empty_table().select(wanted)
+    empty = pa.schema([ACCOUNT.field, CREATED_MONTH.field, *STOPS.arrow]).empty_table()
+    condition = None if filters is None else pq.filters_to_expression(filters)
+    if condition is not None:
+        try:  # on no rows: a filter that fits no column is the caller's mistake, and no file's
+            empty.filter(condition)
+        except pa.ArrowException as error:
+            raise ValueError(f"The filters do not fit the columns of stops: {error}") from error
     tables = [
-        _read_account(store, account, wanted, moment, history=history, filters=filters) for account in store.accounts()
+        _read_account(store, account, wanted, moment, history=history, condition=condition)
+        for account in store.accounts()
     ]
-    return _to_pandas(pa.concat_tables([empty, *tables]))
+    return _to_pandas(pa.concat_tables([empty.select(wanted), *tables]))
 
 
 def read_rejected(root: str | Path | None = None, history: bool = False) -> pd.DataFrame:  # noqa: FBT001, FBT002
@@ -139,11 +146,16 @@ def _existing_store(root: str | Path | None) -> Store:
 
 
 def _read_account(
-    store: Store, account: str, columns: list[str], moment: datetime | None, *, history: bool, filters: Filters | None
+    store: Store,
+    account: str,
+    columns: list[str],
+    moment: datetime | None,
+    *,
+    history: bool,
+    condition: pc.Expression | None,
 ) -> pa.Table:
     # The state is read first: whatever a tick writes meanwhile is later than this commit, and is left out.
     applied_at = store.state(account).applied_at
-    condition = None if filters is None else pq.filters_to_expression(filters)
     # An end may be undone by the view, so a condition on it must wait for the view.
     waits = condition is not None and "removed_at" in str(condition)
     needed = _READ_COLUMNS if waits else {*columns, "first_seen_at", "removed_at"}

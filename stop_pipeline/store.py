@@ -184,11 +184,11 @@ class Store:
         folder = self._files.path(f"stops/account={account}")
         keys = pa.schema([ACCOUNT.field, CREATED_MONTH.field])
         schema = pa.schema([*STOPS.arrow, *keys])
-        for _ in range(_READ_ATTEMPTS - 1):
-            # A month that a killed tick began can vanish between the listing and the read, when the next takes it back.
-            with suppress(FileNotFoundError):
-                return _scan(folder, schema, keys, columns, condition)
+        # A month that a killed tick began can vanish between the listing and the read, when the next takes it back.
         with readable(folder):
+            for _ in range(_READ_ATTEMPTS - 1):
+                with suppress(FileNotFoundError):
+                    return _scan(folder, schema, keys, columns, condition)
             return _scan(folder, schema, keys, columns, condition)
 
     def read_stops_columns(self, account: str, columns: Iterable[str]) -> pa.Table:

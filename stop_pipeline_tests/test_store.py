@@ -1,0 +1,181 @@
+"""How tables lie on disk: order, compression, statistics, the commit, and what a killed tick left behind."""
+
+import dataclasses
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from stop_pipeline import read_rejected, read_stops, schema
+from stop_pipeline.errors import SchemaVersionError, StoreError
+from stop_pipeline.model import Pending
+from stop_pipeline.periods import fingerprint
+from stop_pipeline.store import Store
+from stop_pipeline_tests.ticking import Row, Ticker, rows, tree
+
+
+@pytest.fixture
+def ticker(tmp_path: Path) -> Ticker:
+    return Ticker(tmp_path / "data")
+
+
+def month_file(ticker: Ticker, month: str = "2025-06") -> Path:
+    return ticker.root / f"stops/account=main/created_month={month}/stops.parquet"
+
+
+def test_a_month_is_sorted_compressed_and_has_statistics_by_which_readers_prune(ticker: Ticker) -> None:
+    ticker.tick(rows(40)[::-1])
+    with pq.ParquetFile(month_file(ticker)) as file:
+        table = file.read()
+        group = file.metadata.row_group(0)
+    keys = list(zip(table["created_at_local"].to_pylist(), table["id"].to_pylist(), strict=True))
+    assert keys == sorted(keys)
+    for position in range(group.num_columns):
+        column = group.column(position)
+        assert column.compression == "ZSTD"
+        assert column.statistics is not None
+    fragment = next(ds.dataset(month_file(ticker)).get_fragments())
+    assert fragment.split_by_row_group(ds.field("id") > 1000) == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "table"),
+    [
+        ("stops", schema.STOPS),
+        ("rejected", schema.REJECTED),
+        ("snapshot", schema.STOP_SNAPSHOT),
+        ("suppression_list", schema.SUPPRESSION_LIST),
+        ("stops_per_day", schema.STOPS_PER_DAY),
+    ],
+)
+def test_every_file_has_the_declared_schema(ticker: Ticker, folder: str, table: schema.TableSchema) -> None:
+    ticker.tick([*rows(3), {"id": None}])
+    (path,) = (ticker.root / folder).rglob("*.parquet")
+    assert pq.read_schema(path).remove_metadata().equals(table.arrow)
+
+
+def test_a_table_that_breaks_its_schema_cannot_be_written(ticker: Ticker) -> None:
+    nameless = pa.Table.from_pylist([{"phone_number": None, "stop_count": 1, "origin": "listed"}])
+    nameless = pa.Table.from_arrays(
+        [
+            nameless["phone_number"].cast(pa.string()),
+            pa.nulls(1, schema.UTC_TIME),
+            pa.nulls(1, schema.UTC_TIME),
+            nameless["stop_count"],
+            nameless["origin"],
+        ],
+        names=schema.SUPPRESSION_LIST.names,
+    )
+    with ticker.store.locked("main"), pytest.raises((pa.ArrowInvalid, ValueError)):
+        ticker.store.write_derived(schema.SUPPRESSION_LIST, "main", nameless, "commit")
+
+
+def test_the_fingerprint_of_a_month_tells_any_two_lists_apart(ticker: Ticker) -> None:
+    def of(*listed: Row) -> str:
+        Ticker(ticker.root, f"a{len(seen)}").tick(list(listed))
+        return ticker.store.months(f"a{len(seen)}")["2025-06"].fingerprint
+
+    seen: list[str] = []
+    for listed in (
+        [Row(1)],
+        [Row(2)],
+        [Row(1, "+33639980002")],
+        [Row(1, created_at="2025-06-01 10:00:01")],
+        [Row(1, "12"), Row(2, "3")],
+        [Row(1, "1"), Row(2, "23")],
+    ):
+        seen.append(of(*listed))
+    assert len(set(seen)) == len(seen)
+
+
+def test_the_fingerprint_of_a_slice_is_that_of_its_rows(ticker: Ticker) -> None:
+    ticker.tick(rows(20))
+    table = ticker.store.read_months("main", ["2025-06"])
+    copied = pa.concat_tables([table.slice(5, 3), table.slice(8, 4)]).combine_chunks()
+    assert fingerprint(table.slice(5, 7)) == fingerprint(copied)
+    assert fingerprint(table.slice(0, 0)) == fingerprint(schema.STOPS.arrow.empty_table())
+
+
+def test_the_state_says_what_was_applied_last(ticker: Ticker) -> None:
+    applied = ticker.tick([*rows(30), rows(1)[0]])
+    document = json.loads((ticker.root / "state/account=main.json").read_text())
+    assert document["schema_version"] == schema.SCHEMA_VERSION
+    assert document["applied_at"] == document["verified_at"] == ticker.now.isoformat()
+    assert document["counts"]["new"] == 30
+    assert (document["rows"], document["duplicates"], document["pending"]) == (31, 1, None)
+    assert ticker.store.state("main") == applied.state
+
+
+@pytest.mark.parametrize("version", [0, 2, None])
+def test_another_schema_version_is_refused_with_a_sentence(ticker: Ticker, version: int | None) -> None:
+    ticker.tick(rows(3))
+    path = ticker.root / "state/account=main.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": version}))
+    for use in (lambda: read_stops(ticker.root), lambda: ticker.tick(rows(4))):
+        with pytest.raises(SchemaVersionError, match=f"schema version {version}"):
+            use()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"schema_version": 1', "\x00"])
+def test_a_damaged_state_is_told_and_not_taken_for_none(ticker: Ticker, text: str) -> None:
+    ticker.tick(rows(3))
+    (ticker.root / "state/account=main.json").write_text(text)
+    with pytest.raises(StoreError, match="account=main.json"):
+        ticker.tick(rows(4))
+
+
+def test_what_a_killed_tick_wrote_is_invisible_and_is_taken_back_by_the_next(ticker: Ticker) -> None:
+    before, after = rows(30), [*rows(30)[1:], Row(77, created_at="2023-01-01 00:00:00"), {"id": "x"}]
+    ticker.tick(before)
+    committed = ticker.store.state("main")
+    untouched = tree(ticker.root, "stops", "state")
+    ticker.tick(after)
+    # As if it had been killed just before its commit:
+    ticker.store.write_state(
+        "main", dataclasses.replace(committed, pending=Pending(ticker.now, ("2023-01", "2025-06")))
+    )
+
+    assert sorted(read_stops(ticker.root)["id"]) == [row.id for row in before]
+    assert read_stops(ticker.root, history=True)["removed_at"].isna().all()
+    assert read_rejected(ticker.root, history=True).empty
+
+    ticker.store.take_back("main", ticker.store.state("main"))
+    assert tree(ticker.root, "stops", "state") == untouched
+    assert not month_file(ticker, "2023-01").parent.exists()
+    assert not tree(ticker.root, "rejected")
+
+
+def test_a_derived_table_is_remade_when_its_commit_is_not_the_one_that_stands(ticker: Ticker) -> None:
+    ticker.tick(rows(30))
+    ticker.fetch(b"".join([b'{"success": true, "code": 200, "nbData": 0, "data": []}']))
+    ticker.apply(accept_removals=30)  # killed before the derived tables
+    assert ticker.store.derived_commit(schema.SUPPRESSION_LIST, "main") != ticker.store.state("main").commit
+    ticker.tick([], accept_removals=30)
+    assert ticker.store.read_derived(schema.SUPPRESSION_LIST, "main").num_rows == 0
+
+
+def test_a_month_file_that_was_deleted_is_written_again_from_the_next_answer(ticker: Ticker) -> None:
+    ticker.tick(rows(30) + rows(30, first_id=100, month="2025-07"))
+    month_file(ticker).unlink()
+    ticker.tick([*rows(30), *rows(31, first_id=100, month="2025-07")])
+    assert len(read_stops(ticker.root)) == 61
+
+
+def test_an_unchanged_answer_only_moves_the_time_it_was_fetched(ticker: Ticker) -> None:
+    ticker.tick(rows(30))
+    files = {path.name for path in (ticker.root / "raw/account=main").iterdir()}
+    ticker.tick(rows(30))
+    assert {path.name for path in (ticker.root / "raw/account=main").iterdir()} == files
+    landed = ticker.store.newest_answer("main")
+    assert landed is not None
+    assert landed.fetched_at == ticker.now
+    assert landed.file.startswith(f"{ticker.now - timedelta(hours=1):%Y%m%dT%H}")
+
+
+def test_a_uri_is_refused_until_object_stores_are_supported() -> None:
+    with pytest.raises(StoreError, match="STOP_PIPELINE_DATA"):
+        Store("s3://bucket/prefix")
