@@ -453,7 +453,7 @@ def _broken_off(raw: HTTPResponse, error: Exception) -> ApiError:
         return UnreadableAnswerError(
             f"SMS Partner's answer is not compressed as its header says, after {came} bytes: {_UNHARMED}."
         )
-    if isinstance(error, ReadTimeoutError | SSLError) or isinstance(error.args[-1], OSError):
+    if isinstance(error, ReadTimeoutError | SSLError) or any(isinstance(arg, OSError) for arg in error.args):
         return TransientApiError(
             f"The connection to SMS Partner broke after {came} bytes ({_reason(error)}): {_UNHARMED}."
         )
@@ -475,7 +475,7 @@ def _reason(error: BaseException) -> str:
 def _parse_date(text: str) -> datetime | None:
     """The time in a `Date` header; None if there is none that can be read."""
     try:
-        time_ = email.utils.parsedate_to_datetime(text)
+        server_time = email.utils.parsedate_to_datetime(text)
+        return server_time.replace(tzinfo=UTC) if server_time.tzinfo is None else server_time.astimezone(UTC)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    return time_.replace(tzinfo=UTC) if time_.tzinfo is None else time_.astimezone(UTC)

@@ -11,7 +11,7 @@ columns become typed in Arrow. The outcome does not depend on the order of the r
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,7 +26,7 @@ from defusedxml.ElementTree import ParseError, XMLParser
 from numpy.typing import NDArray
 
 from stop_pipeline.envelope import Envelope, refusal
-from stop_pipeline.errors import UnreadableAnswerError, excerpt
+from stop_pipeline.errors import UnreadableAnswerError, excerpt, redact
 from stop_pipeline.model import (
     BAD_CREATED_AT,
     BAD_ID,
@@ -55,7 +55,7 @@ _CREATED_AT_FORM = "%Y-%m-%d %H:%M:%S"
 _CANONICAL_DIGITS = re.compile(r"[1-9][0-9]{0,18}")
 _MAX_CODE_DIGITS = 6
 _MAX_COUNT_DIGITS = 18
-_HEAD_BYTES = 400
+_HEAD_BYTES = 4096
 _CHUNK_BYTES = 1 << 20
 
 
@@ -100,7 +100,9 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=lambd
 """All ASCII, so that half of a surrogate pair can be written; a `_Literal` becomes a string."""
 
 
-def parse(path: Path, answer_format: Format, *, fetched_at: datetime, timezone: str) -> Snapshot:
+def parse(
+    path: Path, answer_format: Format, *, fetched_at: datetime, timezone: str, secrets: Collection[str] = ()
+) -> Snapshot:
     """The rows of one answer, typed, good and malformed ones apart.
 
     White space around a phone number is not part of it (the documented XML has some around every text).
@@ -111,12 +113,13 @@ def parse(path: Path, answer_format: Format, *, fetched_at: datetime, timezone: 
         fetched_at: When it was fetched; a `createdAt` well after that is no usable one.
         timezone: IANA name of the zone that `createdAt` is read in; an hour that happens twice means the earlier
             instant, one that never happens the next valid instant.
+        secrets: What an error must not quote, such as the API key: a web page may echo the address it was asked for.
 
     Raises:
         UnreadableAnswerError: the document is cut, or no such document, or holds no list; never an empty list instead.
         ApiError: the document says that there is no list, by `success` or by a known code of error (`refusal`).
     """
-    document = _read_xml(path) if answer_format == "xml" else _read_json(path)
+    document = _read_xml(path, secrets) if answer_format == "xml" else _read_json(path, secrets)
     columns = _columns(document.rows)
     typed = _typed(columns, timezone)
     usable = _dated(typed, fetched_at)
@@ -138,7 +141,7 @@ def parse(path: Path, answer_format: Format, *, fetched_at: datetime, timezone: 
 # Step 1: a document becomes its rows.
 
 
-def _read_json(path: Path) -> _Document:
+def _read_json(path: Path, secrets: Collection[str]) -> _Document:
     body = path.read_bytes()
     document: Any = None
     problem = None
@@ -155,21 +158,21 @@ def _read_json(path: Path) -> _Document:
     if problem is None and not isinstance(document, dict):
         problem = "it is not an object"
     if problem is not None:  # raised out here: the decoder's errors hold the whole document
-        raise _unreadable("json", problem, body[:_HEAD_BYTES])
+        raise _unreadable("json", problem, body[:_HEAD_BYTES], secrets)
 
     success, message = document.get("success"), document.get("message")
     envelope = Envelope(
         success=success if isinstance(success, bool) else None,
         code=_whole_number(document.get("code"), _MAX_CODE_DIGITS),
-        message=message if isinstance(message, str) else None,
+        message=redact(message, secrets) if isinstance(message, str) else None,
     )
     if envelope.refused:
         raise refusal(envelope)
     if envelope.success is None:
-        raise _unreadable("json", "its “success” is neither true nor false", body[:_HEAD_BYTES])
+        raise _unreadable("json", "its “success” is neither true nor false", body[:_HEAD_BYTES], secrets)
     rows = document.get("data")
     if not isinstance(rows, list):
-        raise _unreadable("json", "its “data” is not a list", body[:_HEAD_BYTES])
+        raise _unreadable("json", "its “data” is not a list", body[:_HEAD_BYTES], secrets)
     return _Document(envelope.code, _whole_number(document.get("nbData"), _MAX_COUNT_DIGITS), rows)
 
 
@@ -201,26 +204,26 @@ def _int(text: str) -> int | _Literal:
         return _Literal(text)
 
 
-def _read_xml(path: Path) -> _Document:
+def _read_xml(path: Path, secrets: Collection[str]) -> _Document:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
         file.seek(0)
         entries, problem = _decode_xml(file)
     if problem is not None:
-        raise _unreadable("xml", problem, head)
+        raise _unreadable("xml", problem, head, secrets)
 
     success, code, third, data = (*entries[:4], *[_ABSENT] * (4 - len(entries[:4])))
     envelope = Envelope(
         success={"true": True, "false": False}.get(success.text),
         code=_whole_number(code.text, _MAX_CODE_DIGITS),
-        message=third.text,
+        message=redact(third.text, secrets),
     )
     if envelope.refused:
         raise refusal(envelope)
     if envelope.success is None:
-        raise _unreadable("xml", "its first entry is neither true nor false", head)
+        raise _unreadable("xml", "its first entry is neither true nor false", head, secrets)
     if data is _ABSENT or data.text:
-        raise _unreadable("xml", "its fourth entry is not a list", head)
+        raise _unreadable("xml", "its fourth entry is not a list", head, secrets)
     return _Document(envelope.code, _whole_number(third.text, _MAX_COUNT_DIGITS), data.rows)
 
 
@@ -301,8 +304,9 @@ def _whole_number(value: Any, max_digits: int) -> int | None:
     return None
 
 
-def _unreadable(answer_format: Format, problem: str, head: bytes) -> UnreadableAnswerError:
-    begins = excerpt(head.decode("utf-8", "replace"))
+def _unreadable(answer_format: Format, problem: str, head: bytes, secrets: Collection[str]) -> UnreadableAnswerError:
+    # Struck out before the text is cut: half a key would not be found any more.
+    begins = excerpt(redact(head.decode("utf-8", "replace"), secrets))
     return UnreadableAnswerError(
         f"SMS Partner's answer is no list of stops in {answer_format.upper()}: {problem} "
         f"({f'it begins “{begins}”' if begins else 'it is blank'}); a later tick may find a whole one."

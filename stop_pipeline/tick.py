@@ -8,7 +8,7 @@ Each step can be repeated, or killed at any point, and run again: it looks at wh
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stop_pipeline import derive
-from stop_pipeline.errors import KeyRefusedError, StopPipelineError, StoreError
+from stop_pipeline.errors import KeyRefusedError, StoreError
 from stop_pipeline.merge import Guard, merge_rejected, merge_stops
 from stop_pipeline.model import Answer, Counts, Landed, Pending, Snapshot, SnapshotInfo, State
 from stop_pipeline.periods import as_committed, fingerprint, open_rows, split_by_month
@@ -138,7 +138,13 @@ def fetch(
             return Fetched(answer, newest, changed=False, in_order=False)
         changed = newest is None or newest.sha256 != answer.sha256
         if changed:
-            snapshot = _judge(answer, timezone, client.secrets)
+            snapshot = parse(
+                answer.path,
+                answer.format,
+                fetched_at=answer.fetched_at,
+                timezone=timezone,
+                secrets=client.secrets,
+            )
             _just_judged.clear()
             _just_judged[answer.sha256, answer.fetched_at, timezone] = snapshot
         landed = store.land(account, answer)
@@ -241,15 +247,6 @@ def _request(client: Client, into: Path, account: str, progress: Callable[[int],
         return client.fetch(into, progress)
     except KeyRefusedError as error:
         failure = KeyRefusedError(f"{error} The key of the account “{account}” is read from {key_variable(account)}.")
-    raise failure
-
-
-def _judge(answer: Answer, timezone: str, secrets: Iterable[str]) -> Snapshot:
-    """Parse an answer; an error page may echo the address it was asked for, so secrets are struck from the error."""
-    try:
-        return parse(answer.path, answer.format, fetched_at=answer.fetched_at, timezone=timezone)
-    except StopPipelineError as error:
-        failure = error.redacted(secrets)
     raise failure
 
 

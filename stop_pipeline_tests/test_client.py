@@ -650,6 +650,7 @@ def test_clocks_too_far_apart_fail_before_anything_is_kept(difference: timedelta
         {"Date": ""},
         {"Date": "Sun, 99 Mar 2026 12:00:00 GMT"},
         {"Date": "Sun, 01 Mar 99999999999 12:00:00 GMT"},
+        {"Date": "Fri, 31 Dec 9999 23:59:59 -0100"},
         {"Date": "Sun, 01 Mar 2026 12:00:00 +9999"},
     ],
     ids=lambda headers: headers.get("Date", "none"),
@@ -746,6 +747,22 @@ def test_the_key_is_in_no_log_record_and_no_error(
     for record in caplog.records:
         assert_keyless(f"{record.getMessage()} {record.__dict__}")
     assert_keyless(caplog.text + "".join(capsys.readouterr()))
+
+
+@pytest.mark.parametrize("column", range(60, 80, 5))
+def test_no_part_of_the_key_is_left_where_a_long_message_is_cut_off(column: int, into: Path) -> None:
+    with Loopback(reply_json({"success": False, "code": 96, "message": "." * column + KEY})) as server:
+        error = fetch_error(server.base_url, into)
+    assert "k•y" not in str(error)
+    assert "..." in str(error)
+
+
+def test_the_key_is_struck_out_of_a_redirect_before_its_host_loses_its_capitals(into: Path) -> None:
+    with Loopback(reply(302, headers={"Location": "https://AbCdEf.example/"})) as server:
+        client = StopListClient("AbCdEf", base_url=server.base_url)
+        with pytest.raises(UnexpectedRedirectError) as caught:
+            client.fetch(into)
+    assert "abcdef" not in str(caught.value)
 
 
 def test_the_key_is_not_printed_by_http_clients_debugging(

@@ -820,3 +820,15 @@ def test_any_json_values_may_stand_where_rows_do(rows: list[Any]) -> None:
     snapshot = read(document(rows))
     assert snapshot.rows == len(rows)
     holds_its_promises(snapshot)
+
+
+@pytest.mark.parametrize("padding", range(60, 81))
+@pytest.mark.parametrize("answer_format", ["json", "xml"])
+def test_a_secret_that_an_answer_echoes_is_not_quoted_not_even_in_part(
+    padding: int, answer_format: Format, tmp_path: Path
+) -> None:
+    path = tmp_path / "page"
+    path.write_text("<" * padding + "apikey-of-mine</html>")
+    with pytest.raises(UnreadableAnswerError) as error:
+        parse(path, answer_format, fetched_at=FETCHED_AT, timezone="Europe/Paris", secrets=["apikey-of-mine"])
+    assert "apik" not in str(error.value)
