@@ -29,6 +29,9 @@ from stop_pipeline.store import Store
 
 log = logging.getLogger(__name__)
 
+PROGRESS_BYTES = 20_000_000
+"""How often a long download says how far it has come."""
+
 
 class Client(Protocol):
     """What a tick needs of `client.StopListClient`."""
@@ -109,14 +112,7 @@ _just_judged: dict[tuple[str, datetime, str], Snapshot] = {}
 """The answer that `fetch` parsed to judge it, so that `parse_newest` in the same process need not parse it again."""
 
 
-def fetch(
-    store: Store,
-    account: str,
-    client: Client,
-    *,
-    timezone: str,
-    progress: Callable[[int], None] | None = None,
-) -> Fetched:
+def fetch(store: Store, account: str, client: Client, *, timezone: str) -> Fetched:
     """Get the list and land it, once it is known to be one.
 
     Raises:
@@ -125,7 +121,7 @@ def fetch(
         StoreError: the data root refuses.
     """
     with store.locked(account):
-        answer = _request(client, store.temporary(account), account, progress)
+        answer = _request(client, store.temporary(account), account)
         newest = store.newest_answer(account)
         if newest is not None and answer.fetched_at <= newest.fetched_at:
             log.warning(
@@ -242,7 +238,16 @@ def derive_stops_per_day(store: Store, account: str) -> Derived:
     return _derive(store, account, STOPS_PER_DAY, columns, lambda stops, _: derive.stops_per_day(stops))
 
 
-def _request(client: Client, into: Path, account: str, progress: Callable[[int], None] | None) -> Answer:
+def _request(client: Client, into: Path, account: str) -> Answer:
+    shown = 0
+
+    def progress(size_bytes: int) -> None:
+        nonlocal shown
+        if size_bytes - shown >= PROGRESS_BYTES:
+            shown = size_bytes
+            log.info("Account %s: fetching, %d MB so far", account, size_bytes // 1_000_000)
+
+    log.info("Account %s: fetching the list", account)
     try:
         return client.fetch(into, progress)
     except KeyRefusedError as error:
