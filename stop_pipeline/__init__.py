@@ -11,6 +11,7 @@ For a notebook: `read_stops` and its siblings. They need no Dagster. The rooms o
     derive         committed → suppression list, counts
     store          where tables lie                              files      atomic writes, the lock
     reading        what a notebook gets
+    verify         whether the files hold together               rebuild    kept answers → a fresh root
     sandbox        a stand-in for SMS Partner
     schema, model, settings, errors                              what the rooms share
 """

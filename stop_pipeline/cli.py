@@ -3,19 +3,24 @@
 What belongs here: the commands, what they print, and their exit codes. What does not: how a tick is run and Dagster's
 home is kept (`local_dagster`). Nothing heavy is imported before a command needs it, so that `--help` is instant.
 
-Exit codes: 0 done, also when a check failed (a warning line says which); 1 a tick failed; 2 wrong configuration.
+Exit codes: 0 done, also when a check failed (a warning line says which); 1 a tick failed, or
+something is off; 2 wrong configuration.
 """
 
 import os
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from stop_pipeline.errors import ConfigurationError, StopPipelineError
+from stop_pipeline.errors import ConfigurationError, StopPipelineError, StoreError
 from stop_pipeline.settings import Settings, key_variable, missing_key
+
+if TYPE_CHECKING:
+    from stop_pipeline.store import Store
 
 DEMO_FOLDER = "demo"
 """Where `demo` and `dev --sandbox` keep data and Dagster's home, unless the environment says otherwise."""
@@ -80,11 +85,51 @@ def sandbox(port: int, rows: int, seed: int) -> None:
 
 
 @main.command()
+@click.option("--account", metavar="A", help="Verify this account only.")
+def verify(account: str | None) -> None:
+    """Read everything below the data root, and say whether it holds together."""
+    with _plain_errors():
+        sys.exit(_verify(Settings.from_environment(), account))
+
+
+@main.command()
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    required=True,
+    help="Fresh folder for the result; refused if it is not empty.",
+)
+@click.option("--account", metavar="A", help="Rebuild this account only.")
+def rebuild(into: Path, account: str | None) -> None:
+    """Replay the answers that are kept, by today's rules, into a fresh folder, for a look at what they give."""
+    from stop_pipeline.progress import progress_shown
+    from stop_pipeline.rebuild import fresh_root
+    from stop_pipeline.rebuild import rebuild as replay
+    from stop_pipeline.store import Store
+
+    with _plain_errors():
+        settings = Settings.from_environment()
+        source = Store.existing(settings.data_root)
+        accounts = _found(source, account)
+        target = fresh_root(into, source)
+        for name in accounts:
+            with progress_shown():
+                rebuilt = replay(source, target, name, timezone=settings.timezone)
+            for file, reason in rebuilt.skipped:
+                click.echo(f"Warning: {name}: {file} was skipped. {reason}", err=True)
+            click.echo(
+                f"{name}: {_counted(rebuilt.replayed, 'answer')} replayed into {target.root}, "
+                f"{len(rebuilt.skipped):,} skipped; {_counted(rebuilt.rows, 'row')}, {rebuilt.open_rows:,} of them open."
+            )
+
+
+@main.command()
 def demo() -> None:
-    """Show a whole tick without a key: a stand-in for SMS Partner, one tick, and what came out."""
+    """Show a whole tick without a key: a stand-in for SMS Partner, one tick, and what came out, verified."""
     with _plain_errors(), _sandboxed(os.environ):
         settings = Settings.from_environment()
-        code = _tick(settings, settings.accounts, None)
+        code = _tick(settings, settings.accounts, None) or _verify(settings, None)
         if code == 0:
             click.echo(_how_to_read(settings))
         sys.exit(code)
@@ -117,6 +162,41 @@ def _tick(settings: Settings, accounts: tuple[str, ...], accept_removals: int | 
             click.echo(f"{account}: {report.error}", err=True)
             code = 1
     return code
+
+
+def _found(store: "Store", account: str | None) -> list[str]:
+    """The accounts that the data root holds, or the one that was asked for."""
+    accounts = store.accounts_seen()
+    if account is not None and account not in accounts:
+        raise ConfigurationError(
+            f"--account {account} is none of the accounts below {store.root} ({', '.join(accounts) or 'none'})."
+        )
+    if not accounts:
+        raise StoreError(f"There is nothing below {store.root} yet: run “stop-pipeline run” (or “demo”) first.")
+    return accounts if account is None else [account]
+
+
+def _verify(settings: Settings, account: str | None) -> int:
+    """Read everything of the accounts and say what is off, one line each; the exit code."""
+    from stop_pipeline.store import Store
+    from stop_pipeline.verify import verify
+
+    store = Store.existing(settings.data_root)
+    code = 0
+    for name in _found(store, account):
+        verified = verify(store, name)
+        for finding in verified.findings:
+            click.echo(f"{name}: {finding.sentence}", err=True)
+        count = len(verified.findings)
+        off = _counted(count, "thing") + " off" if count else "nothing off"
+        killed = "; a tick was killed while it wrote, and the next one takes back what it left" * verified.pending
+        click.echo(f"{name}: {_counted(verified.months, 'month')}, {_counted(verified.rows, 'row')}, {off}{killed}.")
+        code = max(code, min(count, 1))
+    return code
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" + "s" * (count != 1)
 
 
 def _summary(account: str, figures: Mapping[str, Any]) -> str:

@@ -7,6 +7,8 @@ A write goes to a temporary name in `.work/`, is synced, renamed onto its final 
 reads the folder sees the old file or the new one. Folders of data never hold anything but finished files.
 """
 
+import errno
+import fnmatch
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,6 +23,10 @@ from stop_pipeline.errors import StoreError
 
 WORK_FOLDER = ".work"
 LOCK_TIMEOUT_SECONDS = 900
+DAMAGE = (pa.ArrowException, KeyError, ValueError)
+"""What reading a file raises if it is not one of this package, or no longer."""
+_NOT_TO_BE_REMOVED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT)
+"""What a folder says that holds other files, or is gone already."""
 
 
 class Files:
@@ -37,7 +43,7 @@ class Files:
     def locked(self, account: str, *, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
         """Hold the account's lock: one writer at a time, across processes; the lock of a dead process is free.
 
-        Left-over temporaries of the account are cleared first: their writer is gone, since it held this lock.
+        Temporaries of the account are cleared first, for their writer is gone, since it held this lock; and at the end.
 
         Raises:
             StoreError: another process held the lock for `timeout_seconds`, or the data root cannot be written.
@@ -45,11 +51,12 @@ class Files:
         with writable(self.root / WORK_FOLDER):
             _make_folder(self.root / WORK_FOLDER)
         lock = filelock.FileLock(self.root / WORK_FOLDER / f"account={account}.lock", mode=0o600)
-        try:
-            lock.acquire(timeout=timeout_seconds)
-            busy = False
-        except filelock.Timeout:
-            busy = True
+        busy = False
+        with writable(Path(lock.lock_file)):
+            try:
+                lock.acquire(timeout=timeout_seconds)
+            except filelock.Timeout:
+                busy = True
         if busy:
             raise StoreError(
                 f"Another process has been writing the account “{account}” for {timeout_seconds:g} s: wait for it to "
@@ -60,6 +67,8 @@ class Files:
                 shutil.rmtree(self._work(account), ignore_errors=True)
             yield
         finally:
+            # On the way out as well: a refused answer holds numbers, and whatever a server echoed of the request's key.
+            shutil.rmtree(self._work(account), ignore_errors=True)
             lock.release()
 
     def temporary(self, account: str) -> Path:
@@ -70,12 +79,16 @@ class Files:
 
     def write(self, account: str, name: str, data: bytes | pa.Buffer) -> None:
         """Put `data` at `name`, atomically."""
+        self.adopt(self.temporary_with(account, data), name)
+
+    def temporary_with(self, account: str, data: bytes | pa.Buffer) -> Path:
+        """A temporary file that holds `data`, to be used under the account's lock."""
         temporary = self.temporary(account)
-        with writable(self.path(name)):
+        with writable(temporary):
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
-        self.adopt(temporary, name)
+        return temporary
 
     def adopt(self, temporary: Path, name: str) -> None:
         """Move a finished temporary file to `name`, atomically and synced."""
@@ -91,8 +104,11 @@ class Files:
         path = self.path(name)
         with writable(path):
             path.unlink(missing_ok=True)
-            with suppress(OSError):
+            try:
                 path.parent.rmdir()
+            except OSError as error:
+                if error.errno not in _NOT_TO_BE_REMOVED:
+                    raise
             _sync(next(parent for parent in path.parents if parent.exists()))
 
     def read(self, name: str) -> bytes | None:
@@ -103,10 +119,36 @@ class Files:
             except FileNotFoundError:
                 return None
 
+    def exists(self, name: str) -> bool:
+        """Whether there is a file or folder `name`; not to know is an error (`Path.exists` may take it for a no)."""
+        with readable(self.path(name)):
+            try:
+                self.path(name).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            return True
+
     def matching(self, pattern: str) -> list[str]:
-        """The names that match a glob pattern, sorted."""
-        with readable(self.root):
-            return sorted(path.relative_to(self.root).as_posix() for path in self.root.glob(pattern))
+        """The names that match a pattern with `*` in some parts, sorted.
+
+        A folder that cannot be listed is an error. `Path.glob` takes it for an empty one; months that nobody sees
+        would be written anew, without their history.
+        """
+        names = [""]
+        for part in pattern.split("/"):
+            names = [
+                f"{name}/{entry}" if name else entry
+                for name in names
+                for entry in (fnmatch.filter(self._entries(name), part) if "*" in part else [part])
+            ]
+        return sorted(name for name in names if self.exists(name))
+
+    def _entries(self, name: str) -> list[str]:
+        with readable(self.path(name)):
+            try:
+                return [path.name for path in self.path(name).iterdir()]
+            except (FileNotFoundError, NotADirectoryError):
+                return []
 
     def _work(self, account: str) -> Path:
         return self.root / WORK_FOLDER / f"account={account}"
@@ -123,27 +165,36 @@ def writable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        refusal = error.strerror or type(error).__name__
+        refusal = _reason(error) or type(error).__name__
     if refusal is not None:
         raise StoreError(f"Cannot write {path}: {refusal}. What was committed before stands.")
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def readable(path: Path, damage: tuple[type[Exception], ...] = DAMAGE) -> Iterator[None]:
     """Turn a file that cannot be read, or holds something else than it should, into one sentence.
 
+    Args:
+        path: The file.
+        damage: What else than an OSError means that it is damaged.
+
     Raises:
-        StoreError: in place of an OSError or an Arrow error.
+        StoreError: in place of an OSError or one of `damage`.
     """
     refusal = None
     try:
         yield
     except OSError as error:
-        refusal = error.strerror or "it is damaged"
-    except (pa.ArrowException, KeyError, ValueError):
+        refusal = _reason(error) or "it is damaged"
+    except damage:
         refusal = "it is damaged or no file of this package"
     if refusal is not None:
         raise StoreError(f"Cannot read {path}: {refusal}. Restore it from a backup.")
+
+
+def _reason(error: OSError) -> str | None:
+    """In the system's words: Arrow puts its own into `strerror`, path and all."""
+    return os.strerror(error.errno) if error.errno else None
 
 
 def _make_folder(path: Path) -> None:

@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import filelock
 
 from stop_pipeline.definitions import build_definitions
 from stop_pipeline.defs.schedules import TICK_JOB
@@ -57,7 +58,7 @@ def run_tick(settings: Settings, account: str, *, accept_removals: int | None) -
     if accept_removals is not None:
         config["ops"] = {"stops": {"config": {"accept_removals": accept_removals}}}
     job = build_definitions(settings).resolve_job_def(TICK_JOB.name)
-    with dg.DagsterInstance.from_config(str(use_home(settings))) as instance:
+    with _open_instance(use_home(settings)) as instance:
         result = job.execute_in_process(
             run_config=config,
             instance=instance,
@@ -91,9 +92,10 @@ def use_home(settings: Settings) -> Path:
     refused = None
     try:
         home_path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not (home_path / "dagster.yaml").exists():
-            with as_file(files("stop_pipeline") / "dagster.yaml") as defaults:
-                shutil.copyfile(defaults, home_path / "dagster.yaml")
+        with _opening(home_path):
+            if not (home_path / "dagster.yaml").exists():
+                with as_file(files("stop_pipeline") / "dagster.yaml") as defaults:
+                    shutil.copyfile(defaults, home_path / "dagster.yaml")
     except OSError as error:
         refused = error.strerror
     if refused is not None:
@@ -102,6 +104,16 @@ def use_home(settings: Settings) -> Path:
         )
     os.environ["DAGSTER_HOME"] = str(home_path)
     return home_path
+
+
+def _opening(home: Path) -> filelock.BaseFileLock:
+    """The lock under which a home is made: two ticks that start at once would both create its files and tables."""
+    return filelock.FileLock(home / ".opening.lock", mode=0o600)
+
+
+def _open_instance(home: Path) -> dg.DagsterInstance:
+    with _opening(home) if home.is_dir() else nullcontext():  # Dagster tells what is wrong with a home that is none
+        return dg.DagsterInstance.from_config(str(home))
 
 
 def serve(settings: Settings, port: int) -> int:

@@ -180,6 +180,23 @@ class State:
 
 
 @dataclass(frozen=True)
+class RawFile:
+    """One answer kept as received: what its file's name says.
+
+    Attributes:
+        file: Name of the file, in the account's folder of `raw`.
+        fetched_at: When an answer with these bytes landed.
+        sha256_start: The first 12 digits of the answer's SHA-256.
+        format: Of the answer.
+    """
+
+    file: str
+    fetched_at: datetime
+    sha256_start: str
+    format: Format
+
+
+@dataclass(frozen=True)
 class Landed:
     """The newest answer landed: what `raw/account=…/latest.json` says.
 

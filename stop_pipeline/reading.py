@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stop_pipeline.errors import StoreError
 from stop_pipeline.periods import as_committed, known_at, open_rows
 from stop_pipeline.schema import (
     ACCOUNT,
@@ -136,13 +135,7 @@ def read_stops_per_day(root: str | Path | None = None) -> pd.DataFrame:
 
 
 def _existing_store(root: str | Path | None) -> Store:
-    store = Store(root or os.environ.get("STOP_PIPELINE_DATA") or DEFAULT_DATA_ROOT)
-    if not store.root.is_dir():
-        raise StoreError(
-            f"There is no data root at {store.root}: run “stop-pipeline run” (or “demo”) first, give root=…, or set "
-            "STOP_PIPELINE_DATA."
-        )
-    return store
+    return Store.existing(root or os.environ.get("STOP_PIPELINE_DATA") or DEFAULT_DATA_ROOT)
 
 
 def _read_account(

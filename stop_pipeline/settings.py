@@ -20,10 +20,12 @@ DEFAULT_ACCOUNT = "main"
 DEFAULT_BASE_URL = "https://api.smspartner.fr/v1"
 DEFAULT_CRON = "*/15 * * * *"
 DEFAULT_DATA_ROOT = "data"
+DEFAULT_RAW_DAYS = 30
 PROVIDER_TIMEZONE = "Europe/Paris"
 """`createdAt` has no zone; everything else that this provider shows is French time."""
 
 _ACCOUNT_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_WHOLE_DAYS = re.compile(r"[0-9]{1,6}")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Settings:
         timezone: IANA name of the zone that `createdAt` is read in.
         data_root: Folder (or URI) below which everything is stored, as given.
         cron: When the schedule ticks, in Europe/Paris.
+        raw_days: For how many days an answer is kept as received, once a newer one is committed.
     """
 
     accounts: tuple[str, ...] = (DEFAULT_ACCOUNT,)
@@ -45,6 +48,7 @@ class Settings:
     timezone: str = PROVIDER_TIMEZONE
     data_root: str = DEFAULT_DATA_ROOT
     cron: str = DEFAULT_CRON
+    raw_days: int = DEFAULT_RAW_DAYS
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
@@ -64,6 +68,7 @@ class Settings:
             timezone=_timezone(value("SMSPARTNER_TIMEZONE", PROVIDER_TIMEZONE)),
             data_root=value("STOP_PIPELINE_DATA", DEFAULT_DATA_ROOT),
             cron=value("STOP_PIPELINE_CRON", DEFAULT_CRON),
+            raw_days=_raw_days(value("STOP_PIPELINE_RAW_DAYS", str(DEFAULT_RAW_DAYS))),
         )
 
 
@@ -136,3 +141,9 @@ def _timezone(text: str) -> str:
     if not known:
         raise ConfigurationError(f"SMSPARTNER_TIMEZONE is “{text}”, which is no IANA time zone such as Europe/Paris.")
     return text
+
+
+def _raw_days(text: str) -> int:
+    if not _WHOLE_DAYS.fullmatch(text) or int(text) < 1:
+        raise ConfigurationError(f"STOP_PIPELINE_RAW_DAYS is “{text}”: it must be a whole number from 1 to 999999.")
+    return int(text)

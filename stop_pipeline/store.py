@@ -15,11 +15,12 @@ what a tick changes (`merge`), and how bytes reach the disk (`files`).
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,7 +29,7 @@ import pyarrow.parquet as pq
 
 from stop_pipeline.errors import SchemaVersionError, StoreError
 from stop_pipeline.files import Files, readable, writable
-from stop_pipeline.model import Answer, Counts, Landed, Pending, Snapshot, SnapshotInfo, State
+from stop_pipeline.model import Answer, Counts, Format, Landed, Pending, RawFile, Snapshot, SnapshotInfo, State
 from stop_pipeline.periods import as_committed, fingerprint, open_rows
 from stop_pipeline.schema import (
     ACCOUNT,
@@ -42,7 +43,10 @@ from stop_pipeline.schema import (
     TableSchema,
 )
 
-_METADATA_KEY = b"stop_pipeline"
+METADATA_KEY = b"stop_pipeline"
+_FETCH_TIME = "%Y%m%dT%H%M%S.%fZ"
+_ACCOUNT_NAME = re.compile(r"account=([a-z][a-z0-9_]*)(?:\.json)?")
+_RAW_FILE = re.compile(r"([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)-([0-9a-f]{12})\.(json|xml)\.zst")
 _ROW_GROUP_ROWS = 131_072
 _READ_ATTEMPTS = 10
 _DICTIONARY_COLUMNS = ("country", "first_seen_at", "removed_at", "reason", "origin", "snapshot_sha256")
@@ -77,6 +81,21 @@ class Store:
             raise StoreError(f"STOP_PIPELINE_DATA is {root}: only a local folder can be the data root so far.")
         self._files = Files(Path(root))
 
+    @classmethod
+    def existing(cls, root: str | Path) -> "Store":
+        """The store of a data root that something has been written to.
+
+        Raises:
+            StoreError: there is no such folder.
+        """
+        store = cls(root)
+        if not store.root.is_dir():
+            raise StoreError(
+                f"There is no data root at {store.root}: run “stop-pipeline run” (or “demo”) first, or set "
+                "STOP_PIPELINE_DATA (in Python, give root=…)."
+            )
+        return store
+
     @property
     def root(self) -> Path:
         """The data root, absolute."""
@@ -98,6 +117,12 @@ class Store:
         """The accounts that have a state."""
         return [Path(name).stem.removeprefix("account=") for name in self._files.matching("state/account=*.json")]
 
+    def accounts_seen(self) -> list[str]:
+        """The accounts that anything below the root is of, whether or not they have a state."""
+        names = (name.split("/") for name in self._files.matching("*/account=*"))
+        accounts = {_ACCOUNT_NAME.fullmatch(name) for folder, name in names if not folder.startswith(".")}
+        return sorted({account[1] for account in accounts if account})
+
     # Answers as received
 
     def newest_answer(self, account: str) -> Landed | None:
@@ -105,7 +130,8 @@ class Store:
         document = self._read_json(f"raw/account={account}/latest.json")
         if document is None:
             return None
-        return Landed(**document | {"fetched_at": _time(document["fetched_at"])})
+        with readable(self.folder("raw", account) / "latest.json", (KeyError, TypeError, ValueError)):
+            return Landed(**document | {"fetched_at": _time(document["fetched_at"])})
 
     def land(self, account: str, answer: Answer) -> Landed:
         """Keep an answer's bytes, compressed; if they are those of the newest one, only its fetch time moves."""
@@ -113,7 +139,7 @@ class Store:
         if newest is not None and newest.sha256 == answer.sha256:
             landed = dataclasses.replace(newest, fetched_at=answer.fetched_at)
         else:
-            file = f"{answer.fetched_at:%Y%m%dT%H%M%S.%fZ}-{answer.sha256[:12]}.{answer.format}.zst"
+            file = f"{answer.fetched_at:{_FETCH_TIME}}-{answer.sha256[:12]}.{answer.format}.zst"
             compressed = self.temporary(account)
             with (
                 writable(compressed),
@@ -129,24 +155,40 @@ class Store:
 
     def unpack(self, account: str, landed: Landed) -> Path:
         """The landed answer's bytes in a temporary file, uncompressed."""
-        path = self.temporary(account)
-        source_path = self._files.path(f"raw/account={account}/{landed.file}")
-        with (
-            readable(source_path),
-            pa.input_stream(str(source_path), compression="zstd") as source,
-            path.open("xb") as sink,
-        ):
-            source.download(sink)
-        return path
+        return self._files.temporary_with(account, self.read_answer(account, landed.file))
+
+    def read_answer(self, account: str, file: str) -> bytes:
+        """The bytes of an answer kept as received, uncompressed."""
+        path = self.folder("raw", account) / file
+        with readable(path), pa.input_stream(str(path), compression="zstd") as source:
+            # Into memory, as parsing does; `download` wants a stream that can seek.
+            return cast(bytes, source.read())
+
+    def answers(self, account: str) -> list[RawFile]:
+        """Every answer kept as received, in order of fetch time."""
+        names = (Path(name).name for name in self._files.matching(f"raw/account={account}/*.zst"))
+        return [
+            RawFile(
+                file=parts[0],
+                fetched_at=datetime.strptime(parts[1], _FETCH_TIME).replace(tzinfo=UTC),
+                sha256_start=parts[2],
+                format=cast(Format, parts[3]),
+            )
+            for parts in map(_RAW_FILE.fullmatch, names)
+            if parts
+        ]
+
+    def forget_answer(self, account: str, answer: RawFile) -> None:
+        """Remove an answer kept as received."""
+        self._files.remove(f"raw/account={account}/{answer.file}")
 
     # The newest answer, parsed
 
     def snapshot_info(self, account: str) -> SnapshotInfo | None:
         """What the snapshot on disk is; None before the first."""
-        path = self._files.path(_single_file("snapshot", "stop_snapshot", account))
-        if not path.exists():
+        document = _footer(self._files.path(_single_file("snapshot", "stop_snapshot", account)))
+        if document is None:
             return None
-        document = _footer(path)
         return SnapshotInfo(
             **document | {"fetched_at": _time(document["fetched_at"]), "extra_fields": tuple(document["extra_fields"])}
         )
@@ -176,14 +218,15 @@ class Store:
     def read_months(self, account: str, months: Iterable[str]) -> pa.Table:
         """All periods (`schema.STOPS`) of some months, sorted; a month without a file has no rows."""
         paths = [self._files.path(_month_file(account, month)) for month in sorted(months)]
-        tables = [_read_table(path).cast(STOPS.arrow) for path in paths if path.exists()]
-        return pa.concat_tables(tables) if tables else STOPS.arrow.empty_table()
+        return pa.concat_tables([_read_if_any(path, STOPS) for path in paths] or [STOPS.arrow.empty_table()])
 
     def scan_stops(self, account: str, *, columns: list[str], condition: pc.Expression | None) -> pa.Table:
         """Some columns of the periods that meet a condition, hive keys included; months that cannot are not read."""
-        folder = self._files.path(f"stops/account={account}")
+        folder = self.folder("stops", account)
         keys = pa.schema([ACCOUNT.field, CREATED_MONTH.field])
         schema = pa.schema([*STOPS.arrow, *keys])
+        if not self._files.exists(f"stops/account={account}"):
+            return schema.empty_table().select(columns)
         # A month that a killed tick began can vanish between the listing and the read, when the next takes it back.
         with readable(folder):
             for _ in range(_READ_ATTEMPTS - 1):
@@ -210,8 +253,7 @@ class Store:
 
     def read_rejected(self, account: str) -> pa.Table:
         """All periods of malformed rows (`schema.REJECTED`), sorted; empty before the first."""
-        path = self._files.path(_single_file("rejected", "rejected", account))
-        return _read_table(path).cast(REJECTED.arrow) if path.exists() else REJECTED.arrow.empty_table()
+        return _read_if_any(self._files.path(_single_file("rejected", "rejected", account)), REJECTED)
 
     def write_rejected(self, account: str, periods: pa.Table) -> None:
         """Replace the malformed rows; without any, remove their file."""
@@ -238,17 +280,18 @@ class Store:
                 f"The data below {self.root} has schema version {version}, and this version of stop_pipeline reads "
                 f"{SCHEMA_VERSION}: install the version that wrote it, or start a new data root."
             )
-        pending = document["pending"]
-        return State(
-            **document
-            | {
-                "applied_at": _time(document["applied_at"]),
-                "verified_at": _time(document["verified_at"]),
-                "counts": Counts(**document["counts"]),
-                "settings": tuple((name, value) for name, value in document["settings"].items()),
-                "pending": pending and Pending(_time(pending["fetched_at"]), tuple(pending["months"])),
-            }
-        )
+        with readable(self._files.path(f"state/account={account}.json"), (KeyError, TypeError, ValueError)):
+            pending = document["pending"]
+            return State(
+                **document
+                | {
+                    "applied_at": _time(document["applied_at"]),
+                    "verified_at": _time(document["verified_at"]),
+                    "counts": Counts(**document["counts"]),
+                    "settings": tuple((name, document["settings"][name]) for name in document["settings"]),
+                    "pending": pending and Pending(_time(pending["fetched_at"]), tuple(pending["months"])),
+                }
+            )
 
     def write_state(self, account: str, state: State) -> None:
         """Commit, or with `pending` set, mark what is about to be written."""
@@ -271,13 +314,12 @@ class Store:
 
     def derived_commit(self, schema: TableSchema, account: str) -> str | None:
         """The commit that a derived table was made from; None if it was never made."""
-        path = self._files.path(_single_file(schema.name, schema.name, account))
-        return _footer(path)["commit"] if path.exists() else None
+        document = _footer(self._files.path(_single_file(schema.name, schema.name, account)))
+        return None if document is None else document["commit"]
 
     def read_derived(self, schema: TableSchema, account: str) -> pa.Table:
         """A derived table; empty before the first tick."""
-        path = self._files.path(_single_file(schema.name, schema.name, account))
-        return _read_table(path).cast(schema.arrow) if path.exists() else schema.arrow.empty_table()
+        return _read_if_any(self._files.path(_single_file(schema.name, schema.name, account)), schema)
 
     def write_derived(self, schema: TableSchema, account: str, table: pa.Table, commit: str) -> None:
         """Replace a derived table, marked with the commit that it was made from."""
@@ -287,7 +329,7 @@ class Store:
         self, account: str, name: str, table: pa.Table, schema: TableSchema, metadata: Mapping[str, Any]
     ) -> None:
         table = table.select(schema.names).cast(schema.arrow)
-        table = table.replace_schema_metadata({_METADATA_KEY: _json(metadata)})
+        table = table.replace_schema_metadata({METADATA_KEY: _json(metadata)})
         sink = pa.BufferOutputStream()
         pq.write_table(
             table,
@@ -327,7 +369,13 @@ def _json(document: Mapping[str, Any]) -> str:
 
 
 def _time(text: str | None) -> Any:
-    return None if text is None else datetime.fromisoformat(text)
+    """A time as `_json` wrote it, read again; one without a zone is none of ours (ValueError)."""
+    if text is None:
+        return None
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError(text)
+    return time
 
 
 def _single_file(folder: str, table: str, account: str) -> str:
@@ -354,8 +402,6 @@ def _conformed(table: pa.Table, schema: TableSchema) -> pa.Table:
 def _scan(
     folder: Path, schema: pa.Schema, keys: pa.Schema, columns: list[str], condition: pc.Expression | None
 ) -> pa.Table:
-    if not folder.exists():
-        return schema.empty_table().select(columns)
     partitioning = ds.partitioning(keys, flavor="hive")
     dataset = ds.dataset(folder, schema, "parquet", partitioning=partitioning, partition_base_dir=str(folder.parent))
     return dataset.to_table(columns, filter=condition)
@@ -366,10 +412,20 @@ def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         return file.read(columns).replace_schema_metadata()
 
 
+def _read_if_any(path: Path, schema: TableSchema) -> pa.Table:
+    """The table, without rows if there is no such file."""
+    with readable(path):
+        try:
+            with pq.ParquetFile(path) as file:
+                return file.read().replace_schema_metadata().cast(schema.arrow)
+        except FileNotFoundError:
+            return schema.arrow.empty_table()
+
+
 def _month_info(path: Path) -> MonthInfo:
     with readable(path):
         footer = pq.read_metadata(path)
-        written = json.loads(footer.metadata[_METADATA_KEY])
+        written = json.loads(footer.metadata[METADATA_KEY])
         positions = [STOPS.names.index(name) for name in ("id", "phone_number", "created_at")]
         nulls = sum(
             footer.row_group(group).column(position).statistics.null_count
@@ -379,7 +435,10 @@ def _month_info(path: Path) -> MonthInfo:
     return MonthInfo(written["fingerprint"], written["open_rows"], footer.num_rows, nulls)
 
 
-def _footer(path: Path) -> dict[str, Any]:
-    """What this package wrote into the file's metadata."""
+def _footer(path: Path) -> dict[str, Any] | None:
+    """What this package wrote into the file's metadata; None if there is no such file."""
     with readable(path):
-        return dict(json.loads(pq.read_metadata(path).metadata[_METADATA_KEY]))
+        try:
+            return dict(json.loads(pq.read_metadata(path).metadata[METADATA_KEY]))
+        except FileNotFoundError:
+            return None

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from stop_pipeline import derive
 from stop_pipeline.errors import KeyRefusedError, StoreError
+from stop_pipeline.files import readable
 from stop_pipeline.merge import Guard, merge_rejected, merge_stops
 from stop_pipeline.model import Answer, Counts, Landed, Pending, Snapshot, SnapshotInfo, State
 from stop_pipeline.periods import as_committed, fingerprint, open_rows, split_by_month
@@ -134,13 +135,14 @@ def fetch(store: Store, account: str, client: Client, *, timezone: str) -> Fetch
             return Fetched(answer, newest, changed=False, in_order=False)
         changed = newest is None or newest.sha256 != answer.sha256
         if changed:
-            snapshot = parse(
-                answer.path,
-                answer.format,
-                fetched_at=answer.fetched_at,
-                timezone=timezone,
-                secrets=client.secrets,
-            )
+            with readable(answer.path, damage=()):
+                snapshot = parse(
+                    answer.path,
+                    answer.format,
+                    fetched_at=answer.fetched_at,
+                    timezone=timezone,
+                    secrets=client.secrets,
+                )
             _just_judged.clear()
             _just_judged[answer.sha256, answer.fetched_at, timezone] = snapshot
         landed = store.land(account, answer)
@@ -149,7 +151,10 @@ def fetch(store: Store, account: str, client: Client, *, timezone: str) -> Fetch
 
 
 def parse_newest(store: Store, account: str, *, timezone: str) -> Parsed:
-    """Parse the newest answer landed, unless the snapshot is already of the same bytes.
+    """Parse the newest answer landed, unless that is what the snapshot is already.
+
+    What counts as a usable date depends on when an answer was fetched. One that is applied already is read as it was
+    then, any other as of its own fetch time: so the snapshot never depends on a tick that was killed in between.
 
     Raises:
         UnreadableAnswerError: it is no such document.
@@ -159,14 +164,17 @@ def parse_newest(store: Store, account: str, *, timezone: str) -> Parsed:
         landed = store.newest_answer(account)
         if landed is None:
             raise StoreError(f"No answer of the account “{account}” has landed yet: materialise raw_stop_list first.")
+        read_as_of = _applied_as_of(store.state(account), landed, timezone) or landed.fetched_at
         info = store.snapshot_info(account)
-        if info is not None and (info.sha256, info.timezone) == (landed.sha256, timezone):
+        if info is not None and (info.sha256, info.timezone, info.fetched_at) == (landed.sha256, timezone, read_as_of):
             return Parsed(dataclasses.replace(info, fetched_at=landed.fetched_at), parsed=False)
-        snapshot = _just_judged.pop((landed.sha256, landed.fetched_at, timezone), None) or parse(
-            store.unpack(account, landed), landed.format, fetched_at=landed.fetched_at, timezone=timezone
-        )
+        snapshot = _just_judged.pop((landed.sha256, read_as_of, timezone), None)
+        if snapshot is None:
+            path = store.unpack(account, landed)
+            with readable(path, damage=()):
+                snapshot = parse(path, landed.format, fetched_at=read_as_of, timezone=timezone)
         info = SnapshotInfo(
-            fetched_at=landed.fetched_at,
+            fetched_at=read_as_of,
             sha256=landed.sha256,
             size_bytes=landed.size_bytes,
             timezone=timezone,
@@ -180,11 +188,17 @@ def parse_newest(store: Store, account: str, *, timezone: str) -> Parsed:
         )
         store.write_snapshot(account, info, snapshot)
     log.info("Account %s: parsed %s rows, %s malformed", account, f"{info.rows:,}", f"{info.rejected:,}")
-    return Parsed(info, parsed=True)
+    return Parsed(dataclasses.replace(info, fetched_at=landed.fetched_at), parsed=True)
 
 
-def apply_newest(store: Store, account: str, guard: Guard) -> Applied:
-    """Bring the newest snapshot into `stops` and `rejected`, and commit.
+def apply_newest(store: Store, account: str, guard: Guard, *, raw_days: int | None = None) -> Applied:
+    """Bring the newest snapshot into `stops` and `rejected`, commit, and let old answers go.
+
+    Args:
+        store: Where.
+        account: Whose.
+        guard: What may be taken away.
+        raw_days: For how many days before the commit answers are kept as received; None keeps them all.
 
     Raises:
         ForeignListError: the list is likely another account's; nothing was changed.
@@ -215,6 +229,8 @@ def apply_newest(store: Store, account: str, guard: Guard) -> Applied:
             outcome = "applied"
             state, months_written = _apply(store, account, state, info, guard, settings)
             counts = state.counts
+        if raw_days is not None:
+            _forget_old_answers(store, account, state, timedelta(days=raw_days))
         return _look_over(store, account, info, state, outcome, counts, months_written)
 
 
@@ -253,6 +269,12 @@ def _request(client: Client, into: Path, account: str) -> Answer:
     except KeyRefusedError as error:
         failure = KeyRefusedError(f"{error} The key of the account “{account}” is read from {key_variable(account)}.")
     raise failure
+
+
+def _applied_as_of(state: State, landed: Landed, timezone: str) -> datetime | None:
+    """When the answer was applied, if it is the one applied last and nothing of it is left undone."""
+    done = state.withheld_because is None and ("timezone", timezone) in state.settings
+    return state.applied_at if done and state.sha256 == landed.sha256 else None
 
 
 def _newest_snapshot(store: Store, account: str) -> SnapshotInfo:
@@ -350,6 +372,24 @@ def _apply(
         len(months),
     )
     return committed, months
+
+
+def _forget_old_answers(store: Store, account: str, state: State, kept_for: timedelta) -> None:
+    """Remove answers landed longer than `kept_for` before the last one that was applied or recognised.
+
+    Never the newest landed, and never the one that the commit was made from. A disk that refuses is a warning: the
+    commit stands, and the tables made from it must not wait for this.
+    """
+    last = max((time for time in (state.applied_at, state.verified_at) if time), default=None)
+    try:
+        newest, answers = store.newest_answer(account), store.answers(account)
+        committed = [answer.file for answer in answers if state.sha256 and state.sha256.startswith(answer.sha256_start)]
+        kept = {newest and newest.file, *committed[-1:]}
+        for answer in answers:
+            if last is not None and last - answer.fetched_at > kept_for and answer.file not in kept:
+                store.forget_answer(account, answer)
+    except StoreError as error:
+        log.warning("Account %s: an answer past its time stays. %s", account, error)
 
 
 def _look_over(

@@ -57,8 +57,9 @@ def raw_stop_list(
     """The answer of SMS Partner's `stop-sms/list`, byte for byte as received.
 
     **Source:** one HTTP GET that gives the whole list each time. **Cadence:** every tick of the schedule; the bytes are
-    kept, compressed, only when they differ from the last ones. **Goes wrong when** the key is refused, the service is
-    down, or what comes is no such list: the run fails with one sentence, and nothing changes.
+    kept, compressed, only when they differ from the last ones, and for `STOP_PIPELINE_RAW_DAYS` after that. **Goes
+    wrong when** the key is refused, the service is down, or what comes is no such list: the run fails with one
+    sentence, and nothing changes.
     """
     account = store.account(context)
     fetched = tick.fetch(store.store(), account, sms_partner.client(account), timezone=sms_partner.timezone)
@@ -117,7 +118,7 @@ def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreRe
     """
     account = store.account(context)
     guard = Guard(max_removed_share=config.max_removed_share, accept_removals=config.accept_removals)
-    applied = tick.apply_newest(store.store(), account, guard)
+    applied = tick.apply_newest(store.store(), account, guard, raw_days=store.raw_days)
     return dg.MaterializeResult(
         metadata=metadata.of_applied(applied, store.store().folder("stops", account)),
         data_version=dg.DataVersion(applied.state.sha256 or applied.info.sha256),

@@ -40,6 +40,7 @@ class StoreResource(dg.ConfigurableResource[None]):
     """The data root."""
 
     root: str = Field(description="Folder below which everything is stored (STOP_PIPELINE_DATA).")
+    raw_days: int = Field(ge=1, description="For how many days answers are kept as received (STOP_PIPELINE_RAW_DAYS).")
     default_account: str = Field(description="The account of a run that has no partition (SMSPARTNER_ACCOUNTS).")
 
     def store(self) -> Store:
@@ -62,5 +63,7 @@ def build_resources(settings: Settings) -> dict[str, dg.ConfigurableResource[Non
             # An account without a key is left out, so that the others' runs start and its own fails by name.
             api_keys={account: variable for account, variable in variables.items() if variable.get_value()},
         ),
-        "store": StoreResource(root=settings.data_root, default_account=settings.accounts[0]),
+        "store": StoreResource(
+            root=settings.data_root, raw_days=settings.raw_days, default_account=settings.accounts[0]
+        ),
     }
