@@ -75,7 +75,12 @@ def sandbox(port: int, rows: int, seed: int) -> None:
     """Run a stand-in for SMS Partner on loopback, until Ctrl-C."""
     from stop_pipeline.sandbox import serve
 
-    with serve(port=port, rows=rows, seed=seed) as server:
+    try:
+        server = serve(port=port, rows=rows, seed=seed)
+    except OSError as error:
+        click.echo(f"The stand-in cannot listen on port {port} ({error.strerror}): name another with --port.", err=True)
+        sys.exit(1)
+    with server:
         click.echo(f"A stand-in for SMS Partner listens at {server.base_url}. To use it, in another terminal:\n")
         click.echo(f"  export SMSPARTNER_BASE_URL={server.base_url} SMSPARTNER_API_KEY={server.api_key}")
         click.echo("  export STOP_PIPELINE_DATA=demo/data\n  stop-pipeline run\n")
@@ -119,8 +124,8 @@ def rebuild(into: Path, account: str | None) -> None:
             for file, reason in rebuilt.skipped:
                 click.echo(f"Warning: {name}: {file} was skipped. {reason}", err=True)
             click.echo(
-                f"{name}: {_counted(rebuilt.replayed, 'answer')} replayed into {target.root}, "
-                f"{len(rebuilt.skipped):,} skipped; {_counted(rebuilt.rows, 'row')}, {rebuilt.open_rows:,} of them open."
+                f"{name}: {_counted(rebuilt.replayed, 'answer')} replayed into {target.root}, {len(rebuilt.skipped):,} "
+                f"skipped; {_counted(rebuilt.rows, 'row')}, {rebuilt.open_rows:,} of them open."
             )
 
 

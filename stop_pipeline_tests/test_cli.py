@@ -237,6 +237,14 @@ def test_sandbox_tells_how_to_use_it_and_ends_with_ctrl_c(tmp_path: Path) -> Non
     assert process.returncode == 0
 
 
+def test_sandbox_on_a_port_that_is_taken_says_so(tmp_path: Path) -> None:
+    with Loopback(reply(200)) as taken:
+        done = run_command("sandbox", "--port", str(taken.port), cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"cannot listen on port {taken.port}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.fixture
 def free_port() -> int:
     with socket.socket() as listener:
