@@ -49,7 +49,7 @@ def test_a_replay_gives_every_file_byte_for_byte(ticker: Ticker, tmp_path: Path)
     assert tree(ticker.root) == before
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(STEPS, st.sampled_from([1, 1, 1, 2])), min_size=1, max_size=8))
 def test_a_replay_equals_the_ticks_over_the_same_answers(steps: list[tuple[Step, int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -76,7 +76,7 @@ def test_a_good_root_passes_and_is_left_as_it_is(root: Path) -> None:
     assert tree(root) == before
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, min_size=1, max_size=6))
 def test_any_sequence_of_ticks_leaves_nothing_off(tmp_path_factory: pytest.TempPathFactory, steps: list[Step]) -> None:
     ticker = Ticker(tmp_path_factory.mktemp("root") / "data")
@@ -392,7 +392,7 @@ def test_a_corruption_is_found_and_named(name: str, root: Path) -> None:
         assert not re.search(r"\+33|3998|Traceback", finding.sentence)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_data_file_cut_anywhere_is_found(data: st.DataObject, good_root: Path, tmp_path_factory: Any) -> None:
     root = Path(shutil.copytree(good_root, tmp_path_factory.mktemp("cut") / "data"))
