@@ -28,7 +28,7 @@ class Period:
 
 @dataclass
 class Model:
-    """DESIGN's rules in the plainest Python: every period ever, ended or not."""
+    """The rules of a tick in the plainest Python: every period ever, ended or not."""
 
     stops: list[Period] = field(default_factory=list)
     rejected: list[Period] = field(default_factory=list)
