@@ -46,6 +46,11 @@ def listed(rows: int) -> pd.DataFrame:
     return pd.DataFrame({"id": ids, "phone_number": numbers, "created_at": created_at})
 
 
+def by_month(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the month that they are partitioned by."""
+    return frame.assign(created_month=frame["created_at"].dt.strftime("%Y-%m"))
+
+
 class Ours:
     """This package, without Dagster."""
 
@@ -93,9 +98,7 @@ class ToParquet:
         self._root = root
 
     def tick(self, rows: int, step: int) -> None:  # noqa: ARG002 – the ways are called alike
-        frame = listed(rows)
-        frame["created_month"] = frame["created_at"].dt.strftime("%Y-%m")
-        frame.to_parquet(self._root, partition_cols=["created_month"])
+        by_month(listed(rows)).to_parquet(self._root, partition_cols=["created_month"])
 
 
 class DeleteMatching:
@@ -108,10 +111,8 @@ class DeleteMatching:
         self._root = root
 
     def tick(self, rows: int, step: int) -> None:  # noqa: ARG002 – the ways are called alike
-        frame = listed(rows)
-        frame["created_month"] = frame["created_at"].dt.strftime("%Y-%m")
         ds.write_dataset(
-            pa.Table.from_pandas(frame, preserve_index=False),
+            pa.Table.from_pandas(by_month(listed(rows)), preserve_index=False),
             self._root,
             format="parquet",
             partitioning=ds.partitioning(pa.schema([("created_month", pa.string())]), flavor="hive"),
