@@ -6,7 +6,8 @@ For a notebook: `read_stops` and its siblings. They need no Dagster. The rooms o
     definitions    what Dagster loads; defs/ holds its assets, checks, schedule and resources
     tick           the steps of one tick, without Dagster
     client         HTTP: the answer, or a typed error            envelope   the provider's codes
-    snapshot       bytes → typed rows and malformed rows         phones     spellings → E.164
+    snapshot       rows → typed rows and malformed rows          document   bytes → rows, in batches
+                                                                 phones     spellings → E.164
     merge          committed + listed → what changes             periods    tables as of a commit
     derive         committed → suppression list, counts
     store          where tables lie                              files      atomic writes, the lock

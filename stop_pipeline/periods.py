@@ -7,10 +7,12 @@ readers share. What does not: what changes from one commit to the next (`merge`)
 import hashlib
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from stop_pipeline.schema import UTC_TIME
 
@@ -51,19 +53,31 @@ def open_rows(periods: pa.Table) -> pa.Table:
     return periods.filter(pc.is_null(periods["removed_at"]))
 
 
+def month_numbers(rows: pa.Table | pa.RecordBatch) -> NDArray[np.datetime64]:
+    """The month of each row's `created_at_local` (datetime64[M])."""
+    months: NDArray[np.datetime64] = rows["created_at_local"].to_numpy().astype("datetime64[M]")
+    return months
+
+
 def split_by_month(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    """Each month of rows that are sorted by `created_at_local`, as (“YYYY-MM”, its rows), without copying them."""
-    months = rows["created_at_local"].to_numpy().astype("datetime64[M]")
-    ends = [*(np.flatnonzero(months[1:] != months[:-1]) + 1), len(months)] if len(months) else []
-    start = 0
-    for end in ends:
-        yield str(months[start]), rows.slice(start, end - start)
-        start = end
+    """Each month of rows that are ordered by their months, as (“YYYY-MM”, its rows), without copying them."""
+    month, slices = None, list[pa.RecordBatch]()
+    for batch in rows.to_batches():
+        numbers = month_numbers(batch)
+        starts = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1)]
+        for start, end in pairwise([*starts, len(numbers)]):
+            if slices and numbers[start] != month:
+                yield str(month), pa.Table.from_batches(slices)
+                slices = []
+            month = numbers[start]
+            slices.append(batch.slice(start, end - start))
+    if slices:
+        yield str(month), pa.Table.from_batches(slices)
 
 
 def months_of(rows: pa.Table) -> list[str]:
     """The months of `created_at_local`, each once, in order."""
-    return [str(month) for month in np.unique(rows["created_at_local"].to_numpy().astype("datetime64[M]"))]
+    return [str(month) for month in np.unique(month_numbers(rows))]
 
 
 def fingerprint(rows: pa.Table) -> str:

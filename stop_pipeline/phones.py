@@ -9,12 +9,15 @@ A spelling is first made compact: separators out, digits to ASCII, a leading 00 
 - A 0 and nine digits: that one of France and its overseas departments for which it is valid (`0692…` is Réunion). A
   French mobile spelling valid in none of them is `+33…` all the same, so that it meets the first rule: 06 39 98 xx xx,
   the range reserved for fiction, is one.
-- Any other digits, with a plus or without: as the phonenumbers library reads them in France, if they are valid.
+- Any other digits, with a plus or without: as the phonenumbers library reads them in France, if they are valid. Where
+  it would take nothing off, its metadata alone give its answer, in a twentieth of its time (`_taken_apart`).
 - All else stays as received. The library would read letters as digits, and extensions, and `tel:` addresses.
 """
 
 import re
 import unicodedata
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import phonenumbers
@@ -47,6 +50,20 @@ _AS_IT_IS_RE = re.compile(r"\+33[67][0-9]{8}")
 _NATIONAL_RE = re.compile(r"0[1-9][0-9]{8}")
 _DIGITS_RE = re.compile(r"\+?[0-9]+")
 _E164_RE = re.compile(r"\+[1-9][0-9]{6,14}")
+_COUNTRY_CODE_DIGITS = (1, 2, 3)
+_NUMBER_TYPES = (
+    "fixed_line",
+    "mobile",
+    "voip",
+    "toll_free",
+    "premium_rate",
+    "shared_cost",
+    "personal_number",
+    "pager",
+    "uan",
+    "voicemail",
+)
+"""Those by which the library calls a number valid."""
 
 
 def read_phone_number(spelling: str) -> tuple[str, str | None]:
@@ -134,6 +151,10 @@ def _to_ascii(char: str) -> str:
 
 def _valid_number(compact: str, region: str) -> tuple[str, str | None] | None:
     """The number in E.164 and its country, if it is valid when read in `region`."""
+    if (apart := _taken_apart(compact, region)) is not None:
+        code, national = apart
+        country = _country_if_valid(code, national)
+        return None if country is None else (f"+{code}{national}", country)
     number = _parse(compact, region)
     if number is None or not phonenumbers.is_valid_number(number):
         return None
@@ -143,6 +164,69 @@ def _valid_number(compact: str, region: str) -> tuple[str, str | None] | None:
         return None
     country = phonenumbers.region_code_for_number(number)
     return e164, None if country == phonenumbers.REGION_CODE_FOR_NON_GEO_ENTITY else country
+
+
+def _taken_apart(compact: str, region: str) -> tuple[int, str] | None:
+    """Country code and national number, where the library would take off no more than a plus or the 0 of `region`.
+
+    None where its parser has to decide: a number of no country, or one that begins with what may be a trunk prefix.
+    """
+    if _NATIONAL_RE.fullmatch(compact):
+        return phonenumbers.country_code_for_region(region), compact[1:]
+    if not compact.startswith("+"):
+        return None
+    for digits in _COUNTRY_CODE_DIGITS:
+        code, national = int(compact[1 : 1 + digits] or 0), compact[1 + digits :]
+        if rules := _rules(code):
+            prefix = rules[0].trunk_prefix
+            return None if national.startswith("0") or (prefix and prefix.match(national)) else (code, national)
+    return None
+
+
+def _country_if_valid(code: int, national: str) -> str | None:
+    """The country in which the library finds a national number valid, by the order of its own tests."""
+    for rule in _rules(code):
+        if rule.leading_digits is None:
+            if rule.valid.fullmatch(national):
+                return rule.country
+        elif rule.leading_digits.match(national):
+            return rule.country if rule.valid.fullmatch(national) else None
+    return None
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What the library's metadata say of the numbers of one country, as patterns of the national number."""
+
+    country: str
+    trunk_prefix: re.Pattern[str] | None
+    leading_digits: re.Pattern[str] | None
+    valid: re.Pattern[str]
+
+
+@cache
+def _rules(code: int) -> tuple[_Rule, ...]:
+    """The countries of a country code, the main one first; none for a code that is no country's."""
+    countries = phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(code, ())
+    if phonenumbers.REGION_CODE_FOR_NON_GEO_ENTITY in countries:
+        return ()
+    rules = []
+    for country in countries:
+        metadata: Any = phonenumbers.PhoneMetadata.metadata_for_region(country)
+        types = [_pattern(description) for name in _NUMBER_TYPES if (description := getattr(metadata, name))]
+        valid = f"(?={_pattern(metadata.general_desc)}\\Z)(?:{'|'.join(filter(None, types))})"
+        patterns = (metadata.national_prefix_for_parsing, metadata.leading_digits)
+        prefix, leading_digits = (re.compile(pattern) if pattern else None for pattern in patterns)
+        rules.append(_Rule(country, prefix, leading_digits, re.compile(valid)))
+    return tuple(rules)
+
+
+def _pattern(description: Any) -> str:
+    """The numbers of one type: those that fit its pattern in one of its lengths; empty if there are none."""
+    if not description.national_number_pattern:
+        return ""
+    lengths = "|".join(f"[0-9]{{{length}}}" for length in description.possible_length)
+    return f"(?:(?=(?:{lengths})\\Z)(?:{description.national_number_pattern}))"
 
 
 def _parse(text: str, region: str) -> phonenumbers.PhoneNumber | None:

@@ -1,0 +1,591 @@
+"""An answer's bytes → what stands around its rows, and the rows in batches of plain columns.
+
+What belongs here: what a JSON or XML document with a list must be, and which fields of a row have usable types. What
+does not: typed columns, and rows that repeat or contradict each other (`snapshot`); what a code means (`envelope`).
+
+A list of millions of rows must not become millions of Python objects. So the text of the list is cut between rows into
+pieces, and a piece whose rows are all written as the provider writes them is read in Arrow; any other is cut smaller,
+until what is odd goes through Python's parser with few neighbours. Wherever a cut falls, JSON's grammar keeps it right:
+texts that are lists of values each by itself are, with commas between, the list that they were cut from. A piece that
+is no such list sends the whole document to Python's parser, which then tells why.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Generic, TypeVar
+from xml.parsers.expat import ErrorString
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import ParseError, XMLParser
+
+from stop_pipeline.envelope import Envelope, refusal
+from stop_pipeline.errors import UnreadableAnswerError, excerpt, redact
+from stop_pipeline.model import BAD_CREATED_AT, BAD_ID, BAD_PHONE_NUMBER, NOT_AN_OBJECT, Format
+from stop_pipeline.phones import read_phone_number
+
+FIELDS = ("id", "phoneNumber", "createdAt")
+"""Of a row; in XML, in this order."""
+
+MAX_ID = 2**63 - 1
+
+PIECE_BYTES = 8 << 20
+"""How much text of the list is read at a time, by each of several threads."""
+
+ODD_PIECE_BYTES = 64 << 10
+"""A piece with an odd row in it is cut down to this size before Python's parser has it."""
+
+_CANONICAL_DIGITS = re.compile(r"[1-9][0-9]{0,18}")
+_MAX_CODE_DIGITS = 6
+_MAX_COUNT_DIGITS = 18
+_HEAD_BYTES = 4096
+_CHUNK_BYTES = 1 << 20
+_CUT_WINDOW_BYTES = 64 << 10
+
+
+def _json_pattern(pattern: bytes) -> re.Pattern[bytes]:
+    """A pattern in which W stands for JSON's white space and blanks mean nothing."""
+    return re.compile(pattern.replace(b"W", rb"[\ \t\n\r]*"), re.VERBOSE)
+
+
+_LIST_BEGINS = _json_pattern(rb'"data" W : W \[')
+_BETWEEN_ROWS = _json_pattern(rb"\} W (,) W \{")
+_PLAIN_ROW = _json_pattern(
+    rb'W \{ W "id" (W : W) [1-9][0-9]* (W , W) "phoneNumber" (W : W) "[^"]*" (W , W) "createdAt" (W : W) "[^"]*" '
+    rb"(W \} W (?: , W \{ W )?)"
+)
+_LAST_ROW_ENDS = _json_pattern(rb"W \} W")
+_PARTS_OF_A_ROW = 10
+"""What a plain row becomes when it is split at its quotation marks."""
+
+_ROWS_MARK = "rows"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """A row to set aside: its JSON text, why, and the spelling of the number that it bears, if any."""
+
+    raw: str
+    reason: str
+    spelling: str | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of an answer: columns of equal length of those whose fields have usable types, and all others.
+
+    Attributes:
+        ids: int64, from 1.
+        spellings: Phone numbers as spelled (string), without white space around them.
+        created_at: `createdAt` as written (string), not yet known to be a date.
+        malformed: The rows without a usable `id`, phone number or text for `createdAt`.
+        extra_fields: Names of row fields that are not documented.
+        objects: The rows of the columns as Python objects; None where the columns tell all that was written.
+    """
+
+    ids: pa.Array
+    spellings: pa.Array
+    created_at: pa.Array
+    malformed: tuple[Malformed, ...] = ()
+    extra_fields: frozenset[str] = field(default=frozenset())
+    objects: tuple[Any, ...] | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows of the answer these are."""
+        return len(self.ids) + len(self.malformed)
+
+    def raw(self, position: int) -> str:
+        """A row of the columns as JSON text, the same for rows that differ only in the order of their fields."""
+        if self.objects is not None:
+            return _raw(self.objects[position])
+        values = (column[position].as_py() for column in (self.ids, self.spellings, self.created_at))
+        return _raw(dict(zip(FIELDS, values, strict=True)))
+
+
+@dataclass(frozen=True)
+class Reading(Generic[T]):
+    """What an answer with a list holds: code and `nbData`, None if it gives none, and what became of each batch."""
+
+    code: int | None
+    nb_data: int | None
+    batches: list[T]
+
+
+@dataclass(frozen=True)
+class _Literal:
+    """A JSON number that Python cannot hold, as written."""
+
+    text: str
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=lambda literal: literal.text)
+"""All ASCII, so that half of a surrogate pair can be written; a `_Literal` becomes a string."""
+
+
+class _NotAListError(Exception):
+    """A piece of the list is no list of values by itself."""
+
+
+def read_document(
+    path: Path, answer_format: Format, each: Callable[[Batch], T], *, secrets: Collection[str] = ()
+) -> Reading[T]:
+    """Read a document and give its rows, batch by batch and in order, to `each`, which several threads may call.
+
+    Args:
+        path: The answer's body, as received.
+        answer_format: What was asked for, `json` or `xml`.
+        each: What to make of a batch. A document that proves unreadable late is given up, and with it what was made.
+        secrets: What an error must not quote, such as the API key: a web page may echo the address it was asked for.
+
+    Raises:
+        UnreadableAnswerError: the document is cut, or no such document, or holds no list; never an empty list instead.
+        ApiError: the document says that there is no list, by `success` or by a known code of error (`refusal`).
+    """
+    if answer_format == "xml":
+        return _read_xml(path, each, secrets)
+    with path.open("rb") as file:
+        return _read_json_in_pieces(file, each, secrets) or _read_whole_json(file, each, secrets)
+
+
+# JSON, piece by piece.
+
+
+def _read_json_in_pieces(file: BinaryIO, each: Callable[[Batch], T], secrets: Collection[str]) -> Reading[T] | None:
+    """The document by way of its pieces; None if only the parser of whole documents can tell what it is."""
+    size = os.fstat(file.fileno()).st_size
+    head = os.pread(file.fileno(), _CUT_WINDOW_BYTES, 0)
+    begins = _LIST_BEGINS.search(head)
+    if begins is None:
+        return None
+    tail_at = max(begins.end(), size - _CUT_WINDOW_BYTES)
+    tail = os.pread(file.fileno(), size - tail_at, tail_at)
+    ends_at = tail.rfind(b"]")
+    if ends_at < 0:
+        return None
+
+    # The document with a mark in place of the rows. Without a backslash the one "data" in it is a key or a value, and
+    # only as the key of the list at the top does it bring the mark there.
+    around = head[: begins.end()] + json.dumps(_ROWS_MARK).encode() + tail[ends_at:]
+    if b"\\" in around or around.count(b'"data"') != 1:
+        return None
+    try:
+        document = _decode_json(around)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        return None
+    if not isinstance(document, dict) or document.get("data") != [_ROWS_MARK]:
+        return None
+    code, nb_data = _judge_json(document, head[:_HEAD_BYTES], secrets)
+
+    pieces = list(_pieces(file, begins.end(), tail_at + ends_at))
+
+    def read(piece: tuple[int, int]) -> list[T]:
+        start, end = piece
+        text = os.pread(file.fileno(), end - start, start)
+        if not text.strip():
+            if len(pieces) > 1:
+                raise _NotAListError
+            return []
+        return list(map(each, _batches(text)))
+
+    pool = ThreadPoolExecutor(min(4, pa.cpu_count(), len(pieces)))
+    try:
+        return Reading(code, nb_data, [made for batches in pool.map(read, pieces) for made in batches])
+    except _NotAListError:
+        return None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pieces(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where pieces of the list begin and end, each cut at a comma between what look like rows."""
+    reach = start + PIECE_BYTES
+    while reach < end:
+        window_at = max(start, reach - _CUT_WINDOW_BYTES)
+        cut = _last_cut(os.pread(file.fileno(), reach - window_at, window_at))
+        if cut is not None:
+            yield start, window_at + cut
+            start = window_at + cut + 1
+            reach = start
+        reach += PIECE_BYTES
+    yield start, end
+
+
+def _last_cut(text: bytes) -> int | None:
+    """Where the last comma between what look like rows is."""
+    cut = None
+    for between in _BETWEEN_ROWS.finditer(text):
+        cut = between.start(1)
+    return cut
+
+
+def _batches(text: bytes) -> Iterator[Batch]:
+    """The rows of a piece.
+
+    Raises:
+        _NotAListError: it is no list of values by itself.
+    """
+    plain = _read_plain_rows(text)
+    if plain is not None:
+        yield plain
+        return
+    if len(text) > ODD_PIECE_BYTES:
+        middle = len(text) // 2
+        window_at = max(0, middle - _CUT_WINDOW_BYTES)
+        cut = _last_cut(text[window_at:middle])
+        if cut is not None:
+            yield from _batches(text[: window_at + cut])
+            yield from _batches(text[window_at + cut + 1 :])
+            return
+    try:
+        rows = _decode_json(b"[" + text + b"]")
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        rows = None
+    if not rows:
+        raise _NotAListError
+    yield _batch(rows)
+
+
+def _read_plain_rows(text: bytes) -> Batch | None:
+    """The rows of a piece that are all written alike and in the provider's way; None for any other piece.
+
+    Without a backslash, quotation marks are where strings begin and end: the text between them is either all of a
+    string or all that stands between two. Every such part is compared or read back, so nothing is left to be guessed.
+    """
+    like_the_first = _PLAIN_ROW.match(text)
+    if like_the_first is None or b"\\" in text or not text.isascii():
+        return None
+    before_id, after_id, before_number, after_number, before_date, between = like_the_first.groups()
+    parts = pc.split_pattern(_string_array(text), pattern='"').values
+    count, rest = divmod(len(parts), _PARTS_OF_A_ROW)
+    if rest != 1 or _LAST_ROW_ENDS.fullmatch(parts[-1].as_py().encode()) is None:
+        return None
+    first_parts = np.arange(count) * _PARTS_OF_A_ROW
+
+    def column(position: int) -> pa.Array:
+        return parts.take(pa.array(first_parts + position))
+
+    constants = {1: b"id", 3: b"phoneNumber", 4: before_number, 6: after_number, 7: b"createdAt", 8: before_date}
+    if not all(_all_equal(column(position), constant) for position, constant in constants.items()):
+        return None
+    if not _all_equal(parts.take(pa.array(first_parts[1:])), between):
+        return None
+    ids = _read_back(column(2), before_id.decode(), after_id.decode())
+    spellings, created_at = column(5), column(9)
+    if ids is None or _has_control_characters(spellings) or _has_control_characters(created_at):
+        return None
+    blank_around = pc.or_(pc.starts_with(spellings, pattern=" "), pc.ends_with(spellings, pattern=" "))
+    if pc.any(pc.or_(blank_around, pc.equal(spellings, ""))).as_py():
+        return None
+    return Batch(ids, spellings, created_at)
+
+
+def _string_array(text: bytes) -> pa.StringArray:
+    """One string, without a copy."""
+    offsets = pa.py_buffer(np.array([0, len(text)], dtype=np.int32))
+    return pa.StringArray.from_buffers(1, offsets, pa.py_buffer(text))
+
+
+def _all_equal(strings: pa.StringArray, constant: bytes) -> bool:
+    return bool(pc.all(pc.equal(strings, constant.decode())).as_py())
+
+
+def _read_back(texts: pa.StringArray, before: str, after: str) -> pa.Array | None:
+    """The ids between two constant texts; None unless each is a usable id in its canonical digits."""
+    around = pc.and_(pc.starts_with(texts, pattern=before), pc.ends_with(texts, pattern=after))
+    if not pc.all(around).as_py():
+        return None
+    digits = pc.utf8_slice_codeunits(texts, start=len(before), stop=-len(after))
+    try:
+        ids = digits.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return None
+    return ids if pc.min(ids).as_py() > 0 and ids.cast(pa.string()).equals(digits) else None
+
+
+def _has_control_characters(strings: pa.StringArray) -> bool:
+    """Whether there is a character that JSON allows in no string."""
+    text = np.frombuffer(strings.buffers()[2] or b"", dtype=np.uint8)
+    return bool(text.size and text.min() < ord(" "))
+
+
+# JSON, whole.
+
+
+def _read_whole_json(file: BinaryIO, each: Callable[[Batch], T], secrets: Collection[str]) -> Reading[T]:
+    body = file.read()
+    document: Any = None
+    problem = None
+    try:
+        document = _decode_json(body)
+    except UnicodeDecodeError as error:
+        problem = f"it is not UTF-8 at byte {error.start:,} of {len(body):,}"
+    except json.JSONDecodeError as error:
+        problem = f"{error.msg} at character {error.pos:,} of {len(error.doc):,}"
+        if body.strip()[:1] == b"{" and body.strip()[-1:] != b"}":
+            problem = f"it is cut after {len(error.doc):,} characters"
+    except RecursionError:
+        problem = "it is nested too deeply"
+    if problem is None and not isinstance(document, dict):
+        problem = "it is not an object"
+    if problem is not None:  # raised out here: the decoder's errors hold the whole document
+        raise _unreadable("json", problem, body[:_HEAD_BYTES], secrets)
+    code, nb_data = _judge_json(document, body[:_HEAD_BYTES], secrets)
+    return Reading(code, nb_data, [each(_batch(document["data"]))])
+
+
+def _judge_json(document: dict[str, Any], head: bytes, secrets: Collection[str]) -> tuple[int | None, int | None]:
+    """Code and `nbData` of a document that says that it is a list."""
+    success, message = document.get("success"), document.get("message")
+    envelope = Envelope(
+        success=success if isinstance(success, bool) else None,
+        code=_whole_number(document.get("code"), _MAX_CODE_DIGITS),
+        message=redact(message, secrets) if isinstance(message, str) else None,
+    )
+    if envelope.refused:
+        raise refusal(envelope)
+    if envelope.success is None:
+        raise _unreadable("json", "its “success” is neither true nor false", head, secrets)
+    if not isinstance(document.get("data"), list):
+        raise _unreadable("json", "its “data” is not a list", head, secrets)
+    return envelope.code, _whole_number(document.get("nbData"), _MAX_COUNT_DIGITS)
+
+
+def _decode_json(body: bytes) -> Any:
+    """The document, which a byte order mark may precede; a number that Python cannot hold comes as a `_Literal`."""
+    text = body.decode("utf-8-sig")
+
+    def refuse_constant(name: str) -> None:
+        raise json.JSONDecodeError(f"{name} is not JSON", text, 0)
+
+    try:
+        return json.loads(text, parse_constant=refuse_constant, parse_float=_float)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # an integer of more digits than Python converts; `parse_int` would slow down every answer
+        pass
+    return json.loads(text, parse_constant=refuse_constant, parse_float=_float, parse_int=_int)
+
+
+def _float(text: str) -> float | _Literal:
+    number = float(text)
+    return number if math.isfinite(number) else _Literal(text)
+
+
+def _int(text: str) -> int | _Literal:
+    try:
+        return int(text)
+    except ValueError:
+        return _Literal(text)
+
+
+# XML.
+
+
+def _read_xml(path: Path, each: Callable[[Batch], T], secrets: Collection[str]) -> Reading[T]:
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+        file.seek(0)
+        entries, problem = _decode_xml(file)
+    if problem is not None:
+        raise _unreadable("xml", problem, head, secrets)
+
+    success, code, third, data = (*entries[:4], *[_ABSENT] * (4 - len(entries[:4])))
+    envelope = Envelope(
+        success={"true": True, "false": False}.get(success.text),
+        code=_whole_number(code.text, _MAX_CODE_DIGITS),
+        message=redact(third.text, secrets),
+    )
+    if envelope.refused:
+        raise refusal(envelope)
+    if envelope.success is None:
+        raise _unreadable("xml", "its first entry is neither true nor false", head, secrets)
+    if data is _ABSENT or data.text:
+        raise _unreadable("xml", "its fourth entry is not a list", head, secrets)
+    return Reading(envelope.code, _whole_number(third.text, _MAX_COUNT_DIGITS), [each(_batch(data.rows))])
+
+
+def _decode_xml(file: BinaryIO) -> tuple[list["_TopEntry"], str | None]:
+    """The entries below the root, and what is wrong with the document, if anything."""
+    entries = _Entries()
+    parser = XMLParser(target=entries, forbid_dtd=True)
+    try:
+        while chunk := file.read(_CHUNK_BYTES):
+            parser.feed(chunk)
+        parser.close()
+    except ParseError as error:
+        return [], f"{ErrorString(error.code)} at line {error.position[0]:,}"
+    except DefusedXmlException:
+        return [], "it declares a document type, which may hide entities"
+    except (LookupError, ValueError):
+        return [], "its encoding is unknown"
+    return entries.top, None if entries.root == "result" else "its root is not <result>"
+
+
+@dataclass(frozen=True)
+class _TopEntry:
+    """An entry right below the root: its own text, stripped, and what is inside it as rows."""
+
+    text: str
+    rows: list[Any]
+
+
+_ABSENT = _TopEntry("", [])
+
+
+class _Entries:
+    """Builds the top entries while the XML streams by; an open element is its own text, in pieces, and its children."""
+
+    def __init__(self) -> None:
+        self.root: str | None = None
+        self.top: list[_TopEntry] = []
+        self._open: list[tuple[list[str], list[Any]]] = []
+
+    def start(self, tag: str, _attributes: dict[str, str], /) -> None:
+        if not self._open:
+            self.root = tag
+        self._open.append(([], []))
+
+    def data(self, text: str, /) -> None:
+        # Between rows there is white space only, a string for each: not kept.
+        if len(self._open) > 2 or not text.isspace():  # noqa: PLR2004 – root and top entry
+            self._open[-1][0].append(text)
+
+    def end(self, tag: str, /) -> None:
+        pieces, children = self._open.pop()
+        text = "".join(pieces).strip()
+        depth = len(self._open)
+        if depth == 0:
+            return
+        if depth == 1:
+            if tag == "entry":
+                self.top.append(_TopEntry(text, children))
+            return
+        value: Any
+        if depth == 2 and len(children) == len(FIELDS) and not text:  # noqa: PLR2004 – below a top entry: a row
+            value = dict(zip(FIELDS, children, strict=True))
+        elif depth == 2 or children:  # noqa: PLR2004
+            value = [*children, text] if text else children
+        else:
+            value = text
+        self._open[-1][1].append(value)
+
+    def close(self) -> None:
+        """Called at the end of the document."""
+
+
+def _whole_number(value: Any, max_digits: int) -> int | None:
+    """A number around the rows, or a string of its digits; None for anything else and for what is absurdly long."""
+    digits = str(value) if type(value) is int else value
+    if isinstance(digits, str) and digits.isascii() and digits.isdigit() and len(digits) <= max_digits:
+        return int(digits)
+    return None
+
+
+def _unreadable(answer_format: Format, problem: str, head: bytes, secrets: Collection[str]) -> UnreadableAnswerError:
+    # Struck out before the text is cut: half a key would not be found any more.
+    begins = excerpt(redact(head.decode("utf-8", "replace"), secrets))
+    return UnreadableAnswerError(
+        f"SMS Partner's answer is no list of stops in {answer_format.upper()}: {problem} "
+        f"({f'it begins “{begins}”' if begins else 'it is blank'}); a later tick may find a whole one."
+    )
+
+
+# Rows become plain columns.
+
+
+def _batch(rows: list[Any]) -> Batch:
+    ids: list[int] = []
+    spellings: list[str] = []
+    created_at: list[str] = []
+    objects: list[Any] = []
+    malformed: list[Malformed] = []
+    extra_fields: set[str] = set()
+    known_fields = set(FIELDS)
+    for row in rows:
+        if type(row) is not dict:
+            malformed.append(Malformed(_raw(row), NOT_AN_OBJECT, _spelling_within(row)))
+            continue
+        row_id = _usable_id(row.get("id"))
+        phone_number = row.get("phoneNumber")
+        spelling = _usable_spelling(phone_number)
+        wall_clock = row.get("createdAt")
+        if row.keys() != known_fields:
+            extra_fields.update(row.keys() - known_fields)
+        if row_id is None:
+            malformed.append(Malformed(_raw(row), BAD_ID, spelling or _digits_of(phone_number)))
+        elif spelling is None:
+            malformed.append(Malformed(_raw(row), BAD_PHONE_NUMBER, _digits_of(phone_number)))
+        elif type(wall_clock) is not str or not wall_clock.isascii():
+            malformed.append(Malformed(_raw(row), BAD_CREATED_AT, spelling))
+        else:
+            ids.append(row_id)
+            spellings.append(spelling)
+            created_at.append(wall_clock)
+            objects.append(row)
+    return Batch(
+        pa.array(ids, pa.int64()),
+        pa.array(spellings, pa.string()),
+        pa.array(created_at, pa.string()),
+        tuple(malformed),
+        frozenset(extra_fields),
+        tuple(objects),
+    )
+
+
+def _usable_id(value: Any) -> int | None:
+    """A whole number from 1 to 2⁶³−1, or a string of its digits."""
+    if type(value) is str and _CANONICAL_DIGITS.fullmatch(value):
+        value = int(value)
+    return value if type(value) is int and 0 < value <= MAX_ID else None
+
+
+def _usable_spelling(value: Any) -> str | None:
+    """A string that is not blank and that a file can hold (half of a surrogate pair cannot be written)."""
+    if type(value) is not str:
+        return None
+    spelling = value.strip()
+    return spelling if spelling and (spelling.isascii() or _is_unicode(spelling)) else None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _digits_of(phone_number: Any) -> str | None:
+    """The spelling that a number written as a JSON integer bears; the row stays malformed."""
+    return str(phone_number) if type(phone_number) is int and phone_number > 0 else None
+
+
+def _spelling_within(row: Any) -> str | None:
+    """The first text in a row that is no object, if any, that is surely a phone number: no bare id, no date."""
+    for value in row if type(row) is list else [row]:
+        spelling = _usable_spelling(value)
+        if spelling and spelling[0] in "+0" and read_phone_number(spelling)[1]:
+            return spelling
+    return None
+
+
+def _raw(row: Any) -> str:
+    """The row as JSON text, the same for rows that differ only in the order of their fields."""
+    try:
+        return _ENCODER.encode(row)
+    except RecursionError:
+        pass
+    raise UnreadableAnswerError(
+        "SMS Partner's answer holds a row that is nested too deeply; a later tick may find none in it."
+    )
