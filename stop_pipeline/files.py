@@ -37,7 +37,6 @@ class Files:
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
-        self._filesystem = fs.LocalFileSystem()
 
     def shown(self, name: str = "") -> str:
         """Where `name`, or the data root itself, lies, as a person is told."""
@@ -146,7 +145,7 @@ class Files:
         Raises:
             OSError: it cannot be opened; FileNotFoundError, if there is none.
         """
-        return self._filesystem.open_input_file(self.shown(name))
+        return pa.OSFile(self.shown(name))
 
     def dataset(self, name: str, schema: pa.Schema, keys: pa.Schema) -> ds.Dataset:
         """The Parquet files below the folder `name`, with hive `keys` from that folder's own name on.
@@ -157,7 +156,7 @@ class Files:
             self.shown(name),
             schema,
             "parquet",
-            filesystem=self._filesystem,
+            filesystem=fs.LocalFileSystem(),
             partitioning=ds.partitioning(keys, flavor="hive"),
             partition_base_dir=str(self._path(name).parent),
         )
