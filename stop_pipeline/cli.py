@@ -214,11 +214,11 @@ def _summary(account: str, figures: Mapping[str, Any]) -> str:
 def _how_to_read(settings: Settings) -> str:
     from stop_pipeline.store import Store
 
-    root = Store(settings.data_root).root
+    store = Store(settings.data_root)
     return (
-        f"The Parquet lies in {root / 'stops'}. To read it:\n\n"
+        f"The Parquet lies in {store.files.shown('stops')}. To read it:\n\n"
         "    from stop_pipeline import read_stops\n"
-        f'    stops = read_stops("{root}")\n'
+        f'    stops = read_stops("{store.root}")\n'
         '    print(stops.groupby("created_month", observed=True).size())\n'
     )
 

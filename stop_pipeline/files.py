@@ -1,7 +1,8 @@
 """How bytes reach the data root: whole or not at all, readable by their owner only, one writer per account.
 
-What belongs here: atomic writes, the lock, temporaries, and the sentence for a disk that refuses. What does not: which
-files there are and what is in them (`store`).
+What belongs here: atomic writes, opening and listing files, the lock, temporaries, and the sentence for a disk that
+refuses. What does not: which files there are and what is in them (`store`). Nobody else knows where a file lies: the
+other rooms name it relative to the data root, and only temporaries, always on local disk, are paths to them.
 
 A write goes to a temporary name in `.work/`, is synced, renamed onto its final path, and the folder is synced; whoever
 reads the folder sees the old file or the new one. Folders of data never hold anything but finished files.
@@ -12,12 +13,14 @@ import fnmatch
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 import filelock
 import pyarrow as pa
+import pyarrow.dataset as ds
+from pyarrow import fs
 
 from stop_pipeline.errors import StoreError
 
@@ -33,11 +36,36 @@ class Files:
     """The files below one local data root. Paths are relative to it, with forward slashes."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
+        self._root = root.absolute()
 
-    def path(self, name: str) -> Path:
-        """Where `name` lies on disk."""
-        return self.root / name
+    def shown(self, name: str = "") -> str:
+        """Where `name`, or the data root itself, lies, as a person is told."""
+        return str(self._path(name))
+
+    def uri(self, name: str) -> str:
+        """The URI of `name`."""
+        return self._path(name).as_uri()
+
+    def has_root(self) -> bool:
+        """Whether there is such a data root."""
+        return self._root.is_dir()
+
+    def is_unused(self) -> bool:
+        """Whether the data root is an empty folder, or not there yet.
+
+        Raises:
+            StoreError: it cannot be looked at.
+        """
+        with self.reading():
+            return not self._root.exists() or (self._root.is_dir() and not any(self._root.iterdir()))
+
+    def is_writable(self) -> bool:
+        """Whether this process may write below the data root."""
+        return os.access(self._root, os.W_OK)
+
+    def encloses(self, other: "Files") -> bool:
+        """Whether the other data root is this one, or lies within it."""
+        return other._root.resolve().is_relative_to(self._root.resolve())  # noqa: SLF001 – of the same class
 
     @contextmanager
     def locked(self, account: str, *, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
@@ -48,9 +76,9 @@ class Files:
         Raises:
             StoreError: another process held the lock for `timeout_seconds`, or the data root cannot be written.
         """
-        with writable(self.root / WORK_FOLDER):
-            _make_folder(self.root / WORK_FOLDER)
-        lock = filelock.FileLock(self.root / WORK_FOLDER / f"account={account}.lock", mode=0o600)
+        with writable(self._root / WORK_FOLDER):
+            _make_folder(self._root / WORK_FOLDER)
+        lock = filelock.FileLock(self._root / WORK_FOLDER / f"account={account}.lock", mode=0o600)
         busy = False
         with writable(Path(lock.lock_file)):
             try:
@@ -92,7 +120,7 @@ class Files:
 
     def adopt(self, temporary: Path, name: str) -> None:
         """Move a finished temporary file to `name`, atomically and synced."""
-        path = self.path(name)
+        path = self._path(name)
         with writable(path):
             _sync(temporary)
             _make_folder(path.parent)
@@ -101,7 +129,7 @@ class Files:
 
     def remove(self, name: str) -> None:
         """Remove the file `name`, and its folder if that leaves it empty."""
-        path = self.path(name)
+        path = self._path(name)
         with writable(path):
             path.unlink(missing_ok=True)
             try:
@@ -111,19 +139,45 @@ class Files:
                     raise
             _sync(next(parent for parent in path.parents if parent.exists()))
 
+    def open(self, name: str) -> pa.NativeFile:
+        """The file `name`, for reading anywhere in it; to be used under `reading`.
+
+        Raises:
+            OSError: it cannot be opened; FileNotFoundError, if there is none.
+        """
+        return pa.OSFile(self.shown(name))
+
+    def dataset(self, name: str, schema: pa.Schema, keys: pa.Schema) -> ds.Dataset:
+        """The Parquet files below the folder `name`, with hive `keys` from that folder's own name on.
+
+        To be used under `reading`.
+        """
+        return ds.dataset(
+            self.shown(name),
+            schema,
+            "parquet",
+            filesystem=fs.LocalFileSystem(),
+            partitioning=ds.partitioning(keys, flavor="hive"),
+            partition_base_dir=str(self._path(name).parent),
+        )
+
     def read(self, name: str) -> bytes | None:
         """The bytes of `name`; None if there is no such file."""
-        with readable(self.path(name)):
+        with self.reading(name):
             try:
-                return self.path(name).read_bytes()
+                return self._path(name).read_bytes()
             except FileNotFoundError:
                 return None
 
+    def reading(self, name: str = "", damage: tuple[type[Exception], ...] = DAMAGE) -> AbstractContextManager[None]:
+        """Turn a failure to read `name`, or what its bytes should be, into one sentence; see `readable`."""
+        return readable(self._path(name), damage)
+
     def exists(self, name: str) -> bool:
         """Whether there is a file or folder `name`; not to know is an error (`Path.exists` may take it for a no)."""
-        with readable(self.path(name)):
+        with self.reading(name):
             try:
-                self.path(name).stat()
+                self._path(name).stat()
             except (FileNotFoundError, NotADirectoryError):
                 return False
             return True
@@ -143,15 +197,23 @@ class Files:
             ]
         return sorted(name for name in names if self.exists(name))
 
+    def below(self, folder: str) -> list[str]:
+        """The names of all files below `folder`, at any depth, sorted by their parts."""
+        paths = sorted(self._path(folder).rglob("*"))
+        return [path.relative_to(self._root).as_posix() for path in paths if path.is_file()]
+
+    def _path(self, name: str) -> Path:
+        return self._root / name
+
     def _entries(self, name: str) -> list[str]:
-        with readable(self.path(name)):
+        with self.reading(name):
             try:
-                return [path.name for path in self.path(name).iterdir()]
+                return [path.name for path in self._path(name).iterdir()]
             except (FileNotFoundError, NotADirectoryError):
                 return []
 
     def _work(self, account: str) -> Path:
-        return self.root / WORK_FOLDER / f"account={account}"
+        return self._root / WORK_FOLDER / f"account={account}"
 
 
 @contextmanager

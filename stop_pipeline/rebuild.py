@@ -23,7 +23,7 @@ from pathlib import Path
 
 from stop_pipeline import tick
 from stop_pipeline.errors import ApiError, ForeignListError, StoreError, UnreadableAnswerError
-from stop_pipeline.files import readable, writable
+from stop_pipeline.files import writable
 from stop_pipeline.merge import Guard
 from stop_pipeline.model import Answer, RawFile
 from stop_pipeline.store import Store
@@ -54,13 +54,12 @@ def fresh_root(into: Path, source: Store) -> Store:
     Raises:
         StoreError: `into` exists and is not an empty folder, or lies within the data root replayed.
     """
-    with readable(into):
-        taken = into.exists() and not (into.is_dir() and not any(into.iterdir()))
-    if taken:
+    target = Store(into)
+    if not target.files.is_unused():
         raise StoreError(f"{into} is not empty: name a folder that is, or does not exist yet.")
-    if into.resolve().is_relative_to(source.root.resolve()):
+    if source.files.encloses(target.files):
         raise StoreError(f"{into} lies within the data root {source.root}: name a folder outside it.")
-    return Store(into)
+    return target
 
 
 def rebuild(source: Store, into: Store, account: str, *, timezone: str) -> Rebuilt:
@@ -71,7 +70,7 @@ def rebuild(source: Store, into: Store, account: str, *, timezone: str) -> Rebui
     """
     answers = source.answers(account)
     if not answers:
-        raise StoreError(f"No answer of the account “{account}” is kept below {source.root / 'raw'}.")
+        raise StoreError(f"No answer of the account “{account}” is kept below {source.files.shown('raw')}.")
     replays = [_Replayed(source, account, answer, answer.fetched_at) for answer in answers]
     newest = source.newest_answer(account)
     if newest is not None and newest.file == answers[-1].file and newest.fetched_at > answers[-1].fetched_at:

@@ -24,11 +24,10 @@ from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from stop_pipeline.errors import SchemaVersionError, StoreError
-from stop_pipeline.files import Files, readable, writable
+from stop_pipeline.files import Files, writable
 from stop_pipeline.model import Answer, Counts, Format, Landed, Pending, RawFile, Snapshot, SnapshotInfo, State
 from stop_pipeline.periods import as_committed, fingerprint, open_rows
 from stop_pipeline.schema import (
@@ -79,7 +78,7 @@ class Store:
     def __init__(self, root: str | Path) -> None:
         if "://" in str(root):
             raise StoreError(f"STOP_PIPELINE_DATA is {root}: only a local folder can be the data root so far.")
-        self._files = Files(Path(root))
+        self.files = Files(Path(root))
 
     @classmethod
     def existing(cls, root: str | Path) -> "Store":
@@ -89,7 +88,7 @@ class Store:
             StoreError: there is no such folder.
         """
         store = cls(root)
-        if not store.root.is_dir():
+        if not store.files.has_root():
             raise StoreError(
                 f"There is no data root at {store.root}: run “stop-pipeline run” (or “demo”) first, or set "
                 "STOP_PIPELINE_DATA (in Python, give root=…)."
@@ -97,29 +96,29 @@ class Store:
         return store
 
     @property
-    def root(self) -> Path:
-        """The data root, absolute."""
-        return self._files.root
+    def root(self) -> str:
+        """The data root, absolute, as a person is told."""
+        return self.files.shown()
 
     def locked(self, account: str) -> AbstractContextManager[None]:
         """Hold the account's lock; see `files.Files.locked`."""
-        return self._files.locked(account)
+        return self.files.locked(account)
 
     def temporary(self, account: str) -> Path:
         """A fresh path for a temporary file of the account, to be used under its lock."""
-        return self._files.temporary(account)
+        return self.files.temporary(account)
 
-    def folder(self, table: str, account: str) -> Path:
-        """Where a table's files of the account lie."""
-        return self._files.path(f"{table}/account={account}")
+    def uri(self, table: str, account: str) -> str:
+        """The URI of the folder in which a table's files of the account lie."""
+        return self.files.uri(f"{table}/account={account}")
 
     def accounts(self) -> list[str]:
         """The accounts that have a state."""
-        return [Path(name).stem.removeprefix("account=") for name in self._files.matching("state/account=*.json")]
+        return [Path(name).stem.removeprefix("account=") for name in self.files.matching("state/account=*.json")]
 
     def accounts_seen(self) -> list[str]:
         """The accounts that anything below the root is of, whether or not they have a state."""
-        names = (name.split("/") for name in self._files.matching("*/account=*"))
+        names = (name.split("/") for name in self.files.matching("*/account=*"))
         accounts = {_ACCOUNT_NAME.fullmatch(name) for folder, name in names if not folder.startswith(".")}
         return sorted({account[1] for account in accounts if account})
 
@@ -127,10 +126,11 @@ class Store:
 
     def newest_answer(self, account: str) -> Landed | None:
         """The newest answer landed; None before the first."""
-        document = self._read_json(f"raw/account={account}/latest.json")
+        name = f"raw/account={account}/latest.json"
+        document = self._read_json(name)
         if document is None:
             return None
-        with readable(self.folder("raw", account) / "latest.json", (KeyError, TypeError, ValueError)):
+        with self.files.reading(name, (KeyError, TypeError, ValueError)):
             return Landed(**document | {"fetched_at": _time(document["fetched_at"])})
 
     def land(self, account: str, answer: Answer) -> Landed:
@@ -148,25 +148,29 @@ class Store:
             ):
                 sink.upload(source)
                 compressed.chmod(0o600)
-            self._files.adopt(compressed, f"raw/account={account}/{file}")
+            self.files.adopt(compressed, f"raw/account={account}/{file}")
             landed = Landed(answer.fetched_at, answer.sha256, answer.size_bytes, file)
         self._write_json(account, f"raw/account={account}/latest.json", dataclasses.asdict(landed))
         return landed
 
     def unpack(self, account: str, landed: Landed) -> Path:
         """The landed answer's bytes in a temporary file, uncompressed."""
-        return self._files.temporary_with(account, self.read_answer(account, landed.file))
+        return self.files.temporary_with(account, self.read_answer(account, landed.file))
 
     def read_answer(self, account: str, file: str) -> bytes:
         """The bytes of an answer kept as received, uncompressed."""
-        path = self.folder("raw", account) / file
-        with readable(path), pa.input_stream(str(path), compression="zstd") as source:
+        name = f"raw/account={account}/{file}"
+        with (
+            self.files.reading(name),
+            self.files.open(name) as compressed,
+            pa.input_stream(compressed, compression="zstd") as source,
+        ):
             # Into memory, as parsing does; `download` wants a stream that can seek.
             return cast(bytes, source.read())
 
     def answers(self, account: str) -> list[RawFile]:
         """Every answer kept as received, in order of fetch time."""
-        names = (Path(name).name for name in self._files.matching(f"raw/account={account}/*.zst"))
+        names = (Path(name).name for name in self.files.matching(f"raw/account={account}/*.zst"))
         return [
             RawFile(
                 file=parts[0],
@@ -180,13 +184,13 @@ class Store:
 
     def forget_answer(self, account: str, answer: RawFile) -> None:
         """Remove an answer kept as received."""
-        self._files.remove(f"raw/account={account}/{answer.file}")
+        self.files.remove(f"raw/account={account}/{answer.file}")
 
     # The newest answer, parsed
 
     def snapshot_info(self, account: str) -> SnapshotInfo | None:
         """What the snapshot on disk is; None before the first."""
-        document = _footer(self._files.path(_single_file("snapshot", "stop_snapshot", account)))
+        document = self._footer(_single_file("snapshot", "stop_snapshot", account))
         if document is None:
             return None
         return SnapshotInfo(
@@ -195,7 +199,7 @@ class Store:
 
     def read_snapshot(self, account: str) -> tuple[pa.Table, pa.Table]:
         """The snapshot's good rows (`schema.LISTED`) and its malformed ones (`schema.REJECTED_ROWS`)."""
-        table = _read_table(self._files.path(_single_file("snapshot", "stop_snapshot", account)))
+        table = self._read_table(_single_file("snapshot", "stop_snapshot", account))
         good = pc.is_null(table["raw"])
         listed = table.filter(good).select(LISTED.names).cast(LISTED.arrow)
         return listed, table.filter(pc.invert(good)).select(REJECTED_ROWS.names).cast(REJECTED_ROWS.arrow)
@@ -212,40 +216,40 @@ class Store:
 
     def months(self, account: str) -> dict[str, MonthInfo]:
         """Every month that has a file, with what its footer says."""
-        names = self._files.matching(f"stops/account={account}/created_month=*/stops.parquet")
-        return {_month_of(name): _month_info(self._files.path(name)) for name in names}
+        names = self.files.matching(f"stops/account={account}/created_month=*/stops.parquet")
+        return {_month_of(name): self._month_info(name) for name in names}
 
     def read_months(self, account: str, months: Iterable[str]) -> pa.Table:
         """All periods (`schema.STOPS`) of some months, sorted; a month without a file has no rows."""
-        paths = [self._files.path(_month_file(account, month)) for month in sorted(months)]
-        return pa.concat_tables([_read_if_any(path, STOPS) for path in paths] or [STOPS.arrow.empty_table()])
+        tables = [self._read_if_any(_month_file(account, month), STOPS) for month in sorted(months)]
+        return pa.concat_tables(tables or [STOPS.arrow.empty_table()])
 
     def scan_stops(self, account: str, *, columns: list[str], condition: pc.Expression | None) -> pa.Table:
         """Some columns of the periods that meet a condition, hive keys included; months that cannot are not read."""
-        folder = self.folder("stops", account)
+        folder = f"stops/account={account}"
         keys = pa.schema([ACCOUNT.field, CREATED_MONTH.field])
         schema = pa.schema([*STOPS.arrow, *keys])
-        if not self._files.exists(f"stops/account={account}"):
+        if not self.files.exists(folder):
             return schema.empty_table().select(columns)
         # A month that a killed tick began can vanish between the listing and the read, when the next takes it back.
-        with readable(folder):
+        with self.files.reading(folder):
             for _ in range(_READ_ATTEMPTS - 1):
                 with suppress(FileNotFoundError):
-                    return _scan(folder, schema, keys, columns, condition)
-            return _scan(folder, schema, keys, columns, condition)
+                    return self.files.dataset(folder, schema, keys).to_table(columns, filter=condition)
+            return self.files.dataset(folder, schema, keys).to_table(columns, filter=condition)
 
     def read_stops_columns(self, account: str, columns: Iterable[str]) -> pa.Table:
         """Some columns of all periods of all months, in the order of `schema.STOPS`."""
         names = [name for name in STOPS.names if name in set(columns)]
         schema = pa.schema([STOPS.arrow.field(name) for name in names])
-        paths = [self._files.path(_month_file(account, month)) for month in self.months(account)]
-        return pa.concat_tables([schema.empty_table(), *(_read_table(path, names).cast(schema) for path in paths)])
+        files = [_month_file(account, month) for month in self.months(account)]
+        return pa.concat_tables([schema.empty_table(), *(self._read_table(file, names).cast(schema) for file in files)])
 
     def write_month(self, account: str, month: str, periods: pa.Table) -> None:
         """Replace a month's file by `periods`, sorted; without any, remove it."""
         name = _month_file(account, month)
         if not periods.num_rows:
-            self._files.remove(name)
+            self.files.remove(name)
             return
         standing = open_rows(periods)
         metadata = {"fingerprint": fingerprint(standing), "open_rows": standing.num_rows}
@@ -253,7 +257,7 @@ class Store:
 
     def read_rejected(self, account: str) -> pa.Table:
         """All periods of malformed rows (`schema.REJECTED`), sorted; empty before the first."""
-        return _read_if_any(self._files.path(_single_file("rejected", "rejected", account)), REJECTED)
+        return self._read_if_any(_single_file("rejected", "rejected", account), REJECTED)
 
     def write_rejected(self, account: str, periods: pa.Table) -> None:
         """Replace the malformed rows; without any, remove their file."""
@@ -261,7 +265,7 @@ class Store:
         if periods.num_rows:
             self._write_table(account, name, periods, REJECTED, {})
         else:
-            self._files.remove(name)
+            self.files.remove(name)
 
     # The commit
 
@@ -271,7 +275,8 @@ class Store:
         Raises:
             SchemaVersionError: the data root was written by another version of this package.
         """
-        document = self._read_json(f"state/account={account}.json")
+        name = f"state/account={account}.json"
+        document = self._read_json(name)
         if document is None:
             return State()
         version = document.pop("schema_version", None)
@@ -280,7 +285,7 @@ class Store:
                 f"The data below {self.root} has schema version {version}, and this version of stop_pipeline reads "
                 f"{SCHEMA_VERSION}: install the version that wrote it, or start a new data root."
             )
-        with readable(self._files.path(f"state/account={account}.json"), (KeyError, TypeError, ValueError)):
+        with self.files.reading(name, (KeyError, TypeError, ValueError)):
             pending = document["pending"]
             return State(
                 **document
@@ -314,12 +319,12 @@ class Store:
 
     def derived_commit(self, schema: TableSchema, account: str) -> str | None:
         """The commit that a derived table was made from; None if it was never made."""
-        document = _footer(self._files.path(_single_file(schema.name, schema.name, account)))
+        document = self._footer(_single_file(schema.name, schema.name, account))
         return None if document is None else document["commit"]
 
     def read_derived(self, schema: TableSchema, account: str) -> pa.Table:
         """A derived table; empty before the first tick."""
-        return _read_if_any(self._files.path(_single_file(schema.name, schema.name, account)), schema)
+        return self._read_if_any(_single_file(schema.name, schema.name, account), schema)
 
     def write_derived(self, schema: TableSchema, account: str, table: pa.Table, commit: str) -> None:
         """Replace a derived table, marked with the commit that it was made from."""
@@ -339,10 +344,44 @@ class Store:
             use_dictionary=[column for column in _DICTIONARY_COLUMNS if column in schema.names],
             column_encoding={column: "DELTA_BINARY_PACKED" for column in _DELTA_COLUMNS if column in schema.names},
         )
-        self._files.write(account, name, sink.getvalue())
+        self.files.write(account, name, sink.getvalue())
+
+    def _read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        with self.files.reading(name), self.files.open(name) as source, pq.ParquetFile(source) as file:
+            return file.read(columns).replace_schema_metadata()
+
+    def _read_if_any(self, name: str, schema: TableSchema) -> pa.Table:
+        """The table, without rows if there is no such file."""
+        with self.files.reading(name):
+            try:
+                with self.files.open(name) as source, pq.ParquetFile(source) as file:
+                    return file.read().replace_schema_metadata().cast(schema.arrow)
+            except FileNotFoundError:
+                return schema.arrow.empty_table()
+
+    def _month_info(self, name: str) -> MonthInfo:
+        with self.files.reading(name), self.files.open(name) as source:
+            footer = pq.read_metadata(source)
+            written = json.loads(footer.metadata[METADATA_KEY])
+            positions = [STOPS.names.index(column) for column in ("id", "phone_number", "created_at")]
+            nulls = sum(
+                footer.row_group(group).column(position).statistics.null_count
+                for group in range(footer.num_row_groups)
+                for position in positions
+            )
+        return MonthInfo(written["fingerprint"], written["open_rows"], footer.num_rows, nulls)
+
+    def _footer(self, name: str) -> dict[str, Any] | None:
+        """What this package wrote into the file's metadata; None if there is no such file."""
+        with self.files.reading(name):
+            try:
+                with self.files.open(name) as source:
+                    return dict(json.loads(pq.read_metadata(source).metadata[METADATA_KEY]))
+            except FileNotFoundError:
+                return None
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
-        data = self._files.read(name)
+        data = self.files.read(name)
         if data is None:
             return None
         try:
@@ -351,12 +390,12 @@ class Store:
             document = None
         if not isinstance(document, dict):
             raise StoreError(
-                f"{self._files.path(name)} is not the JSON document it should be: restore it from a backup."
+                f"{self.files.shown(name)} is not the JSON document it should be: restore it from a backup."
             )
         return document
 
     def _write_json(self, account: str, name: str, document: Mapping[str, Any]) -> None:
-        self._files.write(account, name, _json(document).encode() + b"\n")
+        self.files.write(account, name, _json(document).encode() + b"\n")
 
 
 def _document(value: Any) -> dict[str, Any]:
@@ -397,48 +436,3 @@ def _conformed(table: pa.Table, schema: TableSchema) -> pa.Table:
         for column in schema.columns
     ]
     return pa.Table.from_arrays(columns, names=schema.names).cast(schema.arrow)
-
-
-def _scan(
-    folder: Path, schema: pa.Schema, keys: pa.Schema, columns: list[str], condition: pc.Expression | None
-) -> pa.Table:
-    partitioning = ds.partitioning(keys, flavor="hive")
-    dataset = ds.dataset(folder, schema, "parquet", partitioning=partitioning, partition_base_dir=str(folder.parent))
-    return dataset.to_table(columns, filter=condition)
-
-
-def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    with readable(path), pq.ParquetFile(path) as file:
-        return file.read(columns).replace_schema_metadata()
-
-
-def _read_if_any(path: Path, schema: TableSchema) -> pa.Table:
-    """The table, without rows if there is no such file."""
-    with readable(path):
-        try:
-            with pq.ParquetFile(path) as file:
-                return file.read().replace_schema_metadata().cast(schema.arrow)
-        except FileNotFoundError:
-            return schema.arrow.empty_table()
-
-
-def _month_info(path: Path) -> MonthInfo:
-    with readable(path):
-        footer = pq.read_metadata(path)
-        written = json.loads(footer.metadata[METADATA_KEY])
-        positions = [STOPS.names.index(name) for name in ("id", "phone_number", "created_at")]
-        nulls = sum(
-            footer.row_group(group).column(position).statistics.null_count
-            for group in range(footer.num_row_groups)
-            for position in positions
-        )
-    return MonthInfo(written["fingerprint"], written["open_rows"], footer.num_rows, nulls)
-
-
-def _footer(path: Path) -> dict[str, Any] | None:
-    """What this package wrote into the file's metadata; None if there is no such file."""
-    with readable(path):
-        try:
-            return dict(json.loads(pq.read_metadata(path).metadata[METADATA_KEY]))
-        except FileNotFoundError:
-            return None

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 
 from stop_pipeline import derive
 from stop_pipeline.errors import ApiError, StoreError
-from stop_pipeline.files import DAMAGE, readable
+from stop_pipeline.files import DAMAGE
 from stop_pipeline.model import REASONS, Landed, SnapshotInfo, State
 from stop_pipeline.periods import REJECTED_ORDER, STOPS_ORDER, as_committed, fingerprint, months_of, open_rows
 from stop_pipeline.schema import REJECTED, STOP_SNAPSHOT, STOPS, STOPS_PER_DAY, SUPPRESSION_LIST, UTC_TIME, TableSchema
@@ -92,7 +91,7 @@ def verify(store: Store, account: str) -> Verified:
     Raises:
         StoreError: another process held the lock for too long.
     """
-    with store.locked(account) if _is_writable(store) else nullcontext():
+    with store.locked(account) if store.files.is_writable() else nullcontext():
         return _Inspection(store, account).run()
 
 
@@ -121,7 +120,7 @@ class _Inspection:
             self._uncommitted(state, months, rejected)
             stops, rejected = as_committed(stops, state.applied_at), as_committed(rejected, state.applied_at)
             if state.commit is not None:
-                if not (store.root / self._file(STOP_SNAPSHOT)).exists():
+                if not store.files.exists(self._file(STOP_SNAPSHOT)):
                     self._note(self._file(STOP_SNAPSHOT), "is missing: the next tick makes it")
                 self._last_answer(state, landed)
                 if tables_hold and self._committed(state, stops, rejected, snapshot):
@@ -136,7 +135,7 @@ class _Inspection:
     def _attempt(self, file: str, read: Callable[[], Value]) -> Value | None:
         """What `read` gives; None if the file cannot be read, which is noted."""
         try:
-            with readable(self._store.root / file, (*DAMAGE, TypeError)):
+            with self._store.files.reading(file, (*DAMAGE, TypeError)):
                 return read()
         except StoreError as error:
             self._findings.append(Finding(self._account, file, str(error)))
@@ -149,7 +148,7 @@ class _Inspection:
         """A file's rows and what its footer says; None if that is noted as off."""
 
         def read() -> tuple[pa.Table, dict[str, Any]]:
-            with pq.ParquetFile(self._store.root / file) as parquet:
+            with self._store.files.open(file) as source, pq.ParquetFile(source) as parquet:
                 return parquet.read(), dict(json.loads(parquet.metadata.metadata[METADATA_KEY]))
 
         found = self._attempt(file, read)
@@ -161,12 +160,12 @@ class _Inspection:
     def _strays(self) -> None:
         """Files that are none of this package's; of those that belong to no account, all."""
         for folder, names in _LAYOUT.items():
-            for path in sorted((self._store.root / folder).rglob("*")):
-                name = path.relative_to(self._store.root / folder).as_posix()
+            for file in self._store.files.below(folder):
+                name = file.removeprefix(f"{folder}/")
                 owner = re.match(rf"{_A}(?![^/.])", name)
                 ours = owner is None or owner[0] == f"account={self._account}"
-                if ours and path.is_file() and not re.fullmatch(names, name):
-                    self._note(f"{folder}/{name}", "is no file of this package: move it elsewhere")
+                if ours and not re.fullmatch(names, name):
+                    self._note(file, "is no file of this package: move it elsewhere")
 
     def _raw(self, newest: Landed | None) -> list[Landed]:
         """The answers whose bytes are those that landed, in order of fetch time."""
@@ -181,7 +180,7 @@ class _Inspection:
                 whole.append(landed)
             else:
                 self._note(file, f"holds other bytes than its name tells: {RESTORE}")
-        if newest and not (self._store.root / folder / newest.file).is_file():
+        if newest and not self._store.files.exists(f"{folder}/{newest.file}"):
             self._note(f"{folder}/latest.json", f"names {newest.file}, which is not there: {RESTORE}")
         for landed in whole:
             if (
@@ -216,10 +215,8 @@ class _Inspection:
     def _stops(self) -> dict[str, pa.Table]:
         """Every month that can be read."""
         months = {}
-        folder = self._store.folder("stops", self._account)
-        for path in sorted(folder.glob("created_month=*/stops.parquet")):
-            month = path.parent.name.removeprefix("created_month=")
-            file = _month_file(self._account, month)
+        for file in self._store.files.matching(_month_file(self._account, "*")):
+            month = file.split("/")[-2].removeprefix("created_month=")
             found = self._read(file, STOPS)
             if found is None:
                 continue
@@ -237,7 +234,7 @@ class _Inspection:
 
     def _rejected(self) -> pa.Table:
         file = self._file(REJECTED)
-        found = self._read(file, REJECTED) if (self._store.root / file).exists() else None
+        found = self._read(file, REJECTED) if self._store.files.exists(file) else None
         if found is None:
             return REJECTED.arrow.empty_table()
         if self._periods_hold(file, found[0], REJECTED_ORDER) and set(found[0]["reason"].to_pylist()) - set(REASONS):
@@ -293,7 +290,7 @@ class _Inspection:
             self._note(
                 f"raw/account={self._account}", f"lacks the answer of the commit, SHA-256 {state.sha256}: {RESTORE}"
             )
-        elif committed and _is_writable(self._store):  # it is unpacked within the data root, and nowhere else
+        elif committed and self._store.files.is_writable():  # it is unpacked within the data root, and nowhere else
             file = f"raw/account={self._account}/{committed[-1].file}"
             try:
                 rows = self._rows(committed[-1])
@@ -341,7 +338,7 @@ class _Inspection:
     def _derived(self, schema: TableSchema, commit: str, expected: pa.Table) -> None:
         """Whether a derived table is that of the commit, row by row."""
         file = self._file(schema)
-        if not (self._store.root / file).exists():
+        if not self._store.files.exists(file):
             self._note(file, "is missing: the next tick makes it")
             return
         found = self._read(file, schema)
@@ -352,10 +349,6 @@ class _Inspection:
             self._note(file, f"is of the commit {footer.get('commit')}, and {commit} stands: the next tick remakes it")
         elif not rows.equals(expected):
             self._note(file, f"holds other rows than stops and rejected give, one of which is altered: {RESTORE}")
-
-
-def _is_writable(store: Store) -> bool:
-    return os.access(store.root, os.W_OK)
 
 
 def _month_file(account: str, month: str) -> str:

@@ -6,7 +6,6 @@ layer would multiply that and repeat what is permanent.
 """
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypedDict
 
 import dagster as dg
@@ -82,7 +81,7 @@ def stop_snapshot(
     account = store.account(context)
     parsed = tick.parse_newest(store.store(), account, timezone=sms_partner.timezone)
     return dg.MaterializeResult(
-        metadata=metadata.of_parsed(parsed, store.store().folder("snapshot", account)),
+        metadata=metadata.of_parsed(parsed, store.store().uri("snapshot", account)),
         data_version=dg.DataVersion(parsed.info.sha256),
     )
 
@@ -120,7 +119,7 @@ def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreRe
     guard = Guard(max_removed_share=config.max_removed_share, accept_removals=config.accept_removals)
     applied = tick.apply_newest(store.store(), account, guard, raw_days=store.raw_days)
     return dg.MaterializeResult(
-        metadata=metadata.of_applied(applied, store.store().folder("stops", account)),
+        metadata=metadata.of_applied(applied, store.store().uri("stops", account)),
         data_version=dg.DataVersion(applied.state.sha256 or applied.info.sha256),
         check_results=checks.of_applied(applied, account),
     )
@@ -134,7 +133,7 @@ def suppression_list(context: dg.AssetExecutionContext, store: StoreResource) ->
     """
     account = store.account(context)
     derived = tick.derive_suppression_list(store.store(), account)
-    return _derived_result(derived, store.store().folder("suppression_list", account))
+    return _derived_result(derived, store.store().uri("suppression_list", account))
 
 
 @dg.asset(deps=[stops], **_shown(schema.STOPS_PER_DAY, schema.ACCOUNT, kinds={"pandas", "parquet"}, private=False))
@@ -145,10 +144,10 @@ def stops_per_day(context: dg.AssetExecutionContext, store: StoreResource) -> dg
     """
     account = store.account(context)
     derived = tick.derive_stops_per_day(store.store(), account)
-    return _derived_result(derived, store.store().folder("stops_per_day", account))
+    return _derived_result(derived, store.store().uri("stops_per_day", account))
 
 
-def _derived_result(derived: tick.Derived, uri: Path) -> dg.MaterializeResult:
+def _derived_result(derived: tick.Derived, uri: str) -> dg.MaterializeResult:
     return dg.MaterializeResult(metadata=metadata.of_derived(derived, uri), data_version=dg.DataVersion(derived.commit))
 
 

@@ -5,7 +5,6 @@ What belongs here: turning schemas, counts and paths into Dagster's metadata. Wh
 
 import dataclasses
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -44,12 +43,12 @@ def of_fetched(fetched: Fetched) -> Metadata:
     }
 
 
-def of_parsed(parsed: Parsed, uri: Path) -> Metadata:
+def of_parsed(parsed: Parsed, uri: str) -> Metadata:
     """What the snapshot holds; the sum of its rows says that none was dropped."""
     info = parsed.info
     return {
         "dagster/row_count": info.rows - info.duplicates,
-        "dagster/uri": uri.as_uri(),
+        "dagster/uri": uri,
         "listed": info.listed,
         "rejected": info.rejected,
         "duplicates": info.duplicates,
@@ -61,12 +60,12 @@ def of_parsed(parsed: Parsed, uri: Path) -> Metadata:
     }
 
 
-def of_applied(applied: Applied, uri: Path) -> Metadata:
+def of_applied(applied: Applied, uri: str) -> Metadata:
     """What a tick did to `stops`, and how the table stands."""
     state = applied.state
     return {
         "dagster/row_count": applied.rows,
-        "dagster/uri": uri.as_uri(),
+        "dagster/uri": uri,
         "outcome": applied.outcome,
         **dataclasses.asdict(applied.counts),
         "rejected": applied.info.rejected,
@@ -83,11 +82,11 @@ def of_applied(applied: Applied, uri: Path) -> Metadata:
     }
 
 
-def of_derived(derived: Derived, uri: Path) -> Metadata:
+def of_derived(derived: Derived, uri: str) -> Metadata:
     """What a derived table holds, and the commit that it was made from."""
     return {
         "dagster/row_count": derived.table.num_rows,
-        "dagster/uri": uri.as_uri(),
+        "dagster/uri": uri,
         "commit": derived.commit,
         "remade": derived.remade,
     }
