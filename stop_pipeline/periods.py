@@ -62,17 +62,17 @@ def month_numbers(rows: pa.Table | pa.RecordBatch) -> NDArray[np.datetime64]:
 def split_by_month(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     """Each month of rows that are ordered by their months, as (“YYYY-MM”, its rows), without copying them."""
     month, slices = None, list[pa.RecordBatch]()
-    for batch in rows.to_batches():
+    for batch in filter(len, rows.to_batches()):
         numbers = month_numbers(batch)
         starts = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1)]
         for start, end in pairwise([*starts, len(numbers)]):
             if slices and numbers[start] != month:
-                yield str(month), pa.Table.from_batches(slices)
+                yield str(month), pa.Table.from_batches(slices, rows.schema)
                 slices = []
             month = numbers[start]
             slices.append(batch.slice(start, end - start))
     if slices:
-        yield str(month), pa.Table.from_batches(slices)
+        yield str(month), pa.Table.from_batches(slices, rows.schema)
 
 
 def months_of(rows: pa.Table) -> list[str]:
