@@ -130,8 +130,11 @@ def test_an_altered_row_whose_end_is_withheld_stands_twice_until_it_is_accepted(
 @pytest.mark.parametrize(
     ("stored", "gone", "withheld"),
     [
+        (1000, 20, False),
+        (1000, 40, False),
         (1000, 50, False),  # the share
         (1000, 51, True),
+        (1000, 60, True),
         (400, 20, False),  # twenty are always allowed
         (400, 21, True),
         (40, 20, False),  # but never more than half
@@ -177,14 +180,18 @@ def test_what_is_added_meanwhile_does_not_let_withheld_removals_through(ticker: 
     assert len(read_stops(ticker.root)) == 521
 
 
-def test_withheld_removals_that_come_back_leave_the_guard_as_it_was(ticker: Ticker) -> None:
+def test_withheld_removals_that_come_back_leave_no_trace_and_the_guard_as_it_was(ticker: Ticker) -> None:
     listed = [*rows(400), *rows(121, first_id=1000)]
     ticker.tick(rows(400))
     ticker.tick(listed[21:])
-    assert ticker.tick(listed).state.withheld_from is None
+    before = tree(ticker.root, "stops")
 
+    back = ticker.tick(listed)
+
+    assert (back.counts.unchanged, back.counts.restored, back.months_written) == (521, 0, ())
+    assert (back.state.withheld_because, back.state.withheld_from) == (None, None)
+    assert tree(ticker.root, "stops") == before
     applied = ticker.tick(listed[26:])  # 5 % of 521
-
     assert (applied.counts.withheld, applied.counts.removed) == (0, 26)
 
 
@@ -269,6 +276,20 @@ def test_an_answer_fetched_no_later_than_the_newest_is_left_out(
     assert not fetched.in_order
     assert "clock" in caplog.text
     assert tree(ticker.root) == before
+
+
+def test_a_clock_that_jumps_ahead_and_back_loses_nothing(ticker: Ticker, caplog: pytest.LogCaptureFixture) -> None:
+    ticker.tick(rows(30))
+    now = ticker.now
+    ticker.tick(rows(31), at=now + timedelta(days=400))
+    before = tree(ticker.root)
+
+    assert ticker.tick(rows(32), at=now + timedelta(hours=1)).outcome == "recognised"
+    assert "look at this machine's clock" in caplog.text
+    assert tree(ticker.root) == before
+
+    assert ticker.tick(rows(32), at=now + timedelta(days=401)).counts.new == 1
+    assert sorted(read_stops(ticker.root, as_of=now)["id"]) == list(range(1, 31))
 
 
 def test_an_answer_no_later_than_the_commit_is_not_applied(ticker: Ticker) -> None:
