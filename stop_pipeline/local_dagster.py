@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -23,7 +23,7 @@ import filelock
 
 from stop_pipeline.definitions import build_definitions
 from stop_pipeline.defs.schedules import TICK_JOB
-from stop_pipeline.errors import StoreError
+from stop_pipeline.errors import ConfigurationError, StoreError
 from stop_pipeline.settings import Settings
 
 STOP_SECONDS = 30
@@ -81,9 +81,15 @@ def use_home(settings: Settings) -> Path:
     """DAGSTER_HOME if it is set; else a folder that lasts, made with good defaults and put into the environment.
 
     Raises:
+        ConfigurationError: DAGSTER_HOME is set, and no folder that Dagster takes.
         StoreError: the folder cannot be made.
     """
     if home := os.environ.get("DAGSTER_HOME"):
+        if not (Path(home).is_absolute() and Path(home).is_dir()):
+            raise ConfigurationError(
+                f"DAGSTER_HOME is “{home}”, where Dagster wants the absolute path of a folder that exists: make it, or "
+                "leave DAGSTER_HOME unset."
+            )
         return Path(home)
     if "://" in settings.data_root:
         home_path = Path.home() / ".stop_pipeline"
@@ -112,7 +118,7 @@ def _opening(home: Path) -> filelock.BaseFileLock:
 
 
 def _open_instance(home: Path) -> dg.DagsterInstance:
-    with _opening(home) if home.is_dir() else nullcontext():  # Dagster tells what is wrong with a home that is none
+    with _opening(home):
         return dg.DagsterInstance.from_config(str(home))
 
 
@@ -122,7 +128,9 @@ def serve(settings: Settings, port: int) -> int:
     Returns:
         The exit code: 0 if it was asked to end, else that of `dagster dev`.
     """
-    use_home(settings)
+    # Its databases are made here, under the lock: made by `dagster dev` and by a tick at once, they stay broken.
+    with _open_instance(use_home(settings)):
+        pass
 
     def end(*_: object) -> None:
         raise KeyboardInterrupt

@@ -36,11 +36,11 @@ class Guard:
     max_removed_share: float = 0.05
     accept_removals: int | None = None
 
-    def objection(self, *, removals: int, open_rows: int, whole: bool) -> str | None:
+    def objection(self, *, removals: int, measured_against: int, whole: bool) -> str | None:
         """Why the removals must be withheld, as a sentence; None if they can go in.
 
-        Only an answer proven whole takes rows away, and only so many: `max_removed_share` of the open rows, or
-        `ALWAYS_ALLOWED_REMOVALS`, but never more than half (an empty list would take all).
+        Only an answer proven whole takes rows away, and only so many: `max_removed_share` of the rows measured against,
+        or `ALWAYS_ALLOWED_REMOVALS`, but never more than half (an empty list would take all).
         """
         if removals == 0:
             return None
@@ -50,10 +50,11 @@ class Guard:
             if removals <= self.accept_removals:
                 return None
             return f"{removals:,} removals are more than the {self.accept_removals:,} accepted"
-        allowed = min(max(int(self.max_removed_share * open_rows), ALWAYS_ALLOWED_REMOVALS), open_rows // 2)
+        share = int(self.max_removed_share * measured_against)
+        allowed = min(max(share, ALWAYS_ALLOWED_REMOVALS), measured_against // 2)
         if removals <= allowed:
             return None
-        return f"{removals:,} of {open_rows:,} rows would go at once, and {allowed:,} may"
+        return f"{removals:,} rows would go at once, and {allowed:,} of {measured_against:,} may"
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,14 @@ class Merged:
         changed_months: Those in which a row was added or ended.
         counts: What happened, over the whole account.
         withheld_because: Why removals were withheld; None if none were.
+        withheld_from: How many rows stood open when withholding began; None if nothing is withheld.
     """
 
     periods: pa.Table
     changed_months: frozenset[str]
     counts: Counts
     withheld_because: str | None
+    withheld_from: int | None
 
 
 def merge_stops(
@@ -81,6 +84,7 @@ def merge_stops(
     fetched_at: datetime,
     whole: bool,
     guard: Guard,
+    withheld_from: int | None = None,
 ) -> Merged:
     """Bring the list into the table.
 
@@ -91,6 +95,9 @@ def merge_stops(
         fetched_at: Fetch time of the answer, later than any in `known`.
         whole: Whether the answer is proven whole.
         guard: What may be taken away.
+        withheld_from: How many rows stood open when withholding began; None if nothing was withheld last time. What
+            has been added since does not raise what may be taken away, or the next answer would let through what this
+            one was denied.
 
     Raises:
         ForeignListError: the list shares no `id` with 20 or more open rows.
@@ -119,7 +126,8 @@ def merge_stops(
     restored = _contains(known.filter(pc.invert(is_open)), added) & ~changed
 
     removals = int((~kept).sum())
-    objection = guard.objection(removals=removals, open_rows=open_total, whole=whole)
+    measured_against = open_total if withheld_from is None else min(open_total, withheld_from)
+    objection = guard.objection(removals=removals, measured_against=measured_against, whole=whole)
     removed_at = known["removed_at"].combine_chunks()
     ended_months: set[str] = set()
     if removals and objection is None:
@@ -142,6 +150,7 @@ def merge_stops(
             withheld=removals if objection else 0,
         ),
         withheld_because=objection,
+        withheld_from=measured_against if objection else None,
     )
 
 

@@ -153,6 +153,7 @@ class State:
         duplicates: How many of them repeated another.
         counts: What applying it did.
         withheld_because: Why removals were withheld; None if none were.
+        withheld_from: How many rows stood open when withholding began; None while nothing is withheld.
         accepted_removals: The most removals that a person accepted for that tick.
         settings: Those that bear on the result, as text.
         pending: Set while a tick is writing.
@@ -167,6 +168,7 @@ class State:
     duplicates: int = 0
     counts: Counts = field(default=Counts())
     withheld_because: str | None = None
+    withheld_from: int | None = None
     accepted_removals: int | None = None
     settings: tuple[tuple[str, str], ...] = ()
     pending: Pending | None = None

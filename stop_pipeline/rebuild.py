@@ -8,7 +8,7 @@ What a replay can show, and what not:
 - Only answers whose bytes differed from the last ones are kept, each once. Those that repeated the one before did
   nothing but move `verified_at`; `latest.json` tells when the newest came last, so that it is replayed at that time as
   well, and `verified_at` ends the same. Had removals of a repeated answer been withheld, each repetition was judged
-  anew; that is replayed for the newest only.
+  anew, and withheld them again; that is replayed for the newest only.
 - Removals that a person accepted are withheld again, for that word is in no answer: the replay differs by them.
 - It begins with the oldest answer kept (`STOP_PIPELINE_RAW_DAYS`), so `first_seen_at` is never earlier than that.
 - An answer that landed, but whose tick was killed before it was applied, is applied here.

@@ -330,6 +330,7 @@ def _apply(
         fetched_at=info.fetched_at,
         whole=info.whole,
         guard=guard,
+        withheld_from=state.withheld_from,
     )
     known_rejected = store.read_rejected(account)
     rejected = merge_rejected(
@@ -359,6 +360,7 @@ def _apply(
         duplicates=info.duplicates,
         counts=merged.counts,
         withheld_because=merged.withheld_because,
+        withheld_from=merged.withheld_from,
         accepted_removals=guard.accept_removals,
         settings=settings,
     )

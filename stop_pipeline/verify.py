@@ -263,6 +263,8 @@ class _Inspection:
             self._note(file, f"tells counts that do not add up to {counts.listed:,} listed: {RESTORE}")
         if (counts.withheld == 0) != (state.withheld_because is None):
             self._note(file, f"tells {counts.withheld:,} removals withheld, and not why, or why without any: {RESTORE}")
+        if state.withheld_because is None and state.withheld_from is not None:
+            self._note(file, f"tells from how many rows removals were withheld, though none were: {RESTORE}")
         if state.applied_at is None:
             return
         if state.whole != (state.verified_at is not None and state.verified_at >= state.applied_at):

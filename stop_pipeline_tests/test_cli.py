@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -210,6 +209,15 @@ def test_a_data_root_that_cannot_be_made_is_told_in_one_sentence(machine: Machin
     assert len(errors(done)) == 1
 
 
+@pytest.mark.parametrize("command", ["run", "dev"])
+@pytest.mark.parametrize("home", ["/nowhere/at/all", "relative", "/dev/null"])
+def test_a_dagster_home_that_is_no_folder_exits_2_and_is_named(command: str, home: str, tmp_path: Path) -> None:
+    (tmp_path / "relative").mkdir()
+    done = run_command(command, cwd=tmp_path, SMSPARTNER_API_KEY=KEY, DAGSTER_HOME=home)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"DAGSTER_HOME is “{home}”, where Dagster wants the absolute path of a folder")
+
+
 def test_run_leaves_its_history_beside_the_data_root(machine: Machine) -> None:
     with listing(answer_body(rows(1))) as server:
         machine.run(server)
@@ -243,13 +251,6 @@ def test_sandbox_on_a_port_that_is_taken_says_so(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f"cannot listen on port {taken.port}" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _members(session: int) -> list[int]:

@@ -8,17 +8,22 @@ import hashlib
 import itertools
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import duckdb
 import pandas as pd
 import polars as pl
@@ -26,14 +31,16 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from stop_pipeline import read_stops, tick
+from stop_pipeline import read_stops, read_stops_per_day, read_suppression_list, tick
 from stop_pipeline.errors import StoreError
 from stop_pipeline.files import Files
 from stop_pipeline.merge import Guard
 from stop_pipeline.model import Answer
 from stop_pipeline.store import Store
 from stop_pipeline_tests.commands import COMMAND, clean_environment
-from stop_pipeline_tests.loopback import Loopback, reply
+from stop_pipeline_tests.conftest import Figures
+from stop_pipeline_tests.loopback import Exchange, Loopback, Script, reply
+from stop_pipeline_tests.test_secrets import DagsterUi
 from stop_pipeline_tests.ticking import PARIS, START, CannedClient, Row, Ticker, answer_body, rows
 
 WRITERS = 8
@@ -178,7 +185,7 @@ def _tick_again_and_again(root: Path, work: Path, ticks: int, times: Mapping[int
 @pytest.mark.parametrize("clock", ["running", "jumping"])
 @pytest.mark.parametrize("ticks", [6, pytest.param(30, marks=pytest.mark.slow)])
 def test_eight_processes_tick_one_account_and_the_newest_answer_wins(
-    ticks: int, clock: str, processes: ProcessPoolExecutor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ticks: int, clock: str, processes: ProcessPoolExecutor, tmp_path: Path, figures: Figures
 ) -> None:
     root, asked = tmp_path / "data", tmp_path / "asked"
     asked.mkdir()
@@ -205,17 +212,14 @@ def test_eight_processes_tick_one_account_and_the_newest_answer_wins(
     assert bodies[state.sha256 or ""] == newest
     assert state.pending is None
     history = periods_of(read_stops(root, history=True))
+    lost = len(model.periods.items() - dict(history).items())
+    figures.add("ticks of one account by eight processes at once, and rows lost", tried=total, lost=lost)
     assert len(history) == len(dict(history))
     assert dict(history) == model.periods
     assert sorted(keys_of(read_stops(root))) == sorted((r.id, r.phone_number, r.created_at) for r in listing(newest))
     if clock == "running":
         assert set(range(1000, 1000 + total)) <= {key[0] for (key, _), _ in history}, "a row was lost"
     assert not list((root / ".work").glob("account=main/*"))
-    with capsys.disabled():
-        print(  # noqa: T201 – a figure of the README
-            f"\n[writers] 8 processes, {clock} clock: {total} answers fetched, {len(applied)} applied, "
-            f"{total - len(applied)} overtaken by a newer one, 0 rows lost"
-        )
 
 
 def _sha256(listed: list[Row]) -> str:
@@ -291,6 +295,206 @@ def test_a_holder_that_is_killed_blocks_nobody_and_what_it_left_is_cleared(tmp_p
     assert not left[0].exists()
 
 
+# Runs of Dagster
+
+RUN_THE_JOB = (sys.executable, "-m", "dagster", "job", "execute", "-m", "stop_pipeline.definitions", "-j", "tick")
+NEVER = "0 0 29 2 *"
+"""As good as never: no tick of the schedule comes in between."""
+STEPS = ("raw_stop_list", "stop_snapshot", "stops", "suppression_list", "stops_per_day")
+
+
+def make_home(folder: Path) -> Path:
+    """A DAGSTER_HOME as the command makes it, its databases there already."""
+    folder.mkdir()
+    with as_file(files("stop_pipeline") / "dagster.yaml") as defaults:
+        shutil.copyfile(defaults, folder / "dagster.yaml")
+    with dg.DagsterInstance.from_config(str(folder)):
+        return folder
+
+
+@dataclass(frozen=True)
+class Happened:
+    """What the event logs of a home tell, over all its runs."""
+
+    home: Path
+
+    def events(self) -> dict[str, list[tuple[float, dg.DagsterEvent]]]:
+        """By run: each event with its time, in seconds."""
+        with dg.DagsterInstance.from_config(str(self.home)) as instance:
+            return {
+                run_id: [
+                    (entry.timestamp, entry.dagster_event) for entry in instance.all_logs(run_id) if entry.dagster_event
+                ]
+                for run_id in instance.get_run_ids()
+            }
+
+    def started(self, step: str) -> int:
+        """In how many runs the step has started."""
+        return sum(
+            any(event.is_step_start and event.step_key == step for _, event in events)
+            for events in self.events().values()
+        )
+
+    def waits_for_the_pool(self) -> bool:
+        """Whether a run was told to wait for it."""
+        return any(
+            "Step blocked by limit for pool stop_list" in (event.message or "")
+            for events in self.events().values()
+            for _, event in events
+        )
+
+    def steps(self) -> list[tuple[float, float, str]]:
+        """When each step that succeeded began and ended, and its name, in order of time."""
+        begun, spans = {}, []
+        for run_id, events in self.events().items():
+            for seconds, event in events:
+                if event.is_step_start:
+                    begun[run_id, event.step_key] = seconds
+                elif event.is_step_success:
+                    spans.append((begun[run_id, event.step_key], seconds, str(event.step_key)))
+        return sorted(spans)
+
+
+@contextmanager
+def run_at_once(commands: Sequence[tuple[Sequence[str | Path], Path, dict[str, str]]]) -> Iterator[list[Any]]:
+    """Processes started together (command, folder, environment), each of which must end well within the block's end."""
+    started = [
+        subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for command, folder, env in commands
+    ]
+    try:
+        yield started
+        outputs = [process.communicate(timeout=GIVE_UP_SECONDS)[0] for process in started]
+        assert [process.returncode for process in started] == [0] * len(started), outputs
+        assert not any("Traceback" in output for output in outputs), outputs
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def held_until(condition: Callable[[], bool], body: bytes, answered: list[float]) -> Script:
+    """Answer once the condition holds, and note when."""
+
+    def script(exchange: Exchange) -> None:
+        while not condition() and not exchange.closing.wait(0.1):
+            pass
+        answered.append(time.monotonic())
+        reply(200, body)(exchange)
+
+    return script
+
+
+def test_two_runs_launched_together_are_serialised_by_the_pool(tmp_path: Path) -> None:
+    """One is held in its request until the other has been told to wait; from then on no two steps overlap."""
+    happened, answered = Happened(make_home(tmp_path / "home")), list[float]()
+    first = held_until(happened.waits_for_the_pool, answer_body(rows(30)), answered)
+    with Loopback(first, reply(200, answer_body(rows(31)))) as server:
+        env = clean_environment(
+            SMSPARTNER_API_KEY="a-key", SMSPARTNER_BASE_URL=server.base_url, DAGSTER_HOME=str(happened.home)
+        )
+        with run_at_once([(RUN_THE_JOB, tmp_path, env)] * 2):
+            pass
+        assert server.requests[1].arrived_at > answered[0]
+    assert happened.waits_for_the_pool()
+    assert_no_two_steps_overlap(happened)
+    assert_both_lists_are_in(tmp_path / "data")
+
+
+def test_two_runs_of_two_instances_whom_no_pool_joins_are_serialised_by_the_lock(tmp_path: Path) -> None:
+    """One is held in its request until the other's step has started, and whoever else tries finds the lock taken."""
+    homes = [Happened(make_home(tmp_path / name)) for name in ("home", "other-home")]
+    answered: list[float] = []
+    lock_taken: list[str] = []
+
+    def both_started() -> bool:
+        if sum(home.started("raw_stop_list") for home in homes) < 2:
+            return False
+        lock_taken.append(_wait_for_lock(tmp_path / "data", "main"))
+        return True
+
+    first = held_until(both_started, answer_body(rows(30)), answered)
+    with Loopback(first, reply(200, answer_body(rows(31)))) as server:
+        env = clean_environment(SMSPARTNER_API_KEY="a-key", SMSPARTNER_BASE_URL=server.base_url)
+        runs = [(RUN_THE_JOB, tmp_path, env | {"DAGSTER_HOME": str(happened.home)}) for happened in homes]
+        with run_at_once(runs):
+            pass
+        assert server.requests[1].arrived_at > answered[0]
+    assert "Another process has been writing" in lock_taken[0]
+    assert not any(happened.waits_for_the_pool() for happened in homes)
+    assert_both_lists_are_in(tmp_path / "data")
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_dev_and_a_run_that_start_together_on_a_new_home_both_come_up(
+    rounds: int, tmp_path: Path, free_port: int
+) -> None:
+    """Both make Dagster's databases: made twice at once, they would be broken for good."""
+    for number in range(rounds):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with Loopback(reply(200, answer_body(rows(31)))) as server:
+            env = clean_environment(
+                SMSPARTNER_API_KEY="a-key", SMSPARTNER_BASE_URL=server.base_url, STOP_PIPELINE_CRON=NEVER
+            )
+            with (
+                dev_running(folder, free_port, env) as ui,
+                run_at_once([((COMMAND, "run"), folder, env)]),
+            ):
+                ui.wait_until_loaded()
+        assert_both_lists_are_in(folder / "data")
+
+
+@pytest.mark.slow
+def test_two_runs_launched_together_from_the_ui_are_serialised(tmp_path: Path, free_port: int) -> None:
+    happened, answered = Happened(make_home(tmp_path / "home")), list[float]()
+    launched: list[str] = []
+    first = held_until(lambda: len(launched) == 2, answer_body(rows(30)), answered)
+    with Loopback(first, reply(200, answer_body(rows(31)))) as server:
+        env = clean_environment(
+            SMSPARTNER_API_KEY="a-key",
+            SMSPARTNER_BASE_URL=server.base_url,
+            STOP_PIPELINE_CRON=NEVER,
+            DAGSTER_HOME=str(happened.home),
+        )
+        with dev_running(tmp_path, free_port, env) as ui:
+            ui.wait_until_loaded()
+            launched += [ui.launch(), ui.launch()]
+            assert [ui.end_of(run_id) for run_id in launched] == ["SUCCESS", "SUCCESS"]
+        assert server.requests[1].arrived_at > answered[0]
+    assert_no_two_steps_overlap(happened)
+    assert_both_lists_are_in(tmp_path / "data")
+
+
+@contextmanager
+def dev_running(folder: Path, port: int, env: dict[str, str]) -> Iterator[DagsterUi]:
+    """`stop-pipeline dev`, which is asked to end at the end of the block."""
+    with (folder / "dev.log").open("wb") as log:
+        process = subprocess.Popen(
+            [COMMAND, "dev", "--port", str(port)], cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield DagsterUi(f"http://127.0.0.1:{port}")
+        assert process.poll() is None, (folder / "dev.log").read_text()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=GIVE_UP_SECONDS)
+
+
+def assert_no_two_steps_overlap(happened: Happened) -> None:
+    """Of two whole runs, by the times in the event log."""
+    spans = happened.steps()
+    assert Counter(step for _, _, step in spans) == dict.fromkeys(STEPS, 2)
+    assert [(one, other) for one, other in itertools.pairwise(spans) if other[0] < one[1]] == []
+
+
+def assert_both_lists_are_in(root: Path) -> None:
+    """The list of 30 rows, or none, then that of 31: each row once, and nothing ended."""
+    assert sorted(read_stops(root)["id"]) == sorted(read_stops(root, history=True)["id"]) == list(range(1, 32))
+    assert sorted(read_suppression_list(root)["phone_number"]) == sorted(read_stops(root)["phone_number"])
+    assert read_stops_per_day(root)["stops"].sum() == 31
+
+
 @pytest.mark.parametrize("rounds", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_two_runs_at_once_on_one_instance_both_end_well(rounds: int, tmp_path: Path) -> None:
     """By the command, on a home that neither has made yet: Dagster's databases, pool and the lock are all raced for."""
@@ -299,23 +503,9 @@ def test_two_runs_at_once_on_one_instance_both_end_well(rounds: int, tmp_path: P
         folder.mkdir()
         with Loopback(reply(200, answer_body(rows(30))), reply(200, answer_body(rows(31)))) as server:
             environment = clean_environment(SMSPARTNER_API_KEY="a-key", SMSPARTNER_BASE_URL=server.base_url)
-            runs = [
-                subprocess.Popen(
-                    [COMMAND, "run"],
-                    cwd=folder,
-                    env=environment,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-                for _ in range(2)
-            ]
-            outputs = [run.communicate(timeout=GIVE_UP_SECONDS) for run in runs]
-        assert [run.returncode for run in runs] == [0, 0], outputs
-        assert not any("Traceback" in stderr for _, stderr in outputs)
-        stops = read_stops(folder / "data")
-        assert sorted(stops["id"]) == list(range(1, 32))
-        assert sorted(read_stops(folder / "data", history=True)["id"]) == list(range(1, 32))
+            with run_at_once([((COMMAND, "run"), folder, environment)] * 2):
+                pass
+        assert_both_lists_are_in(folder / "data")
         assert len(list((folder / ".dagster_home" / "history" / "runs").glob("*-*.db"))) == 2
 
 
@@ -496,11 +686,14 @@ def _read_commits(root: Path, folder: Path, ticks: int, parties: int) -> Reading
 
 @pytest.mark.parametrize("ticks", [40, pytest.param(200, marks=pytest.mark.slow)])
 def test_readers_never_fail_and_never_miss_a_committed_row_while_ticks_go_on(
-    ticks: int, processes: ProcessPoolExecutor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ticks: int, processes: ProcessPoolExecutor, tmp_path: Path, figures: Figures
 ) -> None:
     root = tmp_path / "data"
     readings = _read_while_writing(processes, root, tmp_path, ticks, by_path=False)
 
+    for reading in readings.values():
+        bad = reading.failed.total() + len(reading.wrong)
+        figures.add("reads while ticks go on", tried=reading.reads, lost=bad)
     for name, reading in readings.items():
         assert not reading.failed, name
         assert not reading.wrong, (name, reading.wrong[:3])
@@ -508,28 +701,17 @@ def test_readers_never_fail_and_never_miss_a_committed_row_while_ticks_go_on(
         assert len(reading.seen) > 3, f"{name} saw hardly any change"
     final = _states(ticks)[ticks]
     assert dict(periods_of(read_stops(root, history=True))) == final.periods
-    ended = sum(end is not None for end in final.periods.values())
-    with capsys.disabled():
-        each = ", ".join(f"{name} {reading.reads}" for name, reading in readings.items())
-        print(  # noqa: T201 – a figure of the README
-            f"\n[readers] {ticks} ticks ({len(final.periods) - 1000} rows added or altered, {ended} ended): "
-            f"{sum(reading.reads for reading in readings.values())} reads ({each}), 0 failed, 0 torn, 0 rows missing"
-        )
 
 
 @pytest.mark.parametrize("ticks", [15, pytest.param(100, marks=pytest.mark.slow)])
 def test_how_often_duckdb_and_polars_trip_over_the_bare_path_is_told(
-    ticks: int, processes: ProcessPoolExecutor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ticks: int, processes: ProcessPoolExecutor, tmp_path: Path, figures: Figures
 ) -> None:
     """Measured, not promised: the README says to read over a fresh `pyarrow.dataset` instead."""
     readings = _read_while_writing(processes, tmp_path / "data", tmp_path, ticks, by_path=True)
-    with capsys.disabled():
-        for name, reading in readings.items():
-            print(  # noqa: T201 – a figure of the README
-                f"\n[readers] {name} on the bare path, {ticks} ticks: {reading.failed.total()} of {reading.reads} "
-                f"reads failed{''.join(f'; {kind}' for kind, _ in reading.failed.most_common(1))}",
-                end="",
-            )
+    for name, reading in readings.items():
+        what = f"reads while ticks go on, by {name} on the bare path"
+        figures.add(what, tried=reading.reads, lost=reading.failed.total())
     assert all(reading.reads for reading in readings.values())
 
 

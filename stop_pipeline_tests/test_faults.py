@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import re
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from stop_pipeline_tests.conftest import Figures
 from stop_pipeline_tests.faults import (
     Call,
     Expected,
@@ -56,20 +56,8 @@ def roots(tmp_path: Path) -> Iterator[Path]:
 class Tried:
     """What a scenario was put through, and what was wrong."""
 
-    scenario: Scenario
     ends: list[Left]
-    trees_left: int
     problems: list[str]
-    seconds: float
-
-    def show(self, capsys: pytest.CaptureFixture[str], what: str) -> None:
-        """One line, which the README's table quotes."""
-        with capsys.disabled():
-            print(  # noqa: T201
-                f"\n  {self.scenario.name}: {len(self.ends):,} {what}, {self.trees_left:,} different trees left, "
-                f"{len(self.problems):,} losses, {self.seconds:.0f} s",
-                end="",
-            )
 
 
 def expectation(pool: ProcessPoolExecutor, scenario: Scenario, folder: Path) -> Expected:
@@ -80,7 +68,6 @@ def attempt(
     pool: ProcessPoolExecutor, scenario: Scenario, expected: Expected, plans: list[Plan], *, nexts: int = 3
 ) -> Tried:
     """End a tick by each plan, and judge what was left: equal trees once, since a tick sees nothing but the tree."""
-    start = time.monotonic()
     ends = list(pool.map(end_a_tick, repeat(scenario), repeat(expected.folder), plans, chunksize=8))
     trees = {left.digest: left for left in ends}
     roots = [left.root for left in trees.values()]
@@ -90,7 +77,7 @@ def attempt(
         for left, found in zip(trees.values(), verdicts, strict=True)
         for problem in found
     ]
-    return Tried(scenario, ends, len(trees), problems, time.monotonic() - start)
+    return Tried(ends, problems)
 
 
 def kill_plans(calls: Sequence[Call], hows: Sequence[How]) -> list[Plan]:
@@ -111,32 +98,32 @@ def fault_plans(calls: Sequence[Call]) -> list[Plan]:
 
 @pytest.mark.parametrize("name", SHORT)
 def test_a_tick_killed_at_any_call_leaves_every_commit_and_the_next_one_ends_as_if_it_had_never_run(
-    pool: ProcessPoolExecutor, roots: Path, capsys: pytest.CaptureFixture[str], name: str
+    pool: ProcessPoolExecutor, roots: Path, figures: Figures, name: str
 ) -> None:
     # What stands after a call stands before the next one, so the long form alone kills after each as well.
-    assert_kills_lose_nothing(pool, ALL[name], roots, capsys, hows=("before", "half"), nexts=1)
+    assert_kills_lose_nothing(pool, ALL[name], roots, figures, hows=("before", "half"), nexts=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_a_killed_tick_is_made_good_whatever_the_next_answer_is(
-    pool: ProcessPoolExecutor, roots: Path, capsys: pytest.CaptureFixture[str], name: str
+    pool: ProcessPoolExecutor, roots: Path, figures: Figures, name: str
 ) -> None:
-    assert_kills_lose_nothing(pool, ALL[name], roots, capsys, hows=("before", "half", "after"), nexts=3)
+    assert_kills_lose_nothing(pool, ALL[name], roots, figures, hows=("before", "half", "after"), nexts=3)
 
 
 def assert_kills_lose_nothing(
     pool: ProcessPoolExecutor,
     scenario: Scenario,
     folder: Path,
-    capsys: pytest.CaptureFixture[str],
+    figures: Figures,
     *,
     hows: Sequence[How],
     nexts: int,
 ) -> None:
     expected = expectation(pool, scenario, folder)
     tried = attempt(pool, scenario, expected, kill_plans(expected.calls, hows), nexts=nexts)
-    tried.show(capsys, "kills")
+    figures.add("kills of a tick, at each of its file-system calls", tried=len(tried.ends), lost=len(tried.problems))
     assert [left for left in tried.ends if not left.ended.killed] == []
     assert tried.problems == []
     # One more call than the tick has: it runs through.
@@ -146,20 +133,20 @@ def assert_kills_lose_nothing(
 
 @pytest.mark.parametrize("name", ["an altered row"])
 def test_a_disk_that_is_full_ends_the_tick_with_a_sentence_at_any_call(
-    pool: ProcessPoolExecutor, roots: Path, capsys: pytest.CaptureFixture[str], name: str
+    pool: ProcessPoolExecutor, roots: Path, figures: Figures, name: str
 ) -> None:
     expected = expectation(pool, ALL[name], roots)
     plans = [Plan(number, errno=errno.ENOSPC) for number, call in enumerate(expected.calls) if call.writes]
-    assert_faults_lose_nothing(pool, ALL[name], expected, plans, capsys, nexts=1)
+    assert_faults_lose_nothing(pool, ALL[name], expected, plans, figures, nexts=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_any_refusal_of_the_disk_ends_the_tick_with_a_sentence_and_the_next_one_repairs_it(
-    pool: ProcessPoolExecutor, roots: Path, capsys: pytest.CaptureFixture[str], name: str
+    pool: ProcessPoolExecutor, roots: Path, figures: Figures, name: str
 ) -> None:
     expected = expectation(pool, ALL[name], roots)
-    assert_faults_lose_nothing(pool, ALL[name], expected, fault_plans(expected.calls), capsys, nexts=3)
+    assert_faults_lose_nothing(pool, ALL[name], expected, fault_plans(expected.calls), figures, nexts=3)
 
 
 def assert_faults_lose_nothing(
@@ -167,12 +154,12 @@ def assert_faults_lose_nothing(
     scenario: Scenario,
     expected: Expected,
     plans: list[Plan],
-    capsys: pytest.CaptureFixture[str],
+    figures: Figures,
     *,
     nexts: int,
 ) -> None:
     tried = attempt(pool, scenario, expected, plans, nexts=nexts)
-    tried.show(capsys, "refused calls")
+    figures.add("refusals by the disk, of each call", tried=len(tried.ends), lost=len(tried.problems))
     unplain = []
     for left in tried.ends:
         ended, call = left.ended, expected.calls[left.plan.number]

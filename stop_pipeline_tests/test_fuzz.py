@@ -27,6 +27,7 @@ from stop_pipeline.model import REASONS, Format
 from stop_pipeline.schema import LISTED, REJECTED_ROWS
 from stop_pipeline.snapshot import parse
 from stop_pipeline_tests.commands import clean_environment
+from stop_pipeline_tests.conftest import Figures
 from stop_pipeline_tests.loopback import Loopback, reply
 from stop_pipeline_tests.ticking import PARIS, START, Ticker, answer_body, rows, tree
 
@@ -485,7 +486,7 @@ def _day(row_id: int) -> str:
     return next(row.created_at for row in KNOWN if row.id == row_id)
 
 
-def fuzz(examples: int, ends: Callable[[Fuzzed], Ending]) -> tuple[Counter[Ending], Counter[str]]:
+def fuzz(examples: int, ends: Callable[[Fuzzed], Ending], figures: Figures) -> tuple[Counter[Ending], Counter[str]]:
     """Try so many answers; how they ended, and of which kinds they were."""
     endings: Counter[Ending] = Counter()
     kinds: Counter[str] = Counter()
@@ -499,41 +500,30 @@ def fuzz(examples: int, ends: Callable[[Fuzzed], Ending]) -> tuple[Counter[Endin
     )
     @given(ANSWERS)
     def each(fuzzed: Fuzzed) -> None:
-        endings[ends(fuzzed)] += 1
         kinds[fuzzed.kind] += 1
+        endings[ends(fuzzed)] += 1
 
-    each()
+    try:
+        each()
+    finally:
+        tried = kinds.total()
+        figures.add("answers fuzzed", tried=tried, lost=tried - endings.total())
     return endings, kinds
 
 
-def told(endings: Counter[Ending], what: str) -> str:
-    return (
-        f"\n[fuzz] {endings.total():,} answers fuzzed, {what}: {endings['success']:,} successes that add up, "
-        f"{endings['error']:,} typed errors that changed nothing, 0 others"
-    )
-
-
 @pytest.mark.parametrize("examples", [300, pytest.param(9_000, marks=pytest.mark.slow)])
-def test_any_answer_is_parsed_into_rows_that_add_up_or_is_a_plain_error(
-    examples: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    endings, kinds = fuzz(examples, parsed)
+def test_any_answer_is_parsed_into_rows_that_add_up_or_is_a_plain_error(examples: int, figures: Figures) -> None:
+    endings, kinds = fuzz(examples, parsed, figures)
     assert endings.total() >= examples
     assert min(endings["success"], endings["error"]) > examples // 10, "most answers are of one kind"
     assert len(kinds) > 5
-    with capsys.disabled():
-        print(told(endings, "parsed"), end="")  # noqa: T201 – a figure of the README
 
 
 @pytest.mark.parametrize("examples", [200, pytest.param(2_000, marks=pytest.mark.slow)])
-def test_any_answer_makes_a_tick_that_adds_up_or_changes_nothing(
-    examples: int, base: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    endings, _ = fuzz(examples, lambda fuzzed: ticked(base, fuzzed))
+def test_any_answer_makes_a_tick_that_adds_up_or_changes_nothing(examples: int, base: Path, figures: Figures) -> None:
+    endings, _ = fuzz(examples, lambda fuzzed: ticked(base, fuzzed), figures)
     assert endings.total() >= examples
     assert min(endings["success"], endings["error"]) > examples // 10, "most answers are of one kind"
-    with capsys.disabled():
-        print(told(endings, "each in a whole tick"), end="")  # noqa: T201 – a figure of the README
 
 
 @pytest.mark.parametrize("fuzzed", SPECIAL, ids=lambda fuzzed: fuzzed.kind)
@@ -602,7 +592,7 @@ def ending_and_peak(folder: Path, what: str, argument: str, answer_format: str =
     return ending, float(megabytes), "".join(message)
 
 
-def test_a_compressed_bomb_over_http_stays_within_its_bound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_compressed_bomb_over_http_stays_within_its_bound(tmp_path: Path) -> None:
     piece = gzip.compress(bytes(16_000_000), 6)
     with Loopback(reply(200, piece * 128, {"Content-Encoding": "gzip"})) as server:
         ending, megabytes, message = ending_and_peak(tmp_path, "http", server.base_url)
@@ -610,8 +600,6 @@ def test_a_compressed_bomb_over_http_stays_within_its_bound(tmp_path: Path, caps
     assert "larger than 50000000 bytes" in message
     assert megabytes < 100
     assert not (tmp_path / "answer").exists()
-    with capsys.disabled():
-        print(f"\n[memory] 2 GB in {len(piece) * 128 / 1e6:.0f} MB of gzip: {megabytes:.0f} MB", end="")  # noqa: T201
 
 
 def large(name: str, answer_format: Format) -> bytes:
@@ -642,11 +630,9 @@ def large(name: str, answer_format: Format) -> bytes:
     ],
 )
 def test_an_answer_of_50_mb_stays_within_the_bound(
-    name: str, answer_format: Format, ending: Ending, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, answer_format: Format, ending: Ending, tmp_path: Path
 ) -> None:
     (tmp_path / "body").write_bytes(large(name, answer_format))
-    ended, megabytes, message = ending_and_peak(tmp_path, "tick", str(tmp_path / "body"), answer_format)
-    with capsys.disabled():
-        print(f"\n[memory] {name} in {answer_format}: {megabytes:.0f} MB, {ended} {message[:120]}", end="")  # noqa: T201
+    ended, megabytes, _ = ending_and_peak(tmp_path, "tick", str(tmp_path / "body"), answer_format)
     assert ended == ending
     assert megabytes < MEMORY_BOUND

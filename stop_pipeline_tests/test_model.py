@@ -32,6 +32,7 @@ class Model:
 
     stops: list[Period] = field(default_factory=list)
     rejected: list[Period] = field(default_factory=list)
+    withheld_from: int | None = None
 
     def tick(self, listed: set[Key], malformed: set[str], *, whole: bool, at: datetime, accepted: int | None) -> str:
         standing = [period for period in self.stops if period.removed_at is None]
@@ -39,11 +40,13 @@ class Model:
         if listed and len(standing) >= 20 and not standing_ids & listed_ids:
             return "refused"
         gone = [period for period in standing if period.key not in listed]
+        stood = min(len(standing), self.withheld_from or len(standing))
         if accepted is not None:
             allowed = len(gone) <= accepted
         else:
-            allowed = len(gone) <= max(len(standing) * 0.05, 20) and len(gone) * 2 <= len(standing)
+            allowed = len(gone) <= max(stood * 0.05, 20) and len(gone) * 2 <= stood
         trusted = whole and (allowed or not gone)
+        self.withheld_from = stood if gone and not trusted else None
         for key in sorted(listed - {period.key for period in standing}):
             self.stops.append(Period(key, at))
         standing_malformed = [period for period in self.rejected if period.removed_at is None]

@@ -54,17 +54,12 @@ def test_a_replay_gives_every_file_byte_for_byte(ticker: Ticker, tmp_path: Path)
 def test_a_replay_equals_the_ticks_over_the_same_answers(steps: list[tuple[Step, int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ticker = Ticker(Path(folder) / "data")
-        last = None
         for step, times in steps:
             listed: list[Any] = [*step.rows(), *step.malformed_rows()]
             body = answer_body(listed, nb_data=len(listed) + (not step.whole))
-            withheld = False
             for _ in range(times):
-                if body == last and withheld:
-                    break  # a repetition judged anew leaves no trace in raw: the module says so
                 with suppress(ForeignListError):
-                    withheld = ticker.tick(body).state.withheld_because is not None
-                last = body
+                    ticker.tick(body)
         replay(ticker, Path(folder) / "rebuilt")
         assert tree(Path(folder) / "rebuilt", *TABLES) == tree(ticker.root, *TABLES)
 

@@ -1,9 +1,13 @@
 """The promises of a tick, shown on real files: what is added, ended, withheld, refused, and what stays untouched."""
 
+import json
+import tempfile
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list
 from stop_pipeline.errors import ForeignListError, UnreadableAnswerError
@@ -126,8 +130,11 @@ def test_an_altered_row_whose_end_is_withheld_stands_twice_until_it_is_accepted(
 @pytest.mark.parametrize(
     ("stored", "gone", "withheld"),
     [
+        (1000, 20, False),
+        (1000, 40, False),
         (1000, 50, False),  # the share
         (1000, 51, True),
+        (1000, 60, True),
         (400, 20, False),  # twenty are always allowed
         (400, 21, True),
         (40, 20, False),  # but never more than half
@@ -158,6 +165,73 @@ def test_withheld_removals_can_be_accepted_with_the_identical_next_answer(ticker
     assert (applied.outcome, applied.counts.removed) == ("applied", 60)
     assert applied.state.accepted_removals == 60
     assert len(read_stops(ticker.root)) == 40
+
+
+def test_what_is_added_meanwhile_does_not_let_withheld_removals_through(ticker: Ticker) -> None:
+    listed = [*rows(400)[21:], *rows(121, first_id=1000)]  # 21 of 400 gone, and 521 rows open afterwards
+    ticker.tick(rows(400))
+    assert ticker.tick(listed).counts.withheld == 21
+
+    applied = ticker.tick(listed)
+
+    assert (applied.counts.withheld, applied.counts.removed) == (21, 0)
+    assert applied.state.withheld_from == 400
+    assert applied.state.withheld_because == "21 rows would go at once, and 20 of 400 may"
+    assert len(read_stops(ticker.root)) == 521
+
+
+def test_withheld_removals_that_come_back_leave_no_trace_and_the_guard_as_it_was(ticker: Ticker) -> None:
+    listed = [*rows(400), *rows(121, first_id=1000)]
+    ticker.tick(rows(400))
+    ticker.tick(listed[21:])
+    before = tree(ticker.root, "stops")
+
+    back = ticker.tick(listed)
+
+    assert (back.counts.unchanged, back.counts.restored, back.months_written) == (521, 0, ())
+    assert (back.state.withheld_because, back.state.withheld_from) == (None, None)
+    assert tree(ticker.root, "stops") == before
+    applied = ticker.tick(listed[26:])  # 5 % of 521
+    assert (applied.counts.withheld, applied.counts.removed) == (0, 26)
+
+
+GROWTH = st.lists(st.tuples(st.sampled_from([0, 0, 1, 50, 500]), st.booleans()), min_size=1, max_size=5)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(3, 450), st.data(), st.integers(0, 500), GROWTH)
+def test_no_answers_that_repeat_or_only_add_let_withheld_removals_through(
+    stored: int, data: st.DataObject, added: int, growth: list[tuple[int, bool]]
+) -> None:
+    gone = data.draw(st.integers(min(stored // 2, max(stored // 20, 20)) + 1, stored - 1))
+    listed = [*rows(stored)[gone:], *rows(added, first_id=10_000)]
+    with tempfile.TemporaryDirectory() as folder:
+        ticker = Ticker(Path(folder))
+        ticker.tick(rows(stored))
+        assert ticker.tick(listed).counts.withheld == gone
+        for more, whole in growth:
+            listed = [*listed, *rows(more, first_id=20_000 + len(listed))]
+            applied = ticker.tick(listed, nb_data=len(listed) + (not whole))
+            assert (applied.counts.withheld, applied.counts.removed) == (gone, 0)
+            assert len(read_stops(ticker.root)) == len(listed) + gone
+
+        accepted = ticker.tick(listed, accept_removals=gone)
+
+        assert (accepted.counts.removed, accepted.state.withheld_from) == (gone, None)
+        assert len(read_stops(ticker.root)) == len(listed)
+
+
+def test_a_state_of_before_the_guard_kept_its_measure_is_read(ticker: Ticker) -> None:
+    ticker.tick(rows(100))
+    ticker.tick(rows(40))
+    path = ticker.root / "state/account=main.json"
+    state = json.loads(path.read_text())
+    assert state.pop("withheld_from") == 100
+    path.write_text(json.dumps(state))
+
+    applied = ticker.tick(rows(40))
+
+    assert (applied.counts.withheld, applied.state.withheld_from) == (60, 100)
 
 
 def test_an_accepted_number_that_is_exceeded_withholds_all(ticker: Ticker) -> None:
@@ -202,6 +276,20 @@ def test_an_answer_fetched_no_later_than_the_newest_is_left_out(
     assert not fetched.in_order
     assert "clock" in caplog.text
     assert tree(ticker.root) == before
+
+
+def test_a_clock_that_jumps_ahead_and_back_loses_nothing(ticker: Ticker, caplog: pytest.LogCaptureFixture) -> None:
+    ticker.tick(rows(30))
+    now = ticker.now
+    ticker.tick(rows(31), at=now + timedelta(days=400))
+    before = tree(ticker.root)
+
+    assert ticker.tick(rows(32), at=now + timedelta(hours=1)).outcome == "recognised"
+    assert "look at this machine's clock" in caplog.text
+    assert tree(ticker.root) == before
+
+    assert ticker.tick(rows(32), at=now + timedelta(days=401)).counts.new == 1
+    assert sorted(read_stops(ticker.root, as_of=now)["id"]) == list(range(1, 31))
 
 
 def test_an_answer_no_later_than_the_commit_is_not_applied(ticker: Ticker) -> None:

@@ -346,6 +346,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "the state tells more rows and duplicates": (edit(STATE, rows=81, duplicates=2), RAW, "holds 79 rows"),
     "the state tells more listed": (edit(STATE, counts__listed=99), STATE, "do not add up"),
     "the state tells rows withheld": (edit(STATE, counts__withheld=3), STATE, "tells 3 removals withheld"),
+    "the state tells a measure": (edit(STATE, withheld_from=400), STATE, "tells from how many rows removals were"),
     "the state is set back": (
         edit(STATE, applied_at="2026-01-01T14:00:00+00:00", verified_at="2026-01-01T14:00:00+00:00"),
         JUNE,

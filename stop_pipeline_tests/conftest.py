@@ -1,0 +1,55 @@
+"""What any test may ask for: a free port, and where to tell what it tried and what was lost by it.
+
+What belongs here: fixtures of several files; counting over the whole run of pytest, and the table at its end, which the
+README quotes. What does not: what is tried, and what counts as lost, which each test says.
+"""
+
+import socket
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import pytest
+
+
+@dataclass
+class Figures:
+    """For each row of the table, how often it was tried and how often something was lost."""
+
+    rows: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+
+    def add(self, what: str, *, tried: int, lost: int) -> None:
+        """Count, before the test asserts anything, so that the table shows losses too."""
+        self.rows[what][0] += tried
+        self.rows[what][1] += lost
+
+
+FIGURES = pytest.StashKey[Figures]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FIGURES] = Figures()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def figures(pytestconfig: pytest.Config) -> Figures:
+    """Where a test tells what it tried."""
+    return pytestconfig.stash[FIGURES]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the table in Markdown."""
+    rows = config.stash[FIGURES].rows
+    if not rows:
+        return
+    terminalreporter.section("what was tried, and what was lost")
+    terminalreporter.write_line("| | tried | lost |\n|---|---|---|")
+    for what, (tried, lost) in rows.items():
+        terminalreporter.write_line(f"| {what} | {tried:,} | {lost:,} |")
