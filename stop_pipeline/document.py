@@ -67,6 +67,7 @@ _PARTS_OF_A_ROW = 10
 """What a plain row becomes when it is split at its quotation marks."""
 
 _ROWS_MARK = "rows"
+_MOST_THREADS = 4
 
 T = TypeVar("T")
 
@@ -163,6 +164,38 @@ def read_document(
 
 def _read_json_in_pieces(file: BinaryIO, each: Callable[[Batch], T], secrets: Collection[str]) -> Reading[T] | None:
     """The document by way of its pieces; None if only the parser of whole documents can tell what it is."""
+    found = _find_list(file)
+    if found is None:
+        return None
+    around, start, end = found
+    code, nb_data = _judge_json(around, os.pread(file.fileno(), _HEAD_BYTES, 0), secrets)
+    pieces = list(_pieces(file, start, end))
+
+    def read(piece: tuple[int, int]) -> list[T]:
+        piece_start, piece_end = piece
+        text = os.pread(file.fileno(), piece_end - piece_start, piece_start)
+        return [] if pieces == [piece] and not text.strip() else list(map(each, _batches(text)))
+
+    try:
+        return Reading(code, nb_data, [made for batches in _in_threads(read, pieces) for made in batches])
+    except _NotAListError:
+        return None
+
+
+def _in_threads(read: Callable[[tuple[int, int]], list[T]], pieces: list[tuple[int, int]]) -> Iterator[list[T]]:
+    """`read` of each piece, in order; by several threads, for Arrow lets go of Python's lock while it works."""
+    if len(pieces) == 1:
+        yield read(pieces[0])
+        return
+    pool = ThreadPoolExecutor(min(_MOST_THREADS, pa.cpu_count()))
+    try:
+        yield from pool.map(read, pieces)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _find_list(file: BinaryIO) -> tuple[dict[str, Any], int, int] | None:
+    """The document with `_ROWS_MARK` in place of its rows, and where their text begins and ends; None if unsure."""
     size = os.fstat(file.fileno()).st_size
     head = os.pread(file.fileno(), _CUT_WINDOW_BYTES, 0)
     begins = _LIST_BEGINS.search(head)
@@ -171,13 +204,10 @@ def _read_json_in_pieces(file: BinaryIO, each: Callable[[Batch], T], secrets: Co
     tail_at = max(begins.end(), size - _CUT_WINDOW_BYTES)
     tail = os.pread(file.fileno(), size - tail_at, tail_at)
     ends_at = tail.rfind(b"]")
-    if ends_at < 0:
-        return None
-
-    # The document with a mark in place of the rows. Without a backslash the one "data" in it is a key or a value, and
-    # only as the key of the list at the top does it bring the mark there.
     around = head[: begins.end()] + json.dumps(_ROWS_MARK).encode() + tail[ends_at:]
-    if b"\\" in around or around.count(b'"data"') != 1:
+    # Without a backslash in it, the one "data" there is a key or a value of the document; and only as the key of the
+    # list at its top does it bring the mark there.
+    if ends_at < 0 or b"\\" in around or around.count(b'"data"') != 1:
         return None
     try:
         document = _decode_json(around)
@@ -185,26 +215,7 @@ def _read_json_in_pieces(file: BinaryIO, each: Callable[[Batch], T], secrets: Co
         return None
     if not isinstance(document, dict) or document.get("data") != [_ROWS_MARK]:
         return None
-    code, nb_data = _judge_json(document, head[:_HEAD_BYTES], secrets)
-
-    pieces = list(_pieces(file, begins.end(), tail_at + ends_at))
-
-    def read(piece: tuple[int, int]) -> list[T]:
-        start, end = piece
-        text = os.pread(file.fileno(), end - start, start)
-        if not text.strip():
-            if len(pieces) > 1:
-                raise _NotAListError
-            return []
-        return list(map(each, _batches(text)))
-
-    pool = ThreadPoolExecutor(min(4, pa.cpu_count(), len(pieces)))
-    try:
-        return Reading(code, nb_data, [made for batches in pool.map(read, pieces) for made in batches])
-    except _NotAListError:
-        return None
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return document, begins.end(), tail_at + ends_at
 
 
 def _pieces(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -257,31 +268,12 @@ def _batches(text: bytes) -> Iterator[Batch]:
 
 
 def _read_plain_rows(text: bytes) -> Batch | None:
-    """The rows of a piece that are all written alike and in the provider's way; None for any other piece.
-
-    Without a backslash, quotation marks are where strings begin and end: the text between them is either all of a
-    string or all that stands between two. Every such part is compared or read back, so nothing is left to be guessed.
-    """
-    like_the_first = _PLAIN_ROW.match(text)
-    if like_the_first is None or b"\\" in text or not text.isascii():
+    """The rows of a piece that are all written alike and in the provider's way; None for any other piece."""
+    columns = _split_plain_rows(text)
+    if columns is None:
         return None
-    before_id, after_id, before_number, after_number, before_date, between = like_the_first.groups()
-    parts = pc.split_pattern(_string_array(text), pattern='"').values
-    count, rest = divmod(len(parts), _PARTS_OF_A_ROW)
-    if rest != 1 or _LAST_ROW_ENDS.fullmatch(parts[-1].as_py().encode()) is None:
-        return None
-    first_parts = np.arange(count) * _PARTS_OF_A_ROW
-
-    def column(position: int) -> pa.Array:
-        return parts.take(pa.array(first_parts + position))
-
-    constants = {1: b"id", 3: b"phoneNumber", 4: before_number, 6: after_number, 7: b"createdAt", 8: before_date}
-    if not all(_all_equal(column(position), constant) for position, constant in constants.items()):
-        return None
-    if not _all_equal(parts.take(pa.array(first_parts[1:])), between):
-        return None
-    ids = _read_back(column(2), before_id.decode(), after_id.decode())
-    spellings, created_at = column(5), column(9)
+    id_texts, spellings, created_at = columns
+    ids = _read_ids(id_texts)
     if ids is None or _has_control_characters(spellings) or _has_control_characters(created_at):
         return None
     blank_around = pc.or_(pc.starts_with(spellings, pattern=" "), pc.ends_with(spellings, pattern=" "))
@@ -290,22 +282,54 @@ def _read_plain_rows(text: bytes) -> Batch | None:
     return Batch(ids, spellings, created_at)
 
 
+def _split_plain_rows(text: bytes) -> tuple[pa.StringArray, pa.StringArray, pa.StringArray] | None:
+    """The texts of `id`, `phoneNumber` and `createdAt` in a piece whose rows are written like its first; else None.
+
+    Without a backslash, quotation marks are where strings begin and end: the text between them is either all of a
+    string or all that stands between two. Each part that is not one of the texts given is compared with that of the
+    first row, so nothing is left to be guessed.
+    """
+    first = _PLAIN_ROW.match(text)
+    if first is None or b"\\" in text or not text.isascii():
+        return None
+    parts = pc.split_pattern(_string_array(text), pattern='"').values
+    rows, rest = divmod(len(parts), _PARTS_OF_A_ROW)
+    if rest != 1 or _LAST_ROW_ENDS.fullmatch(parts[-1].as_py().encode()) is None:
+        return None
+    row_starts = np.arange(rows) * _PARTS_OF_A_ROW
+    before_id, after_id, before_number, after_number, before_date, between_rows = (
+        group.decode() for group in first.groups()
+    )
+
+    def column(position: int) -> pa.StringArray:
+        return parts.take(pa.array(row_starts + position))
+
+    id_texts = column(2)
+    alike = (
+        pc.equal(parts.take(pa.array(row_starts[1:])), between_rows),
+        pc.equal(column(1), "id"),
+        pc.starts_with(id_texts, pattern=before_id),
+        pc.ends_with(id_texts, pattern=after_id),
+        pc.equal(column(3), "phoneNumber"),
+        pc.equal(column(4), before_number),
+        pc.equal(column(6), after_number),
+        pc.equal(column(7), "createdAt"),
+        pc.equal(column(8), before_date),
+    )
+    if not all(pc.all(same, min_count=0).as_py() for same in alike):
+        return None
+    digits = pc.utf8_slice_codeunits(id_texts, start=len(before_id), stop=-len(after_id))
+    return digits, column(5), column(9)
+
+
 def _string_array(text: bytes) -> pa.StringArray:
     """One string, without a copy."""
     offsets = pa.py_buffer(np.array([0, len(text)], dtype=np.int32))
     return pa.StringArray.from_buffers(1, offsets, pa.py_buffer(text))
 
 
-def _all_equal(strings: pa.StringArray, constant: bytes) -> bool:
-    return bool(pc.all(pc.equal(strings, constant.decode())).as_py())
-
-
-def _read_back(texts: pa.StringArray, before: str, after: str) -> pa.Array | None:
-    """The ids between two constant texts; None unless each is a usable id in its canonical digits."""
-    around = pc.and_(pc.starts_with(texts, pattern=before), pc.ends_with(texts, pattern=after))
-    if not pc.all(around).as_py():
-        return None
-    digits = pc.utf8_slice_codeunits(texts, start=len(before), stop=-len(after))
+def _read_ids(digits: pa.StringArray) -> pa.Array | None:
+    """The ids, if each text is the canonical digits of a usable one."""
     try:
         ids = digits.cast(pa.int64())
     except pa.ArrowInvalid:

@@ -3,20 +3,23 @@
 What belongs here: the set difference between the open rows and the listed ones, and the guard that stands between an
 answer and a removal. What does not: where rows come from or go to. Everything is pure: tables in, tables out.
 
-A row is (`id`, `phone_number`, `created_at_local`). It is added once, ended at most once, and never altered.
+A row is (`id`, `phone_number`, `created_at_local`). It is added once, ended at most once, and never altered. So a row
+never leaves its month, and months are compared one by one (`compare_month`); only what differs is then looked at
+together (`judge`), since an altered row may have changed its month; and brought in month by month (`bring_in`).
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from stop_pipeline.errors import ForeignListError
 from stop_pipeline.model import Counts
-from stop_pipeline.periods import REJECTED_ORDER, STOPS_ORDER, months_of, set_column
+from stop_pipeline.periods import REJECTED_ORDER, set_column
 from stop_pipeline.schema import REJECTED, STOPS, UTC_TIME
 
 ALWAYS_ALLOWED_REMOVALS = 20
@@ -58,41 +61,93 @@ class Guard:
 
 
 @dataclass(frozen=True)
-class Merged:
-    """What one answer makes of the months compared.
+class MonthChange:
+    """How one month's list differs from its open rows.
 
     Attributes:
-        periods: All periods of these months after the tick (`schema.STOPS`), sorted.
-        changed_months: Those in which a row was added or ended.
-        counts: What happened, over the whole account.
-        withheld_because: Why removals were withheld; None if none were.
+        added: Listed rows that are not open (`schema.LISTED`).
+        restored: For each of them, whether the same row had ended.
+        unlisted: Which of the month's periods are open and no longer listed so, as positions.
+        unlisted_ids: Their ids.
+        open_rows: How many periods are open.
+        shares_ids: Whether any open row's id is listed in this month.
+    """
+
+    added: pa.Table
+    restored: NDArray[np.bool_]
+    unlisted: NDArray[np.int64]
+    unlisted_ids: NDArray[np.int64]
+    open_rows: int
+    shares_ids: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one answer does to an account.
+
+    Attributes:
+        counts: What happens, over all months.
+        withheld_because: Why removals are withheld; None if none are.
         withheld_from: How many rows stood open when withholding began; None if nothing is withheld.
     """
 
-    periods: pa.Table
-    changed_months: frozenset[str]
     counts: Counts
     withheld_because: str | None
     withheld_from: int | None
 
+    def alters(self, change: MonthChange) -> bool:
+        """Whether a month that differs so is to be written."""
+        return bool(change.added.num_rows or (len(change.unlisted) and self.withheld_because is None))
 
-def merge_stops(
-    known: pa.Table,
-    listed: pa.Table,
+
+def compare_month(known: pa.Table, listed: pa.Table) -> MonthChange:
+    """Hold a month's list against its periods.
+
+    Args:
+        known: Every committed period of the month (`schema.STOPS`).
+        listed: The listed rows of the month (`schema.LISTED`), each `id` once.
+    """
+    is_open = np.asarray(pc.is_null(known["removed_at"]))
+    positions = np.flatnonzero(is_open)
+    if not len(known):
+        no_ids = np.empty(0, np.int64)
+        return MonthChange(listed, np.zeros(listed.num_rows, bool), positions, no_ids, 0, shares_ids=False)
+    open_rows = known.take(pa.array(positions))
+    open_ids, listed_ids = open_rows["id"].to_numpy(), listed["id"].to_numpy()
+    by_id = np.argsort(listed_ids, kind="stable")
+    at = np.searchsorted(listed_ids, open_ids, sorter=by_id)
+    same_id = at < len(listed_ids)
+    same_id[same_id] = listed_ids[by_id[at[same_id]]] == open_ids[same_id]
+    counterparts = by_id[at[same_id]]
+
+    kept = same_id.copy()
+    kept[same_id] = _same_row(open_rows.filter(pa.array(same_id)), listed.take(pa.array(counterparts)))
+    is_added = np.ones(listed.num_rows, dtype=bool)
+    is_added[counterparts[kept[same_id]]] = False
+    added = listed.filter(pa.array(is_added))
+    return MonthChange(
+        added=added,
+        restored=_contains(known.filter(pa.array(~is_open)), added),
+        unlisted=positions[~kept],
+        unlisted_ids=open_ids[~kept],
+        open_rows=len(positions),
+        shares_ids=bool(same_id.any()),
+    )
+
+
+def judge(
+    changes: Sequence[MonthChange],
     *,
     unchanged_elsewhere: int,
-    fetched_at: datetime,
     whole: bool,
     guard: Guard,
     withheld_from: int | None = None,
-) -> Merged:
-    """Bring the list into the table.
+) -> Verdict:
+    """Decide what an answer may do.
 
     Args:
-        known: Every committed period (`schema.STOPS`) of the months compared.
-        listed: The listed rows (`schema.LISTED`, each `id` once) of the same months.
+        changes: Of every month whose list may differ from its open rows.
         unchanged_elsewhere: How many open rows the other months hold, all of them listed.
-        fetched_at: Fetch time of the answer, later than any in `known`.
         whole: Whether the answer is proven whole.
         guard: What may be taken away.
         withheld_from: How many rows stood open when withholding began; None if nothing was withheld last time. What
@@ -102,56 +157,64 @@ def merge_stops(
     Raises:
         ForeignListError: the list shares no `id` with 20 or more open rows.
     """
-    is_open = pc.is_null(known["removed_at"]).combine_chunks()
-    open_rows = known.filter(is_open)
-    open_total = open_rows.num_rows + unchanged_elsewhere
-    listed_total = listed.num_rows + unchanged_elsewhere
+    no_ids = np.empty(0, np.int64)
+    added_ids = np.concatenate([no_ids, *(change.added["id"].to_numpy() for change in changes)])
+    unlisted_ids = np.concatenate([no_ids, *(change.unlisted_ids for change in changes)])
+    restored = np.concatenate([np.empty(0, bool), *(change.restored for change in changes)])
+    open_total = unchanged_elsewhere + sum(change.open_rows for change in changes)
+    unchanged = open_total - len(unlisted_ids)
+    listed_total = unchanged + len(added_ids)
 
-    position = pd.Index(listed["id"].to_numpy()).get_indexer(open_rows["id"].to_numpy())
-    listed_id = position >= 0
-    if listed_total and open_total >= FOREIGN_LIST_ROWS and not unchanged_elsewhere and not listed_id.any():
+    altered = np.isin(unlisted_ids, added_ids)
+    shares_ids = unchanged_elsewhere or altered.any() or any(change.shares_ids for change in changes)
+    if listed_total and open_total >= FOREIGN_LIST_ROWS and not shares_ids:
         raise ForeignListError(
             f"The list of {listed_total:,} rows shares no id with the {open_total:,} rows that stand: it is likely "
             "another account's. Nothing was changed; check which API key belongs to which account."
         )
-    kept = listed_id.copy()
-    kept[listed_id] = _same_row(open_rows.filter(pa.array(listed_id)), listed.take(pa.array(position[listed_id])))
-
-    is_added = np.ones(listed.num_rows, dtype=bool)
-    is_added[position[kept]] = False
-    added = listed.filter(pa.array(is_added))
-    open_ids, added_ids = open_rows["id"].to_numpy(), added["id"].to_numpy()
-    altered = ~kept & np.isin(open_ids, added_ids)
-    changed = np.isin(added_ids, open_ids[altered])
-    restored = _contains(known.filter(pc.invert(is_open)), added) & ~changed
-
-    removals = int((~kept).sum())
+    changed = np.isin(added_ids, unlisted_ids)
+    removals = len(unlisted_ids)
     measured_against = open_total if withheld_from is None else min(open_total, withheld_from)
     objection = guard.objection(removals=removals, measured_against=measured_against, whole=whole)
-    removed_at = known["removed_at"].combine_chunks()
-    ended_months: set[str] = set()
-    if removals and objection is None:
-        ends = np.zeros(known.num_rows, dtype=bool)
-        ends[np.flatnonzero(is_open.to_numpy(zero_copy_only=False))[~kept]] = True
-        removed_at = pc.if_else(pa.array(ends), pa.scalar(fetched_at, UTC_TIME), removed_at)
-        ended_months = set(months_of(known.filter(pa.array(ends))))
-    periods = _with_periods(known, removed_at, added, fetched_at)
-
-    return Merged(
-        periods=periods,
-        changed_months=frozenset(ended_months | set(months_of(added))),
+    return Verdict(
         counts=Counts(
             listed=listed_total,
             new=int((~changed & ~restored).sum()),
             changed=int(changed.sum()),
-            restored=int(restored.sum()),
-            unchanged=listed_total - added.num_rows,
+            restored=int((restored & ~changed).sum()),
+            unchanged=unchanged,
             removed=0 if objection else removals - int(altered.sum()),
             withheld=removals if objection else 0,
         ),
         withheld_because=objection,
         withheld_from=measured_against if objection else None,
     )
+
+
+def bring_in(known: pa.Table, change: MonthChange, verdict: Verdict, *, fetched_at: datetime) -> pa.Table:
+    """Every period of a month after the tick (`schema.STOPS`), sorted.
+
+    Args:
+        known: Every committed period of the month: what `change` was made from.
+        change: How its list differs.
+        verdict: What may be done about it.
+        fetched_at: Fetch time of the answer, later than any in `known`.
+    """
+    removed_at = known["removed_at"]
+    if verdict.withheld_because is None:
+        ends = np.zeros(known.num_rows, dtype=bool)
+        ends[change.unlisted] = True
+        removed_at = pc.if_else(pa.array(ends), pa.scalar(fetched_at, UTC_TIME), removed_at)
+    added = change.added
+    additions = added.append_column("first_seen_at", _constant(fetched_at, UTC_TIME, added.num_rows)).append_column(
+        "removed_at", pa.nulls(added.num_rows, UTC_TIME)
+    )
+    if not known.num_rows:
+        return additions.cast(STOPS.arrow)
+    periods = pa.concat_tables([set_column(known, "removed_at", removed_at), additions.cast(STOPS.arrow)])
+    # By `periods.STOPS_ORDER`: no two rows of one id were first seen at one time, so the number never decides.
+    order = np.lexsort([periods[name].to_numpy() for name in ("first_seen_at", "id", "created_at_local")])
+    return periods.take(pa.array(order)).combine_chunks()
 
 
 def merge_rejected(
@@ -186,7 +249,7 @@ def merge_rejected(
     return _sorted(periods, REJECTED_ORDER)
 
 
-def _same_row(left: pa.Table, right: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _same_row(left: pa.Table, right: pa.Table) -> NDArray[np.bool_]:
     """Row by row, whether two aligned tables of equal ids hold the same row."""
     same = pc.and_(
         pc.equal(left["phone_number"], right["phone_number"]),
@@ -195,22 +258,19 @@ def _same_row(left: pa.Table, right: pa.Table) -> np.ndarray[tuple[int], np.dtyp
     return np.asarray(same.to_numpy(), dtype=bool)
 
 
-def _contains(table: pa.Table, rows: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _contains(table: pa.Table, rows: pa.Table) -> NDArray[np.bool_]:
     """For each of `rows`, whether `table` holds it."""
-    key = ["id", "phone_number", "created_at_local"]
-    candidates = table.filter(pc.is_in(table["id"], value_set=rows["id"].combine_chunks())).select(key)
-    if not candidates.num_rows:
-        return np.zeros(rows.num_rows, dtype=bool)
-    return pd.MultiIndex.from_frame(rows.select(key).to_pandas()).isin(pd.MultiIndex.from_frame(candidates.to_pandas()))
+    found = np.zeros(rows.num_rows, dtype=bool)
+    candidates = table.filter(pc.is_in(table["id"], value_set=rows["id"].combine_chunks()))
+    if candidates.num_rows:
+        of_same_id = np.flatnonzero(pc.is_in(rows["id"], value_set=candidates["id"].combine_chunks()))
+        held = set(_keys(candidates))
+        found[of_same_id] = [key in held for key in _keys(rows.take(pa.array(of_same_id)))]
+    return found
 
 
-def _with_periods(known: pa.Table, removed_at: pa.Array, added: pa.Table, fetched_at: datetime) -> pa.Table:
-    """The periods of `known` with new ends, and those that begin with `added`, sorted."""
-    additions = added.append_column("first_seen_at", _constant(fetched_at, UTC_TIME, added.num_rows)).append_column(
-        "removed_at", pa.nulls(added.num_rows, UTC_TIME)
-    )
-    periods = pa.concat_tables([set_column(known, "removed_at", removed_at), additions.cast(STOPS.arrow)])
-    return _sorted(periods, STOPS_ORDER) if known.num_rows else periods
+def _keys(rows: pa.Table) -> Iterator[tuple[int, str, datetime]]:
+    return zip(*(rows[name].to_pylist() for name in ("id", "phone_number", "created_at_local")), strict=True)
 
 
 def _constant(value: object, of_type: pa.DataType, length: int) -> pa.Array:

@@ -6,6 +6,7 @@ writes or decides. Times are timezone-aware UTC with microseconds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -87,6 +88,7 @@ class SnapshotInfo:
         timezone: In which `createdAt` was read.
         listed: How many good rows it holds.
         rejected: How many malformed rows it holds.
+        months: Fingerprint of the good rows of each month (`periods.fingerprint`).
         rows, duplicates, code, nb_data, extra_fields: As in `Snapshot`.
     """
 
@@ -96,6 +98,7 @@ class SnapshotInfo:
     timezone: str
     listed: int
     rejected: int
+    months: Mapping[str, str]
     rows: int
     duplicates: int
     code: int | None
@@ -132,6 +135,23 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Figures:
+    """How `stops` stands, as its files tell.
+
+    Attributes:
+        rows: Periods.
+        open_rows: Periods that have not ended.
+        doubled_open_ids: Open rows beyond the first of their `id`.
+        nulls: Nulls in `id`, `phone_number` and `created_at`.
+    """
+
+    rows: int = 0
+    open_rows: int = 0
+    doubled_open_ids: int = 0
+    nulls: int = 0
+
+
+@dataclass(frozen=True)
 class Pending:
     """What a tick was about to do: the mark that it sets before its first write."""
 
@@ -152,6 +172,7 @@ class State:
         rejected: How many of them were malformed.
         duplicates: How many of them repeated another.
         counts: What applying it did.
+        figures: How the table stood then.
         withheld_because: Why removals were withheld; None if none were.
         withheld_from: How many rows stood open when withholding began; None while nothing is withheld.
         accepted_removals: The most removals that a person accepted for that tick.
@@ -167,6 +188,7 @@ class State:
     rejected: int = 0
     duplicates: int = 0
     counts: Counts = field(default=Counts())
+    figures: Figures = field(default=Figures())
     withheld_because: str | None = None
     withheld_from: int | None = None
     accepted_removals: int | None = None

@@ -80,7 +80,7 @@ def rebuild(source: Store, into: Store, account: str, *, timezone: str) -> Rebui
     for replayed in replays:
         try:
             applied = _tick(into, account, replayed, timezone)
-            rows, open_rows = applied.rows, applied.open_rows
+            rows, open_rows = applied.state.figures.rows, applied.state.figures.open_rows
         except (ApiError, ForeignListError) as error:
             skipped[replayed.file] = str(error)
     return Rebuilt(account, len(answers) - len(skipped), tuple(skipped.items()), rows, open_rows)

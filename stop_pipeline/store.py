@@ -4,7 +4,8 @@ What belongs here: the layout below the data root, the Parquet settings, the com
 what a tick changes (`merge`), and how bytes reach the disk (`files`).
 
     raw/account=A/…                                    answers as received, and latest.json
-    snapshot/account=A/stop_snapshot.parquet           the newest answer, parsed
+    snapshot/account=A/created_month=YYYY-MM/stop_snapshot.parquet
+                                                       the newest answer, parsed; its malformed rows are of no month
     stops/account=A/created_month=YYYY-MM/stops.parquet
     rejected/account=A/rejected.parquet
     suppression_list/account=A/suppression_list.parquet
@@ -16,8 +17,8 @@ what a tick changes (`merge`), and how bytes reach the disk (`files`).
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -28,8 +29,8 @@ import pyarrow.parquet as pq
 
 from stop_pipeline.errors import SchemaVersionError, StoreError
 from stop_pipeline.files import Files, writable
-from stop_pipeline.model import Answer, Counts, Format, Landed, Pending, RawFile, Snapshot, SnapshotInfo, State
-from stop_pipeline.periods import as_committed, fingerprint, open_rows
+from stop_pipeline.model import Answer, Counts, Figures, Format, Landed, Pending, RawFile, Snapshot, SnapshotInfo, State
+from stop_pipeline.periods import as_committed, fingerprint, open_rows, split_by_month
 from stop_pipeline.schema import (
     ACCOUNT,
     CREATED_MONTH,
@@ -43,10 +44,14 @@ from stop_pipeline.schema import (
 )
 
 METADATA_KEY = b"stop_pipeline"
+NO_MONTH = "__HIVE_DEFAULT_PARTITION__"
+"""What hive, and every reader of its folders, takes for a null key: the month of malformed rows."""
+
 _FETCH_TIME = "%Y%m%dT%H%M%S.%fZ"
 _ACCOUNT_NAME = re.compile(r"account=([a-z][a-z0-9_]*)(?:\.json)?")
 _RAW_FILE = re.compile(r"([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)-([0-9a-f]{12})\.(json|xml)\.zst")
 _ROW_GROUP_ROWS = 131_072
+_COPY_BYTES = 1 << 20
 _READ_ATTEMPTS = 10
 _DICTIONARY_COLUMNS = ("country", "first_seen_at", "removed_at", "reason", "origin", "snapshot_sha256")
 _DELTA_COLUMNS = ("id", "created_at", "created_at_local")
@@ -155,18 +160,26 @@ class Store:
 
     def unpack(self, account: str, landed: Landed) -> Path:
         """The landed answer's bytes in a temporary file, uncompressed."""
-        return self.files.temporary_with(account, self.read_answer(account, landed.file))
+        temporary = self.temporary(account)
+        with self._reading_answer(account, landed.file) as source, writable(temporary), temporary.open("xb") as file:
+            while chunk := source.read(_COPY_BYTES):
+                file.write(chunk)
+        return temporary
 
     def read_answer(self, account: str, file: str) -> bytes:
         """The bytes of an answer kept as received, uncompressed."""
+        with self._reading_answer(account, file) as source:
+            return cast(bytes, source.read())
+
+    @contextmanager
+    def _reading_answer(self, account: str, file: str) -> Iterator[pa.NativeFile]:
         name = f"raw/account={account}/{file}"
         with (
             self.files.reading(name),
             self.files.open(name) as compressed,
             pa.input_stream(compressed, compression="zstd") as source,
         ):
-            # Into memory, as parsing does; `download` wants a stream that can seek.
-            return cast(bytes, source.read())
+            yield source
 
     def answers(self, account: str) -> list[RawFile]:
         """Every answer kept as received, in order of fetch time."""
@@ -190,27 +203,56 @@ class Store:
 
     def snapshot_info(self, account: str) -> SnapshotInfo | None:
         """What the snapshot on disk is; None before the first."""
-        document = self._footer(_single_file("snapshot", "stop_snapshot", account))
+        document = self._footer(snapshot_file(account, NO_MONTH))
         if document is None:
             return None
         return SnapshotInfo(
             **document | {"fetched_at": _time(document["fetched_at"]), "extra_fields": tuple(document["extra_fields"])}
         )
 
-    def read_snapshot(self, account: str) -> tuple[pa.Table, pa.Table]:
-        """The snapshot's good rows (`schema.LISTED`) and its malformed ones (`schema.REJECTED_ROWS`)."""
-        table = self._read_table(_single_file("snapshot", "stop_snapshot", account))
-        good = pc.is_null(table["raw"])
-        listed = table.filter(good).select(LISTED.names).cast(LISTED.arrow)
-        return listed, table.filter(pc.invert(good)).select(REJECTED_ROWS.names).cast(REJECTED_ROWS.arrow)
+    def read_listed(self, account: str, info: SnapshotInfo, month: str) -> pa.Table:
+        """The snapshot's good rows of one month (`schema.LISTED`), sorted; none if it has none of that month.
 
-    def write_snapshot(self, account: str, info: SnapshotInfo, snapshot: Snapshot) -> None:
-        """Replace the snapshot."""
-        table = pa.concat_tables(
-            [_conformed(snapshot.listed, STOP_SNAPSHOT), _conformed(snapshot.rejected, STOP_SNAPSHOT)]
-        )
-        name = _single_file("snapshot", "stop_snapshot", account)
-        self._write_table(account, name, table, STOP_SNAPSHOT, _document(info))
+        Raises:
+            StoreError: the file is not that of this snapshot, since the run that wrote a newer one was killed.
+        """
+        if month not in info.months:
+            return LISTED.arrow.empty_table()
+        name = snapshot_file(account, month)
+        with self.files.reading(name), self.files.open(name) as source, pq.ParquetFile(source) as file:
+            rows = file.read(list(LISTED.names)).replace_schema_metadata().cast(LISTED.arrow)
+            written = json.loads(file.metadata.metadata[METADATA_KEY])
+        if written["fingerprint"] != info.months[month]:
+            raise StoreError(
+                f"The snapshot of the account “{account}” is half written, since a run was killed: materialise "
+                "stop_snapshot again."
+            )
+        return rows
+
+    def read_malformed(self, account: str) -> pa.Table:
+        """The snapshot's malformed rows (`schema.REJECTED_ROWS`), sorted."""
+        table = self._read_table(snapshot_file(account, NO_MONTH), list(REJECTED_ROWS.names))
+        return table.cast(REJECTED_ROWS.arrow)
+
+    def write_snapshot(self, account: str, info: SnapshotInfo, snapshot: Snapshot) -> SnapshotInfo:
+        """Replace the snapshot; a month in which nothing changed keeps its file. Gives `info` with its months.
+
+        The malformed rows go last, for their file says what the whole snapshot is.
+        """
+        before = {_month_of(name): name for name in self.files.matching(snapshot_file(account, "*"))}
+        months = {}
+        for month, rows in split_by_month(snapshot.listed):
+            months[month] = fingerprint(rows)
+            metadata = {"fingerprint": months[month], "timezone": info.timezone}
+            if month not in before or self._footer(before[month]) != metadata:
+                name = snapshot_file(account, month)
+                self._write_table(account, name, _conformed(rows, STOP_SNAPSHOT), STOP_SNAPSHOT, metadata)
+        for month in before.keys() - months.keys() - {NO_MONTH}:
+            self.files.remove(before[month])
+        info = dataclasses.replace(info, months=months)
+        malformed = _conformed(snapshot.rejected, STOP_SNAPSHOT)
+        self._write_table(account, snapshot_file(account, NO_MONTH), malformed, STOP_SNAPSHOT, _document(info))
+        return info
 
     # Opt-outs and malformed rows
 
@@ -219,10 +261,9 @@ class Store:
         names = self.files.matching(f"stops/account={account}/created_month=*/stops.parquet")
         return {_month_of(name): self._month_info(name) for name in names}
 
-    def read_months(self, account: str, months: Iterable[str]) -> pa.Table:
-        """All periods (`schema.STOPS`) of some months, sorted; a month without a file has no rows."""
-        tables = [self._read_if_any(_month_file(account, month), STOPS) for month in sorted(months)]
-        return pa.concat_tables(tables or [STOPS.arrow.empty_table()])
+    def read_month(self, account: str, month: str) -> pa.Table:
+        """All periods (`schema.STOPS`) of a month, sorted; a month without a file has no rows."""
+        return self._read_if_any(month_file(account, month), STOPS)
 
     def scan_stops(self, account: str, *, columns: list[str], condition: pc.Expression | None) -> pa.Table:
         """Some columns of the periods that meet a condition, hive keys included; months that cannot are not read."""
@@ -242,12 +283,12 @@ class Store:
         """Some columns of all periods of all months, in the order of `schema.STOPS`."""
         names = [name for name in STOPS.names if name in set(columns)]
         schema = pa.schema([STOPS.arrow.field(name) for name in names])
-        files = [_month_file(account, month) for month in self.months(account)]
+        files = [month_file(account, month) for month in self.months(account)]
         return pa.concat_tables([schema.empty_table(), *(self._read_table(file, names).cast(schema) for file in files)])
 
     def write_month(self, account: str, month: str, periods: pa.Table) -> None:
         """Replace a month's file by `periods`, sorted; without any, remove it."""
-        name = _month_file(account, month)
+        name = month_file(account, month)
         if not periods.num_rows:
             self.files.remove(name)
             return
@@ -293,6 +334,7 @@ class Store:
                     "applied_at": _time(document["applied_at"]),
                     "verified_at": _time(document["verified_at"]),
                     "counts": Counts(**document["counts"]),
+                    "figures": Figures(**document["figures"]),
                     "settings": tuple((name, document["settings"][name]) for name in document["settings"]),
                     "pending": pending and Pending(_time(pending["fetched_at"]), tuple(pending["months"])),
                 }
@@ -308,7 +350,7 @@ class Store:
         if state.pending is None:
             return state
         for month in state.pending.months:
-            periods = self.read_months(account, [month])
+            periods = self.read_month(account, month)
             self.write_month(account, month, as_committed(periods, state.applied_at))
         self.write_rejected(account, as_committed(self.read_rejected(account), state.applied_at))
         state = dataclasses.replace(state, pending=None)
@@ -421,8 +463,14 @@ def _single_file(folder: str, table: str, account: str) -> str:
     return f"{folder}/account={account}/{table}.parquet"
 
 
-def _month_file(account: str, month: str) -> str:
+def month_file(account: str, month: str) -> str:
+    """Name of a month's file of `stops`; with `*` as the month, the pattern of all."""
     return f"stops/account={account}/created_month={month}/stops.parquet"
+
+
+def snapshot_file(account: str, month: str) -> str:
+    """Name of a month's file of the snapshot, or with `NO_MONTH`, that of its malformed rows; `*` as above."""
+    return f"snapshot/account={account}/created_month={month}/stop_snapshot.parquet"
 
 
 def _month_of(name: str) -> str:

@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 from stop_pipeline import derive
 from stop_pipeline.errors import KeyRefusedError, StoreError
 from stop_pipeline.files import readable
-from stop_pipeline.merge import Guard, merge_rejected, merge_stops
-from stop_pipeline.model import Answer, Counts, Landed, Pending, Snapshot, SnapshotInfo, State
-from stop_pipeline.periods import as_committed, fingerprint, open_rows, split_by_month
-from stop_pipeline.schema import LISTED, STOPS_PER_DAY, SUPPRESSION_LIST, TableSchema
+from stop_pipeline.merge import Guard, bring_in, compare_month, judge, merge_rejected
+from stop_pipeline.model import Answer, Counts, Figures, Landed, Pending, Snapshot, SnapshotInfo, State
+from stop_pipeline.periods import as_committed, open_rows
+from stop_pipeline.schema import STOPS_PER_DAY, SUPPRESSION_LIST, TableSchema
 from stop_pipeline.settings import key_variable
 from stop_pipeline.snapshot import parse
 from stop_pipeline.store import Store
@@ -83,10 +83,6 @@ class Applied:
         outcome: “applied”; “recognised”, if it was the answer applied last; “older”, if it came before that one.
         counts: What this tick did; nothing, unless it applied the answer.
         months_written: Months whose file was written.
-        rows: Periods in the table.
-        open_rows: Periods that have not ended.
-        doubled_open_ids: Open rows beyond the first of their `id`.
-        nulls: Nulls in `id`, `phone_number` and `created_at`.
     """
 
     info: SnapshotInfo
@@ -94,10 +90,6 @@ class Applied:
     outcome: Outcome
     counts: Counts
     months_written: tuple[str, ...]
-    rows: int
-    open_rows: int
-    doubled_open_ids: int
-    nulls: int
 
 
 @dataclass(frozen=True)
@@ -180,13 +172,14 @@ def parse_newest(store: Store, account: str, *, timezone: str) -> Parsed:
             timezone=timezone,
             listed=snapshot.listed.num_rows,
             rejected=snapshot.rejected.num_rows,
+            months={},
             rows=snapshot.rows,
             duplicates=snapshot.duplicates,
             code=snapshot.code,
             nb_data=snapshot.nb_data,
             extra_fields=snapshot.extra_fields,
         )
-        store.write_snapshot(account, info, snapshot)
+        info = store.write_snapshot(account, info, snapshot)
     log.info("Account %s: parsed %s rows, %s malformed", account, f"{info.rows:,}", f"{info.rejected:,}")
     return Parsed(dataclasses.replace(info, fetched_at=landed.fetched_at), parsed=True)
 
@@ -231,7 +224,7 @@ def apply_newest(store: Store, account: str, guard: Guard, *, raw_days: int | No
             counts = state.counts
         if raw_days is not None:
             _forget_old_answers(store, account, state, timedelta(days=raw_days))
-        return _look_over(store, account, info, state, outcome, counts, months_written)
+        return Applied(info, state, outcome, counts, months_written)
 
 
 def derive_suppression_list(store: Store, account: str) -> Derived:
@@ -311,43 +304,38 @@ def _apply(
     settings: tuple[tuple[str, str], ...],
 ) -> tuple[State, tuple[str, ...]]:
     """Merge, write what changed, commit; gives the new state and the months written."""
-    listed, malformed = store.read_snapshot(account)
-    listed_months = dict(split_by_month(listed))
-    stored_months = store.months(account)
-    same_months = {
-        month
-        for month, rows in listed_months.items()
-        if month in stored_months and stored_months[month].fingerprint == fingerprint(rows)
+    stored = store.months(account)
+    months = info.months.keys() | {month for month, stood in stored.items() if stood.open_rows}
+    same = {month for month in months if month in stored and stored[month].fingerprint == info.months.get(month)}
+    # Months are read anew to be written: in memory at once there is what changes, and not what stays.
+    changes = {
+        month: compare_month(store.read_month(account, month), store.read_listed(account, info, month))
+        for month in sorted(months - same)
     }
-    standing_months = {month for month, stored in stored_months.items() if stored.open_rows}
-    compared_months = sorted((listed_months.keys() | standing_months) - same_months)
-    merged = merge_stops(
-        store.read_months(account, compared_months),
-        pa.concat_tables(
-            [LISTED.arrow.empty_table(), *(listed_months[m] for m in compared_months if m in listed_months)]
-        ),
-        unchanged_elsewhere=sum(stored_months[month].open_rows for month in same_months),
-        fetched_at=info.fetched_at,
+    verdict = judge(
+        list(changes.values()),
+        unchanged_elsewhere=sum(stored[month].open_rows for month in same),
         whole=info.whole,
         guard=guard,
         withheld_from=state.withheld_from,
     )
+    changed_months = tuple(month for month, change in changes.items() if verdict.alters(change))
     known_rejected = store.read_rejected(account)
     rejected = merge_rejected(
         known_rejected,
-        malformed,
+        store.read_malformed(account),
         fetched_at=info.fetched_at,
         sha256=info.sha256,
-        removals_withheld=not info.whole or merged.withheld_because is not None,
+        removals_withheld=not info.whole or verdict.withheld_because is not None,
     )
     rejected_changed = not rejected.equals(known_rejected)
 
-    months = tuple(sorted(merged.changed_months))
-    if months or rejected_changed:
-        store.write_state(account, dataclasses.replace(state, pending=Pending(info.fetched_at, months)))
-    for month, periods in split_by_month(merged.periods):
-        if month in merged.changed_months:
-            store.write_month(account, month, periods)
+    if changed_months or rejected_changed:
+        store.write_state(account, dataclasses.replace(state, pending=Pending(info.fetched_at, changed_months)))
+    for month in changed_months:
+        known = store.read_month(account, month)
+        periods = bring_in(known, changes.pop(month), verdict, fetched_at=info.fetched_at)
+        store.write_month(account, month, periods)
     if rejected_changed:
         store.write_rejected(account, rejected)
     committed = State(
@@ -358,9 +346,10 @@ def _apply(
         rows=info.rows,
         rejected=info.rejected,
         duplicates=info.duplicates,
-        counts=merged.counts,
-        withheld_because=merged.withheld_because,
-        withheld_from=merged.withheld_from,
+        counts=verdict.counts,
+        figures=_figures(store, account, info),
+        withheld_because=verdict.withheld_because,
+        withheld_from=verdict.withheld_from,
         accepted_removals=guard.accept_removals,
         settings=settings,
     )
@@ -368,12 +357,12 @@ def _apply(
     log.info(
         "Account %s: %s listed, %s new, %s removed, %d months written",
         account,
-        f"{merged.counts.listed:,}",
-        f"{merged.counts.new:,}",
-        f"{merged.counts.removed:,}",
-        len(months),
+        f"{verdict.counts.listed:,}",
+        f"{verdict.counts.new:,}",
+        f"{verdict.counts.removed:,}",
+        len(changed_months),
     )
-    return committed, months
+    return committed, changed_months
 
 
 def _forget_old_answers(store: Store, account: str, state: State, kept_for: timedelta) -> None:
@@ -394,28 +383,23 @@ def _forget_old_answers(store: Store, account: str, state: State, kept_for: time
         log.warning("Account %s: an answer past its time stays. %s", account, error)
 
 
-def _look_over(
-    store: Store,
-    account: str,
-    info: SnapshotInfo,
-    state: State,
-    outcome: Outcome,
-    counts: Counts,
-    months_written: tuple[str, ...],
-) -> Applied:
-    """Take the figures of the table from its files, not from what was meant to be written."""
-    stored = store.months(account).values()
-    ids = open_rows(store.read_stops_columns(account, ("id", "removed_at")))["id"]
-    return Applied(
-        info=info,
-        state=state,
-        outcome=outcome,
-        counts=counts,
-        months_written=months_written,
-        rows=sum(month.rows for month in stored),
-        open_rows=len(ids),
-        doubled_open_ids=len(ids) - pc.count_distinct(ids).as_py(),
-        nulls=sum(month.nulls for month in stored),
+def _figures(store: Store, account: str, info: SnapshotInfo) -> Figures:
+    """Take the figures of the table from its files, not from what was meant to be written.
+
+    Where every month's open rows are those of the snapshot, which has each id once, no id can be open twice; only
+    otherwise, while something is withheld, need the ids be read.
+    """
+    stored = store.months(account)
+    as_listed = {month: stood.fingerprint for month, stood in stored.items() if stood.open_rows} == info.months
+    doubled = 0
+    if not as_listed:
+        ids = open_rows(store.read_stops_columns(account, ("id", "removed_at")))["id"]
+        doubled = len(ids) - pc.count_distinct(ids).as_py()
+    return Figures(
+        rows=sum(month.rows for month in stored.values()),
+        open_rows=sum(month.open_rows for month in stored.values()),
+        doubled_open_ids=doubled,
+        nulls=sum(month.nulls for month in stored.values()),
     )
 
 

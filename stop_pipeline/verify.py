@@ -27,9 +27,18 @@ from stop_pipeline.errors import ApiError, StoreError
 from stop_pipeline.files import DAMAGE
 from stop_pipeline.model import REASONS, Landed, SnapshotInfo, State
 from stop_pipeline.periods import REJECTED_ORDER, STOPS_ORDER, as_committed, fingerprint, months_of, open_rows
-from stop_pipeline.schema import REJECTED, STOP_SNAPSHOT, STOPS, STOPS_PER_DAY, SUPPRESSION_LIST, UTC_TIME, TableSchema
+from stop_pipeline.schema import (
+    LISTED,
+    REJECTED,
+    STOP_SNAPSHOT,
+    STOPS,
+    STOPS_PER_DAY,
+    SUPPRESSION_LIST,
+    UTC_TIME,
+    TableSchema,
+)
 from stop_pipeline.snapshot import parse
-from stop_pipeline.store import METADATA_KEY, Store
+from stop_pipeline.store import METADATA_KEY, NO_MONTH, Store, month_file, snapshot_file
 
 Value = TypeVar("Value")
 
@@ -39,7 +48,7 @@ _ROW = ["id", "phone_number", "created_at_local"]
 _A = r"account=[a-z][a-z0-9_]*"
 _LAYOUT = {
     "raw": rf"{_A}/(latest\.json|[0-9]{{8}}T[0-9]{{6}}\.[0-9]{{6}}Z-[0-9a-f]{{12}}\.(json|xml)\.zst)",
-    "snapshot": rf"{_A}/stop_snapshot\.parquet",
+    "snapshot": rf"{_A}/created_month=([0-9]{{4}}-[0-9]{{2}}|{NO_MONTH})/stop_snapshot\.parquet",
     "stops": rf"{_A}/created_month=[0-9]{{4}}-[0-9]{{2}}/stops\.parquet",
     "rejected": rf"{_A}/rejected\.parquet",
     "suppression_list": rf"{_A}/suppression_list\.parquet",
@@ -120,8 +129,8 @@ class _Inspection:
             self._uncommitted(state, months, rejected)
             stops, rejected = as_committed(stops, state.applied_at), as_committed(rejected, state.applied_at)
             if state.commit is not None:
-                if not store.files.exists(self._file(STOP_SNAPSHOT)):
-                    self._note(self._file(STOP_SNAPSHOT), "is missing: the next tick makes it")
+                if not store.files.exists(snapshot_file(account, NO_MONTH)):
+                    self._note(snapshot_file(account, NO_MONTH), "is missing: the next tick makes it")
                 self._last_answer(state, landed)
                 if tables_hold and self._committed(state, stops, rejected, snapshot):
                     self._derived(SUPPRESSION_LIST, state.commit, derive.suppression_list(stops, rejected))
@@ -142,7 +151,7 @@ class _Inspection:
             return None
 
     def _file(self, table: TableSchema) -> str:
-        return f"{'snapshot' if table is STOP_SNAPSHOT else table.name}/account={self._account}/{table.name}.parquet"
+        return f"{table.name}/account={self._account}/{table.name}.parquet"
 
     def _read(self, file: str, schema: TableSchema) -> tuple[pa.Table, dict[str, Any]] | None:
         """A file's rows and what its footer says; None if that is noted as off."""
@@ -196,26 +205,42 @@ class _Inspection:
 
     def _snapshot(self) -> tuple[SnapshotInfo, pa.Table] | None:
         """What the snapshot is, and its good rows; None if there is none, or it is off."""
-        file = self._file(STOP_SNAPSHOT)
+        file = snapshot_file(self._account, NO_MONTH)
         info = self._attempt(file, lambda: self._store.snapshot_info(self._account))
         found = self._read(file, STOP_SNAPSHOT) if info is not None else None
         if info is None or found is None:
             return None
-        listed = found[0].filter(pc.is_null(found[0]["raw"]))
-        rejected = found[0].num_rows - listed.num_rows
-        if (listed.num_rows, rejected) != (info.listed, info.rejected) or info.rows != (
-            info.listed + info.rejected + info.duplicates
+        before = len(self._findings)
+        months = {month: self._listed(info, month) for month in info.months}
+        if len(self._findings) > before:
+            return None
+        listed = pa.concat_tables([LISTED.arrow.empty_table(), *months.values()])
+        files = self._store.files.matching(snapshot_file(self._account, "*"))
+        if (
+            (listed.num_rows, found[0].num_rows) != (info.listed, info.rejected)
+            or info.rows != info.listed + info.rejected + info.duplicates
+            or len(files) != len(months) + 1
         ):
-            self._note(file, "holds other rows than its footer tells: remove it, and the next tick parses anew")
+            self._note(file, "tells other months or rows than there are: remove it, and the next tick parses anew")
             return None
         if not self._has_landed(info.sha256):
             self._note(file, f"is of an answer that is not below raw, {info.sha256}: {RESTORE}")
         return info, listed
 
+    def _listed(self, info: SnapshotInfo, month: str) -> pa.Table:
+        """One month of the snapshot's good rows; none if that is noted as off."""
+        file = snapshot_file(self._account, month)
+        found = self._read(file, STOP_SNAPSHOT)
+        listed = None if found is None else found[0].select(LISTED.names).cast(LISTED.arrow)
+        if listed is None or fingerprint(listed) == info.months[month]:
+            return listed
+        self._note(file, "holds other rows than the snapshot tells: remove the folder, and the next tick parses anew")
+        return LISTED.arrow.empty_table()
+
     def _stops(self) -> dict[str, pa.Table]:
         """Every month that can be read."""
         months = {}
-        for file in self._store.files.matching(_month_file(self._account, "*")):
+        for file in self._store.files.matching(month_file(self._account, "*")):
             month = file.split("/")[-2].removeprefix("created_month=")
             found = self._read(file, STOPS)
             if found is None:
@@ -276,7 +301,7 @@ class _Inspection:
     def _uncommitted(self, state: State, months: Mapping[str, pa.Table], rejected: pa.Table) -> None:
         """Rows first seen or ended after the commit, but where a pending mark announces them."""
         announced = state.pending.months if state.pending else ()
-        tables = {_month_file(self._account, month): months[month] for month in months if month not in announced}
+        tables = {month_file(self._account, month): months[month] for month in months if month not in announced}
         if state.pending is None:
             tables[self._file(REJECTED)] = rejected
         for file, periods in tables.items():
@@ -326,6 +351,8 @@ class _Inspection:
                 f"{counts.withheld:,} withheld: {RESTORE}",
             )
         doubled = standing.num_rows - pc.count_distinct(standing["id"]).as_py()
+        if len(self._findings) == before and stops.num_rows != state.figures.rows:
+            self._note(folder, f"holds {stops.num_rows:,} rows, and the commit tells {state.figures.rows:,}: {RESTORE}")
         if doubled > counts.withheld:
             self._note(folder, f"holds {doubled:,} open rows beyond the first of their id: {RESTORE}")
         malformed = open_rows(rejected)
@@ -351,10 +378,6 @@ class _Inspection:
             self._note(file, f"is of the commit {footer.get('commit')}, and {commit} stands: the next tick remakes it")
         elif not rows.equals(expected):
             self._note(file, f"holds other rows than stops and rejected give, one of which is altered: {RESTORE}")
-
-
-def _month_file(account: str, month: str) -> str:
-    return f"stops/account={account}/created_month={month}/stops.parquet"
 
 
 def _later(periods: pa.Table, applied_at: datetime | None) -> int:

@@ -459,9 +459,9 @@ def ticked(base: Path, fuzzed: Fuzzed) -> Ending:
             assert info.rows == info.listed + info.duplicates + info.rejected
             assert counts.listed == info.listed
             assert counts.new + counts.changed + counts.restored + counts.unchanged == counts.listed
-            assert applied.doubled_open_ids == 0 or counts.withheld
-            assert applied.nulls == 0
-            assert applied.open_rows == len(read_stops(root))
+            assert applied.state.figures.doubled_open_ids == 0 or counts.withheld
+            assert applied.state.figures.nulls == 0
+            assert applied.state.figures.open_rows == len(read_stops(root))
             assert len(read_rejected(root)) >= info.rejected
             history = read_stops(root, history=True)
             assert [str(dtype) for dtype in history.dtypes] == TYPES
@@ -475,7 +475,7 @@ def ticked(base: Path, fuzzed: Fuzzed) -> Ending:
         assert not list((root / ".work").glob("account=main/*"))
 
         again = ticker.tick([*KNOWN, MALFORMED], accept_removals=100)
-        assert again.open_rows == len(KNOWN)
+        assert again.state.figures.open_rows == len(KNOWN)
         assert read_stops(root)["id"].tolist() == sorted(
             [row.id for row in KNOWN], key=lambda row_id: (row_id < 100, _day(row_id), row_id)
         )

@@ -119,11 +119,11 @@ def test_an_altered_row_whose_end_is_withheld_stands_twice_until_it_is_accepted(
     ticker.tick(listed)
     altered = [Row(row.id, "+33639989999", row.created_at) for row in listed]
     applied = ticker.tick(altered)
-    assert (applied.counts.changed, applied.counts.withheld, applied.doubled_open_ids) == (30, 30, 30)
+    assert (applied.counts.changed, applied.counts.withheld, applied.state.figures.doubled_open_ids) == (30, 30, 30)
     assert len(read_stops(ticker.root)) == 60
 
     accepted = ticker.tick(altered, accept_removals=30)
-    assert (accepted.counts.removed, accepted.counts.withheld, accepted.doubled_open_ids) == (30, 0, 0)
+    assert (accepted.counts.removed, accepted.counts.withheld, accepted.state.figures.doubled_open_ids) == (30, 0, 0)
     assert set(read_stops(ticker.root)["phone_number"]) == {"+33639989999"}
 
 

@@ -32,7 +32,8 @@ JUNE = "stops/account=main/created_month=2025-06/stops.parquet"
 FEBRUARY = "stops/account=main/created_month=2024-02/stops.parquet"
 STOPS_FOLDER = "stops/account=main"
 REJECTED = "rejected/account=main/rejected.parquet"
-SNAPSHOT = "snapshot/account=main/stop_snapshot.parquet"
+SNAPSHOT = "snapshot/account=main/created_month=__HIVE_DEFAULT_PARTITION__/stop_snapshot.parquet"
+SNAPSHOT_JUNE = "snapshot/account=main/created_month=2025-06/stop_snapshot.parquet"
 SUPPRESSED = "suppression_list/account=main/suppression_list.parquet"
 PER_DAY = "stops_per_day/account=main/stops_per_day.parquet"
 STATE = "state/account=main.json"
@@ -180,29 +181,29 @@ def months(change: Callable[[Store], None]) -> Callable[[Path], None]:
 
 
 def move_a_row(store: Store) -> None:
-    june, february = (store.read_months("main", [month]) for month in ("2025-06", "2024-02"))
+    june, february = (store.read_month("main", month) for month in ("2025-06", "2024-02"))
     store.write_month("main", "2025-06", june.slice(1))
     store.write_month("main", "2024-02", pa.concat_tables([february, june.slice(0, 1)]))
 
 
 def drop_a_row(store: Store) -> None:
-    store.write_month("main", "2025-06", store.read_months("main", ["2025-06"]).slice(1))
+    store.write_month("main", "2025-06", store.read_month("main", "2025-06").slice(1))
 
 
 def add_a_row(store: Store) -> None:
-    june = store.read_months("main", ["2025-06"])
+    june = store.read_month("main", "2025-06")
     row = set_column(june.slice(june.num_rows - 1), "id", pa.array([9999]))
     store.write_month("main", "2025-06", pa.concat_tables([june, row]))
 
 
 def repeat_an_id(store: Store) -> None:
-    june = store.read_months("main", ["2025-06"])
+    june = store.read_month("main", "2025-06")
     row = set_column(june.slice(june.num_rows - 1), "phone_number", pa.array(["+33699999999"]))
     store.write_month("main", "2025-06", pa.concat_tables([june, row]))
 
 
 def end_before_the_beginning(store: Store) -> None:
-    june = store.read_months("main", ["2025-06"])
+    june = store.read_month("main", "2025-06")
     ends = pc.if_else(pc.is_valid(june["removed_at"]), june["first_seen_at"], june["removed_at"])
     store.write_month(
         "main", "2025-06", set_column(june, "removed_at", ends.cast(STOPS.arrow.field("removed_at").type))
@@ -210,7 +211,7 @@ def end_before_the_beginning(store: Store) -> None:
 
 
 def forget_ended_rows(store: Store) -> None:
-    store.write_month("main", "2023-05", store.read_months("main", ["2023-05"]).slice(1))
+    store.write_month("main", "2023-05", store.read_month("main", "2023-05").slice(1))
 
 
 def derived_of_another_commit(store: Store) -> None:
@@ -275,10 +276,10 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a month is deleted": (delete(JUNE), STOPS_FOLDER, "lacks 57 rows of 2025-06"),
     "a month of ended rows is deleted": (
         delete("stops/account=main/created_month=2023-05/stops.parquet"),
-        PER_DAY,
-        "other rows than stops and rejected give",
+        STOPS_FOLDER,
+        "holds 81 rows, and the commit tells 86",
     ),
-    "ended rows are forgotten": (months(forget_ended_rows), PER_DAY, "other rows than stops and rejected give"),
+    "ended rows are forgotten": (months(forget_ended_rows), STOPS_FOLDER, "and the commit tells 86"),
     "a month is an older one": (older_month, STOPS_FOLDER, "that the last answer lists"),
     "a row is moved to another month": (months(move_a_row), FEBRUARY, "holds rows of 2025-06"),
     "a row is dropped": (months(drop_a_row), STOPS_FOLDER, "lacks 1 rows of 2025-06"),
@@ -309,7 +310,22 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "the snapshot is cut": (cut(SNAPSHOT), SNAPSHOT, "it is damaged"),
     "the snapshot is deleted": (delete(SNAPSHOT), SNAPSHOT, "is missing"),
-    "the snapshot lacks a row": (rewrite(SNAPSHOT, lambda table: table.slice(1)), SNAPSHOT, "than its footer tells"),
+    "the snapshot lacks a malformed row": (
+        rewrite(SNAPSHOT, lambda table: table.slice(1)),
+        SNAPSHOT,
+        "other months or rows than there are",
+    ),
+    "the snapshot lacks a row": (
+        rewrite(SNAPSHOT_JUNE, lambda table: table.slice(1)),
+        SNAPSHOT_JUNE,
+        "holds other rows than the snapshot tells",
+    ),
+    "a month of the snapshot is cut": (cut(SNAPSHOT_JUNE), SNAPSHOT_JUNE, "it is damaged"),
+    "a month of the snapshot is one too many": (
+        put("snapshot/account=main/created_month=2019-01/stop_snapshot.parquet", b""),
+        SNAPSHOT,
+        "other months or rows than there are",
+    ),
     "the suppression list is cut": (cut(SUPPRESSED), SUPPRESSED, "it is damaged"),
     "the suppression list is deleted": (delete(SUPPRESSED), SUPPRESSED, "is missing"),
     "the suppression list is of another commit": (

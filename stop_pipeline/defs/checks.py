@@ -67,16 +67,16 @@ def of_applied(applied: Applied, account: str) -> list[dg.AssetCheckResult]:
     return [
         _result(
             OPEN_IDS_UNIQUE,
-            passed=applied.doubled_open_ids == 0 or withheld > 0,
+            passed=applied.state.figures.doubled_open_ids == 0 or withheld > 0,
             advice="Ids stand twice though nothing is withheld: restore the data root from a backup, data first, then "
             "state/, and report this.",
-            doubled_open_ids=applied.doubled_open_ids,
+            doubled_open_ids=applied.state.figures.doubled_open_ids,
         ),
         _result(
             NO_NULLS,
-            passed=applied.nulls == 0,
+            passed=applied.state.figures.nulls == 0,
             advice="A file holds nulls that this package never writes: restore the data root from a backup.",
-            nulls=applied.nulls,
+            nulls=applied.state.figures.nulls,
         ),
         _result(
             NB_DATA_EQUALS_ROWS,

@@ -64,13 +64,13 @@ def of_applied(applied: Applied, uri: str) -> Metadata:
     """What a tick did to `stops`, and how the table stands."""
     state = applied.state
     return {
-        "dagster/row_count": applied.rows,
+        "dagster/row_count": applied.state.figures.rows,
         "dagster/uri": uri,
         "outcome": applied.outcome,
         **dataclasses.asdict(applied.counts),
         "rejected": applied.info.rejected,
         "rows": conservation(applied.info),
-        "standing": applied.open_rows,
+        "standing": applied.state.figures.open_rows,
         "months_written": len(applied.months_written),
         "months": ", ".join(applied.months_written) or "none",
         "sha256": applied.info.sha256,
