@@ -4,7 +4,9 @@ What belongs here: pure functions from the committed periods to the tables that 
 are remade (`tick`), or where they lie (`store`).
 """
 
-import pandas as pd
+from bisect import bisect_left
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -51,6 +53,23 @@ def suppression_list(stops: pa.Table, rejected: pa.Table) -> pa.Table:
     ).cast(SUPPRESSION_LIST.arrow)
 
 
+def updated_suppression_list(before: pa.Table, touched: pa.Array, stops: pa.Table, rejected: pa.Table) -> pa.Table:
+    """The list after a tick, from the one before it; equal to `suppression_list` of all periods.
+
+    Args:
+        before: The list before the tick (`schema.SUPPRESSION_LIST`), sorted.
+        touched: The numbers of the rows that the tick added or ended, each once.
+        stops: Committed periods, at least all that bear one of these numbers, and none that bears another.
+        rejected: The same of malformed rows.
+    """
+    fresh = suppression_list(stops, rejected)
+    kept = before.filter(pc.invert(pc.is_in(before["phone_number"], value_set=touched)))
+    numbers = kept["phone_number"].combine_chunks()
+    places = [bisect_left(numbers, number, key=pa.StringScalar.as_py) for number in fresh["phone_number"].to_pylist()]
+    order = np.insert(np.arange(kept.num_rows), places, kept.num_rows + np.arange(fresh.num_rows))
+    return pa.concat_tables([kept, fresh]).take(pa.array(order))
+
+
 def stops_per_day(stops: pa.Table) -> pa.Table:
     """Opt-outs per local day and country (`schema.STOPS_PER_DAY`), sorted.
 
@@ -59,9 +78,11 @@ def stops_per_day(stops: pa.Table) -> pa.Table:
     Args:
         stops: Committed periods (`schema.STOPS`; `id`, `country`, `created_at_local` and `first_seen_at` are used).
     """
-    readings = pd.DataFrame({"id": stops["id"].to_numpy(), "first_seen_at": stops["first_seen_at"].to_numpy()})
-    latest = readings.sort_values("first_seen_at", kind="stable").drop_duplicates("id", keep="last").index
-    counted = stops.take(pa.array(latest))
+    ids = stops["id"].to_numpy()
+    by_id = np.lexsort((stops["first_seen_at"].to_numpy(), ids))
+    is_latest = np.ones(len(ids), dtype=bool)
+    is_latest[by_id[:-1]] = ids[by_id[1:]] != ids[by_id[:-1]]
+    counted = stops.filter(pa.array(is_latest))
     days = pa.table({"day": counted["created_at_local"].cast(pa.date32()), "country": counted["country"]})
     return (
         days.group_by(["day", "country"])

@@ -165,6 +165,7 @@ class State:
 
     Attributes:
         applied_at: Fetch time of the last answer applied; None before the first.
+        parent: Name of the commit before this one; None before the second.
         sha256: Of that answer.
         whole: Whether that answer was proven whole.
         verified_at: Fetch time of the last answer proven whole, applied or recognised.
@@ -181,6 +182,7 @@ class State:
     """
 
     applied_at: datetime | None = None
+    parent: str | None = None
     sha256: str | None = None
     whole: bool = False
     verified_at: datetime | None = None

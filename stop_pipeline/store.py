@@ -17,7 +17,7 @@ what a tick changes (`merge`), and how bytes reach the disk (`files`).
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,12 +66,14 @@ class MonthInfo:
         open_rows: Periods that have not ended.
         rows: All periods.
         nulls: Nulls in `id`, `phone_number` and `created_at`.
+        changed_at: When a row was last first seen or ended.
     """
 
     fingerprint: str
     open_rows: int
     rows: int
     nulls: int
+    changed_at: datetime
 
 
 class Store:
@@ -258,7 +260,7 @@ class Store:
 
     def months(self, account: str) -> dict[str, MonthInfo]:
         """Every month that has a file, with what its footer says."""
-        names = self.files.matching(f"stops/account={account}/created_month=*/stops.parquet")
+        names = self.files.matching(month_file(account, "*"))
         return {_month_of(name): self._month_info(name) for name in names}
 
     def read_month(self, account: str, month: str) -> pa.Table:
@@ -279,12 +281,15 @@ class Store:
                     return self.files.dataset(folder, schema, keys).to_table(columns, filter=condition)
             return self.files.dataset(folder, schema, keys).to_table(columns, filter=condition)
 
-    def read_stops_columns(self, account: str, columns: Iterable[str]) -> pa.Table:
-        """Some columns of all periods of all months, in the order of `schema.STOPS`."""
+    def stops_columns(
+        self, account: str, columns: Iterable[str], *, each: Callable[[pa.Table], pa.Table] | None = None
+    ) -> pa.Table:
+        """Some columns of all periods, in the order of `schema.STOPS`; of each month what `each` makes of it."""
         names = [name for name in STOPS.names if name in set(columns)]
         schema = pa.schema([STOPS.arrow.field(name) for name in names])
-        files = [month_file(account, month) for month in self.months(account)]
-        return pa.concat_tables([schema.empty_table(), *(self._read_table(file, names).cast(schema) for file in files)])
+        files = self.files.matching(month_file(account, "*"))
+        months = (self._read_table(file, names).cast(schema) for file in files)
+        return pa.concat_tables([schema.empty_table(), *(map(each, months) if each else months)])
 
     def write_month(self, account: str, month: str, periods: pa.Table) -> None:
         """Replace a month's file by `periods`, sorted; without any, remove it."""
@@ -376,7 +381,8 @@ class Store:
         self, account: str, name: str, table: pa.Table, schema: TableSchema, metadata: Mapping[str, Any]
     ) -> None:
         table = table.select(schema.names).cast(schema.arrow)
-        table = table.replace_schema_metadata({METADATA_KEY: _json(metadata)})
+        # In one chunk: how a table came about must not show in its file's pages.
+        table = table.combine_chunks().replace_schema_metadata({METADATA_KEY: _json(metadata)})
         sink = pa.BufferOutputStream()
         pq.write_table(
             table,
@@ -405,13 +411,19 @@ class Store:
         with self.files.reading(name), self.files.open(name) as source:
             footer = pq.read_metadata(source)
             written = json.loads(footer.metadata[METADATA_KEY])
-            positions = [STOPS.names.index(column) for column in ("id", "phone_number", "created_at")]
-            nulls = sum(
-                footer.row_group(group).column(position).statistics.null_count
-                for group in range(footer.num_row_groups)
-                for position in positions
-            )
-        return MonthInfo(written["fingerprint"], written["open_rows"], footer.num_rows, nulls)
+            statistics = {
+                name: [footer.row_group(group).column(position).statistics for group in range(footer.num_row_groups)]
+                for position, name in enumerate(STOPS.names)
+            }
+        return MonthInfo(
+            fingerprint=written["fingerprint"],
+            open_rows=written["open_rows"],
+            rows=footer.num_rows,
+            nulls=sum(group.null_count for name in ("id", "phone_number", "created_at") for group in statistics[name]),
+            changed_at=max(
+                group.max for name in ("first_seen_at", "removed_at") for group in statistics[name] if group.has_min_max
+            ),
+        )
 
     def _footer(self, name: str) -> dict[str, Any] | None:
         """What this package wrote into the file's metadata; None if there is no such file."""

@@ -23,7 +23,7 @@ from stop_pipeline.files import readable
 from stop_pipeline.merge import Guard, bring_in, compare_month, judge, merge_rejected
 from stop_pipeline.model import Answer, Counts, Figures, Landed, Pending, Snapshot, SnapshotInfo, State
 from stop_pipeline.periods import as_committed, open_rows
-from stop_pipeline.schema import STOPS_PER_DAY, SUPPRESSION_LIST, TableSchema
+from stop_pipeline.schema import STOPS_PER_DAY, SUPPRESSION_LIST, UTC_TIME, TableSchema
 from stop_pipeline.settings import key_variable
 from stop_pipeline.snapshot import parse
 from stop_pipeline.store import Store
@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 PROGRESS_BYTES = 20_000_000
 """How often a long download says how far it has come."""
+
+_FEW_NUMBERS = 0.05
+"""Up to this share of `suppression_list`, bringing in what changed is quicker than making it anew."""
 
 
 class Client(Protocol):
@@ -233,8 +236,7 @@ def derive_suppression_list(store: Store, account: str) -> Derived:
     Raises:
         StoreError: nothing is committed yet, or the data root refuses.
     """
-    columns = ("phone_number", "created_at")
-    return _derive(store, account, SUPPRESSION_LIST, columns, derive.suppression_list)
+    return _derive(store, account, SUPPRESSION_LIST, _suppression_list)
 
 
 def derive_stops_per_day(store: Store, account: str) -> Derived:
@@ -243,8 +245,7 @@ def derive_stops_per_day(store: Store, account: str) -> Derived:
     Raises:
         StoreError: nothing is committed yet, or the data root refuses.
     """
-    columns = ("id", "country", "created_at_local")
-    return _derive(store, account, STOPS_PER_DAY, columns, lambda stops, _: derive.stops_per_day(stops))
+    return _derive(store, account, STOPS_PER_DAY, _stops_per_day)
 
 
 def _request(client: Client, into: Path, account: str) -> Answer:
@@ -340,6 +341,7 @@ def _apply(
         store.write_rejected(account, rejected)
     committed = State(
         applied_at=info.fetched_at,
+        parent=state.commit,
         sha256=info.sha256,
         whole=info.whole,
         verified_at=info.fetched_at if info.whole else state.verified_at,
@@ -393,7 +395,8 @@ def _figures(store: Store, account: str, info: SnapshotInfo) -> Figures:
     as_listed = {month: stood.fingerprint for month, stood in stored.items() if stood.open_rows} == info.months
     doubled = 0
     if not as_listed:
-        ids = open_rows(store.read_stops_columns(account, ("id", "removed_at")))["id"]
+        columns = store.stops_columns(account, ("id", "removed_at"))
+        ids = open_rows(columns)["id"]
         doubled = len(ids) - pc.count_distinct(ids).as_py()
     return Figures(
         rows=sum(month.rows for month in stored.values()),
@@ -403,13 +406,7 @@ def _figures(store: Store, account: str, info: SnapshotInfo) -> Figures:
     )
 
 
-def _derive(
-    store: Store,
-    account: str,
-    schema: TableSchema,
-    columns: tuple[str, ...],
-    make: Callable[[pa.Table, pa.Table], pa.Table],
-) -> Derived:
+def _derive(store: Store, account: str, schema: TableSchema, make: Callable[[Store, str, State], pa.Table]) -> Derived:
     with store.locked(account):
         state = store.state(account)
         commit = state.commit
@@ -417,10 +414,56 @@ def _derive(
             raise StoreError(f"Nothing is committed yet for the account “{account}”: materialise stops first.")
         if store.derived_commit(schema, account) == commit:
             return Derived(store.read_derived(schema, account), commit, remade=False)
-        # Through the commit: a tick that was killed may have left rows behind that the next one takes back.
-        stops = store.read_stops_columns(account, (*columns, "first_seen_at", "removed_at"))
-        table = make(
-            as_committed(stops, state.applied_at), as_committed(store.read_rejected(account), state.applied_at)
-        )
+        table = make(store, account, state)
         store.write_derived(schema, account, table, commit)
         return Derived(table, commit, remade=True)
+
+
+def _suppression_list(store: Store, account: str, state: State) -> pa.Table:
+    """From the list of the commit before, if that is what lies there and the tick touched few of its numbers."""
+    rejected = as_committed(store.read_rejected(account), state.applied_at)
+    if state.parent is not None and store.derived_commit(SUPPRESSION_LIST, account) == state.parent:
+        before = store.read_derived(SUPPRESSION_LIST, account)
+        touched = _touched_numbers(store, account, state, rejected)
+        if len(touched) <= before.num_rows * _FEW_NUMBERS:
+            stops = _committed(store, account, state, ["phone_number", "created_at"], numbers=touched)
+            rejected = rejected.filter(pc.is_in(rejected["phone_number"], value_set=touched))
+            return derive.updated_suppression_list(before, touched, stops, rejected)
+    return derive.suppression_list(_committed(store, account, state, ["phone_number", "created_at"]), rejected)
+
+
+def _touched_numbers(store: Store, account: str, state: State, rejected: pa.Table) -> pa.Array:
+    """The numbers of the rows that the last tick added or ended, each once."""
+    changed = [month for month, stored in store.months(account).items() if stored.changed_at == state.applied_at]
+    tables = [rejected, *(store.read_month(account, month) for month in changed)]
+    time = pa.scalar(state.applied_at, UTC_TIME)
+    chunks = []
+    for periods in tables:
+        ended = pc.fill_null(pc.equal(periods["removed_at"], time), fill_value=False)
+        chunks += periods["phone_number"].filter(pc.or_(pc.equal(periods["first_seen_at"], time), ended)).chunks
+    return pc.unique(pa.chunked_array(chunks, pa.string())).drop_null()
+
+
+def _stops_per_day(store: Store, account: str, state: State) -> pa.Table:
+    return derive.stops_per_day(_committed(store, account, state, ["id", "country", "created_at_local"]))
+
+
+def _committed(
+    store: Store, account: str, state: State, columns: list[str], *, numbers: pa.Array | None = None
+) -> pa.Table:
+    """Periods through the commit: a tick that was killed may have left rows behind that the next one takes back.
+
+    Args:
+        store: Where.
+        account: Whose.
+        state: Its commit.
+        columns: Which columns, beside those of the period.
+        numbers: Only of rows with one of these numbers.
+    """
+
+    def committed(periods: pa.Table) -> pa.Table:
+        if numbers is not None:
+            periods = periods.filter(pc.is_in(periods["phone_number"], value_set=numbers))
+        return as_committed(periods, state.applied_at)
+
+    return store.stops_columns(account, (*columns, "first_seen_at", "removed_at"), each=committed)
