@@ -369,6 +369,12 @@ class Store:
         document = self._footer(_single_file(schema.name, schema.name, account))
         return None if document is None else document["commit"]
 
+    def derived_rows(self, schema: TableSchema, account: str) -> int:
+        """How many rows a derived table has, which exists."""
+        name = _single_file(schema.name, schema.name, account)
+        with self.files.reading(name), self.files.open(name) as source:
+            return int(pq.read_metadata(source).num_rows)
+
     def read_derived(self, schema: TableSchema, account: str) -> pa.Table:
         """A derived table; empty before the first tick."""
         return self._read_if_any(_single_file(schema.name, schema.name, account), schema)

@@ -97,11 +97,19 @@ class Applied:
 
 @dataclass(frozen=True)
 class Derived:
-    """What a derived table is now, and whether it had to be remade for the commit."""
+    """What a derived table is now.
 
-    table: pa.Table
+    Attributes:
+        commit: The commit that it is made from.
+        rows: How many it holds.
+        remade: Whether it had to be remade for the commit.
+        read: Gives the table; from memory, if it was remade.
+    """
+
     commit: str
+    rows: int
     remade: bool
+    read: Callable[[], pa.Table]
 
 
 _just_judged: dict[tuple[str, datetime, str], Snapshot] = {}
@@ -413,10 +421,11 @@ def _derive(store: Store, account: str, schema: TableSchema, make: Callable[[Sto
         if commit is None:
             raise StoreError(f"Nothing is committed yet for the account “{account}”: materialise stops first.")
         if store.derived_commit(schema, account) == commit:
-            return Derived(store.read_derived(schema, account), commit, remade=False)
+            rows = store.derived_rows(schema, account)
+            return Derived(commit, rows, remade=False, read=lambda: store.read_derived(schema, account))
         table = make(store, account, state)
         store.write_derived(schema, account, table, commit)
-        return Derived(table, commit, remade=True)
+        return Derived(commit, table.num_rows, remade=True, read=lambda: table)
 
 
 def _suppression_list(store: Store, account: str, state: State) -> pa.Table:

@@ -85,7 +85,7 @@ def of_applied(applied: Applied, uri: str) -> Metadata:
 def of_derived(derived: Derived, uri: str) -> Metadata:
     """What a derived table holds, and the commit that it was made from."""
     return {
-        "dagster/row_count": derived.table.num_rows,
+        "dagster/row_count": derived.rows,
         "dagster/uri": uri,
         "commit": derived.commit,
         "remade": derived.remade,
