@@ -168,7 +168,6 @@ def _read_json_in_pieces(file: BinaryIO, each: Callable[[Batch], T], secrets: Co
     if found is None:
         return None
     around, start, end = found
-    code, nb_data = _judge_json(around, os.pread(file.fileno(), _HEAD_BYTES, 0), secrets)
     pieces = list(_pieces(file, start, end))
 
     def read(piece: tuple[int, int]) -> list[T]:
@@ -177,9 +176,11 @@ def _read_json_in_pieces(file: BinaryIO, each: Callable[[Batch], T], secrets: Co
         return [] if pieces == [piece] and not text.strip() else list(map(each, _batches(text)))
 
     try:
-        return Reading(code, nb_data, [made for batches in _in_threads(read, pieces) for made in batches])
+        batches = [made for batch in _in_threads(read, pieces) for made in batch]
     except _NotAListError:
         return None
+    code, nb_data = _judge_json(around, os.pread(file.fileno(), _HEAD_BYTES, 0), secrets)
+    return Reading(code, nb_data, batches)
 
 
 def _in_threads(read: Callable[[tuple[int, int]], list[T]], pieces: list[tuple[int, int]]) -> Iterator[list[T]]:

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline import read_rejected, read_stops
+from stop_pipeline import derive, read_rejected, read_stops, tick
 from stop_pipeline.errors import ForeignListError
+from stop_pipeline.schema import STOPS, SUPPRESSION_LIST
+from stop_pipeline.store import Store
 from stop_pipeline_tests.ticking import Row, Ticker, tree
 
 Key = tuple[int, str, str]
@@ -138,6 +141,7 @@ def _run(root: Path, steps: list[Step]) -> None:
             counts = applied.counts
             assert counts.listed == counts.unchanged + counts.new + counts.changed + counts.restored
             states.append((ticker.now, model.known_at(ticker.now)))
+            _suppresses_what_stands(ticker.store)
 
     assert _periods(read_stops(root, history=True)) == sorted(
         (*period.key, period.first_seen_at, period.removed_at or STILL_LISTED) for period in model.stops
@@ -150,14 +154,29 @@ def _run(root: Path, steps: list[Step]) -> None:
     assert sorted(read_rejected(root)["raw"]) == standing
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def _suppresses_what_stands(store: Store) -> None:
+    """The list that was brought up to date tick by tick is the one that all periods give."""
+    stops, rejected = store.stops_columns("main", STOPS.names), store.read_rejected("main")
+    made_anew = derive.suppression_list(stops, rejected)
+    assert store.read_derived(SUPPRESSION_LIST, "main").to_pylist() == made_anew.to_pylist()
+
+
+@pytest.fixture(autouse=True)
+def _always_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many numbers a tick touches, the suppression list is made from the one before."""
+    monkeypatch.setattr(tick, "_FEW_NUMBERS", 1)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(SEQUENCES)
 def test_any_sequence_of_answers_gives_the_table_of_the_model(steps: list[Step]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         _run(Path(folder), steps)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SEQUENCES)
 def test_the_same_sequence_gives_the_same_bytes(steps: list[Step]) -> None:
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:

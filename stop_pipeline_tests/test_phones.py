@@ -11,7 +11,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline.phones import NATIONAL_REGIONS, mask, read_phone_number, read_phone_numbers
+from stop_pipeline.phones import (
+    NATIONAL_REGIONS,
+    _taken_apart,
+    _valid_number,
+    mask,
+    read_phone_number,
+    read_phone_numbers,
+)
 
 FICTIONAL = "+33639980012"
 NO_BREAK, NARROW_NO_BREAK = "\xa0", "\u202f"
@@ -181,6 +188,35 @@ def test_the_national_spelling_of_a_valid_number_meets_that_of_the_first_region_
     first = next(reading for reading in readings if phonenumbers.is_valid_number(reading))
     international = phonenumbers.format_number(first, phonenumbers.PhoneNumberFormat.E164)
     assert read_phone_number(data.draw(spaced(st.just(national)))) == read_phone_number(international)
+
+
+@st.composite
+def altered(draw: st.DrawFn) -> str:
+    """A valid number with other digits at its end, perhaps more or fewer."""
+    number = draw(st.sampled_from(EXAMPLES))
+    kept = draw(st.integers(2, len(number)))
+    return number[:kept] + draw(st.text("0123456789", max_size=len(number) - kept + 1))
+
+
+@settings(max_examples=1000, deadline=None)
+@given(altered() | st.from_regex(r"\+[0-9]{1,16}|0[1-9][0-9]{8}", fullmatch=True), st.sampled_from(NATIONAL_REGIONS))
+def test_what_metadata_settle_is_what_the_parser_of_the_library_says(compact: str, region: str) -> None:
+    try:
+        number = phonenumbers.parse(compact, region)
+    except phonenumbers.NumberParseException:
+        number = None
+    if _taken_apart(compact, region) is None:
+        return
+    if number is None or not phonenumbers.is_valid_number(number):
+        assert _valid_number(compact, region) is None
+    else:
+        e164 = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+        assert _valid_number(compact, region) == (e164, phonenumbers.region_code_for_number(number))
+
+
+def test_metadata_settle_most_valid_numbers() -> None:
+    settled = [number for number in EXAMPLES if _taken_apart(number, "FR")]
+    assert len(settled) > 0.9 * len(EXAMPLES)
 
 
 @settings(deadline=None)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list
+from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, tick
 from stop_pipeline.errors import ForeignListError, UnreadableAnswerError
 from stop_pipeline_tests.ticking import START, Row, Ticker, rows, tree
 
@@ -385,3 +385,15 @@ def test_everything_below_the_data_root_is_readable_by_its_owner_only(ticker: Ti
     modes = {path: path.stat().st_mode & 0o777 for path in ticker.root.rglob("*")}
     assert {oct(mode) for path, mode in modes.items() if path.is_dir()} == {"0o700"}
     assert {oct(mode) for path, mode in modes.items() if path.is_file()} == {"0o600"}
+
+
+def test_a_suppression_list_brought_up_to_date_is_byte_for_byte_the_one_made_anew(ticker: Ticker) -> None:
+    listed = [*rows(100), Row(900, "+447400123456"), Row(901, "+447400123456")]
+    ticker.tick(listed)
+    ticker.tick([*listed[1:-1], Row(950, "+33639980000"), Row(951)])
+    (file,) = (ticker.root / "suppression_list").rglob("*.parquet")
+    up_to_date = file.read_bytes()
+    file.unlink()
+    derived = tick.derive_suppression_list(ticker.store, "main")
+    assert (derived.remade, derived.rows) == (True, len(read_suppression_list(ticker.root)))
+    assert file.read_bytes() == up_to_date

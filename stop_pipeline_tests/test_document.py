@@ -1,0 +1,185 @@
+"""A document read in pieces is the document read whole, wherever it is cut; and plain rows never become objects."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from stop_pipeline import document
+from stop_pipeline.document import Batch, Reading, read_document
+from stop_pipeline.errors import ApiError
+
+Row = tuple[int, str, str, str]
+Outcome = tuple[int | None, int | None, list[Row], list[document.Malformed], frozenset[str]]
+
+PLAIN = '{"id": 1, "phoneNumber": "+33639980001", "createdAt": "2025-06-01 10:00:00"}'
+
+
+def plain(row_id: int, number: str = "+33639980001", created_at: str = "2025-06-01 10:00:00") -> str:
+    return f'{{"id": {row_id}, "phoneNumber": "{number}", "createdAt": "{created_at}"}}'
+
+
+def answer(rows: list[str], between: str = ", ") -> str:
+    return f'{{"success": true, "code": 200, "nbData": {len(rows)}, "data": [{between.join(rows)}]}}'
+
+
+@contextmanager
+def read(text: str | bytes, *, piece_bytes: int, odd_piece_bytes: int = 8) -> Iterator[Path]:
+    """A document to be read in pieces of so many bytes."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(document, "PIECE_BYTES", piece_bytes)
+        patch.setattr(document, "ODD_PIECE_BYTES", odd_piece_bytes)
+        path = Path(folder) / "answer"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
+        yield path
+
+
+def as_outcome(reading: Reading[Batch]) -> Outcome:
+    rows: list[Row] = []
+    malformed: list[document.Malformed] = []
+    extra_fields = frozenset[str]()
+    for batch in reading.batches:
+        columns = (batch.ids.to_pylist(), batch.spellings.to_pylist(), batch.created_at.to_pylist())
+        rows += [(*values, batch.raw(place)) for place, values in enumerate(zip(*columns, strict=True))]
+        malformed += batch.malformed
+        extra_fields |= batch.extra_fields
+    return reading.code, reading.nb_data, rows, malformed, extra_fields
+
+
+def in_pieces(path: Path) -> Reading[Batch]:
+    return read_document(path, "json", lambda batch: batch)
+
+
+def whole(path: Path) -> Reading[Batch]:
+    with path.open("rb") as file:
+        return document._read_whole_json(file, lambda batch: batch, ())  # noqa: SLF001 – what pieces are held against
+
+
+def outcome_or_error(path: Path, reader: Callable[[Path], Reading[Batch]]) -> Outcome | tuple[type[ApiError], str]:
+    try:
+        return as_outcome(reader(path))
+    except ApiError as error:
+        return type(error), str(error)
+
+
+def objects(reading: Reading[Batch]) -> int:
+    """How many rows became Python objects."""
+    return sum(batch.rows for batch in reading.batches if batch.objects is not None or batch.malformed)
+
+
+TRICKY = ["},{", '"},{"', "}, {", "\\", "\n", "é", "\ud800", "data", "]}", '"data": [', " ", "", "+33639980012", "0"]
+TEXTS = st.sampled_from(TRICKY) | st.text(max_size=6)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+PLAIN_ROWS = st.builds(
+    plain,
+    st.integers(-1, 2**63 + 1),
+    st.text("+0123456789 ", max_size=13),
+    st.text("0123456789-: ", min_size=1, max_size=20),
+)
+ODD_ROWS = st.builds(
+    json.dumps,
+    VALUES
+    | st.fixed_dictionaries({"id": VALUES, "phoneNumber": TEXTS, "createdAt": TEXTS}, optional={"more": VALUES})
+    | st.fixed_dictionaries({"createdAt": TEXTS, "id": st.integers(1, 9), "phoneNumber": TEXTS}),
+    ensure_ascii=st.booleans(),
+)
+RAW_TEXTS = st.sampled_from(
+    [
+        "null",
+        "NaN",
+        "1,",
+        "",
+        "{",
+        '"',
+        PLAIN.replace(" ", ""),
+        PLAIN.replace(", ", " ,\n\t"),
+        PLAIN.replace("1,", "01,"),
+        PLAIN.replace("1,", "1.0,"),
+        PLAIN.replace("1,", '1, "id": 2,'),
+        PLAIN.replace("1,", "0x1,"),
+        PLAIN.replace("+33", "\\u002b33"),
+        PLAIN.replace("+33", "\x01"),
+        PLAIN.replace("phoneNumber", "phonenumber"),
+    ]
+)
+SEPARATORS = st.sampled_from([",", ", ", " ,\n", ",\r\n\t", ", null, ", ",,", " "])
+AROUND = st.sampled_from(
+    [
+        '{"success": true, "code": 200, "nbData": 2, "data": [%s]}',
+        '{"data":[%s],"nbData":"2","code":"200","success":true}',
+        ' { "success" : true , "data" : [ %s ] } \n',
+        '{"success": true, "extra": {"data": [%s]}, "data": []}',
+        '{"success": true, "extra": {"data": []}, "data": [%s]}',
+        '{"success": true, "data": [1], "data": [%s]}',
+        '{"success": true, "data": [%s], "data": ["rows"]}',
+        '{"success": true, "note": "\\"data\\": [", "data": [%s]}',
+        '{"success": true, "data": [%s], "more": [1]}',
+        '{"success": true, "data": [[%s]]}',
+        '{"success": true, "data": [%s]',
+        '{"success": true, "data": [%s]} x',
+        '{"success": false, "code": 10, "data": [%s]}',
+        '{"code": 200, "data": [%s]}',
+        '\ufeff{"success": true, "data": [%s]}',
+        '["data": [%s]]',
+    ]
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    rows=st.lists(PLAIN_ROWS | ODD_ROWS | RAW_TEXTS, max_size=12),
+    separator=SEPARATORS,
+    around=AROUND,
+    piece_bytes=st.integers(1, 400),
+    odd_piece_bytes=st.integers(1, 200),
+)
+@example(rows=[PLAIN] * 5, separator=", ", around='{"success": true, "data": [%s]}', piece_bytes=90, odd_piece_bytes=1)
+@example(
+    rows=[PLAIN, PLAIN.replace("+33", '"},{"id'), PLAIN],
+    separator=",",
+    around='{"success": true, "data": [%s]}',
+    piece_bytes=60,
+    odd_piece_bytes=1,
+)
+def test_wherever_a_document_is_cut_it_gives_what_the_parser_of_whole_documents_gives(
+    rows: list[str], separator: str, around: str, piece_bytes: int, odd_piece_bytes: int
+) -> None:
+    text = around.replace("%s", separator.join(rows))
+    with read(text, piece_bytes=piece_bytes, odd_piece_bytes=odd_piece_bytes) as path:
+        assert outcome_or_error(path, in_pieces) == outcome_or_error(path, whole)
+
+
+@pytest.mark.parametrize("between", [",", ", ", " ,\r\n "])
+def test_plain_rows_never_become_objects_however_many_pieces_there_are(between: str) -> None:
+    rows = [plain(number) for number in range(1, 500)]
+    with read(answer(rows, between), piece_bytes=1000) as path:
+        reading = in_pieces(path)
+    assert len(reading.batches) > 20
+    assert objects(reading) == 0
+    assert [row[0] for row in as_outcome(reading)[2]] == list(range(1, 500))
+
+
+@pytest.mark.parametrize("odd", ["null", '{"id": 7}', PLAIN.replace("+33", "\\u002b33"), plain(9, "06\u00a0")])
+def test_an_odd_row_takes_few_neighbours_with_it_through_pythons_parser(odd: str) -> None:
+    rows = [plain(number) for number in range(1, 1000)]
+    with read(answer([*rows[:600], odd, *rows[600:]]), piece_bytes=20_000, odd_piece_bytes=400) as path:
+        reading = in_pieces(path)
+    assert 0 < objects(reading) <= 10
+    assert sum(batch.rows for batch in reading.batches) == 1000
+
+
+def test_a_row_longer_than_a_piece_is_read_as_any_other() -> None:
+    long: dict[str, Any] = {"id": 5, "phoneNumber": "1" * 300_000, "createdAt": "2025-06-01 10:00:00"}
+    rows = [plain(1), json.dumps(long), plain(2)]
+    with read(answer(rows), piece_bytes=50) as path:
+        assert as_outcome(in_pieces(path)) == as_outcome(whole(path))
