@@ -173,7 +173,7 @@ def _taken_apart(compact: str, region: str) -> tuple[int, str] | None:
     """
     if _NATIONAL_RE.fullmatch(compact):
         return phonenumbers.country_code_for_region(region), compact[1:]
-    if not compact.startswith("+"):
+    if not compact.startswith("+") or compact.startswith("+0"):
         return None
     for digits in _COUNTRY_CODE_DIGITS:
         code, national = int(compact[1 : 1 + digits] or 0), compact[1 + digits :]

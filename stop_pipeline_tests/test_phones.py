@@ -200,6 +200,7 @@ def altered(draw: st.DrawFn) -> str:
 
 @settings(max_examples=1000, deadline=None)
 @given(altered() | st.from_regex(r"\+[0-9]{1,16}|0[1-9][0-9]{8}", fullmatch=True), st.sampled_from(NATIONAL_REGIONS))
+@example("+07301000000", "FR")
 def test_what_metadata_settle_is_what_the_parser_of_the_library_says(compact: str, region: str) -> None:
     try:
         number = phonenumbers.parse(compact, region)
