@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stop_pipeline import read_rejected, read_stops
 from stop_pipeline.errors import ForeignListError
-from stop_pipeline_tests.ticking import Row, Ticker, tree
+from stop_pipeline_tests.ticking import IN_MEMORY, Row, Ticker, tree
 
 Key = tuple[int, str, str]
 STILL_LISTED = datetime.max.replace(tzinfo=UTC)
@@ -153,14 +153,14 @@ def _run(root: Path, steps: list[Step]) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(SEQUENCES)
 def test_any_sequence_of_answers_gives_the_table_of_the_model(steps: list[Step]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         _run(Path(folder), steps)
 
 
 @settings(max_examples=20, deadline=None)
 @given(SEQUENCES)
 def test_the_same_sequence_gives_the_same_bytes(steps: list[Step]) -> None:
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as one, tempfile.TemporaryDirectory(dir=IN_MEMORY) as other:
         for folder in (one, other):
             ticker = Ticker(Path(folder))
             for step in steps:
