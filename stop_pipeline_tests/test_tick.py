@@ -167,6 +167,21 @@ def test_withheld_removals_can_be_accepted_with_the_identical_next_answer(ticker
     assert len(read_stops(ticker.root)) == 40
 
 
+def test_an_acceptance_without_a_new_answer_changes_nothing_and_says_what_to_do(
+    ticker: Ticker, caplog: pytest.LogCaptureFixture
+) -> None:
+    ticker.tick(rows(100))
+    ticker.tick(rows(40))
+    before = tree(ticker.root)
+
+    applied = ticker.apply(accept_removals=60)  # `stops` alone, as one can materialise it in the UI
+
+    assert applied.outcome == "recognised"
+    assert "is accepted with the next answer: materialise all assets" in caplog.text
+    assert tree(ticker.root) == before
+    assert ticker.tick(rows(40), accept_removals=60).counts.removed == 60
+
+
 def test_what_is_added_meanwhile_does_not_let_withheld_removals_through(ticker: Ticker) -> None:
     listed = [*rows(400)[21:], *rows(121, first_id=1000)]  # 21 of 400 gone, and 521 rows open afterwards
     ticker.tick(rows(400))
