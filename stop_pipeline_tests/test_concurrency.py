@@ -362,15 +362,13 @@ def make_home(tmp_path: Path) -> Iterator[Callable[[str], Happened]]:
         yield make
 
 
-@contextmanager
-def run_at_once(commands: Sequence[tuple[Sequence[str | Path], Path, dict[str, str]]]) -> Iterator[list[Any]]:
-    """Processes started together (command, folder, environment), each of which must end well within the block's end."""
+def run_at_once(*commands: tuple[Sequence[str | Path], Path, dict[str, str]]) -> None:
+    """Processes started together (command, folder, environment), each of which must end well."""
     started = [
         subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for command, folder, env in commands
     ]
     try:
-        yield started
         outputs = [process.communicate(timeout=GIVE_UP_SECONDS)[0] for process in started]
         assert [process.returncode for process in started] == [0] * len(started), outputs
         assert not any("Traceback" in output for output in outputs), outputs
@@ -402,8 +400,7 @@ def test_two_runs_launched_together_are_serialised_by_the_pool(
         env = clean_environment(
             SMSPARTNER_API_KEY="a-key", SMSPARTNER_BASE_URL=server.base_url, DAGSTER_HOME=happened.home
         )
-        with run_at_once([(RUN_THE_JOB, tmp_path, env)] * 2):
-            pass
+        run_at_once((RUN_THE_JOB, tmp_path, env), (RUN_THE_JOB, tmp_path, env))
         assert server.requests[1].arrived_at > answered[0]
     assert happened.waits_for_the_pool()
     assert_no_two_steps_overlap(happened)
@@ -427,9 +424,7 @@ def test_two_runs_of_two_instances_whom_no_pool_joins_are_serialised_by_the_lock
     first = held_until(both_started, answer_body(rows(30)), answered)
     with Loopback(first, reply(200, answer_body(rows(31)))) as server:
         env = clean_environment(SMSPARTNER_API_KEY="a-key", SMSPARTNER_BASE_URL=server.base_url)
-        runs = [(RUN_THE_JOB, tmp_path, env | {"DAGSTER_HOME": happened.home}) for happened in homes]
-        with run_at_once(runs):
-            pass
+        run_at_once(*((RUN_THE_JOB, tmp_path, env | {"DAGSTER_HOME": happened.home}) for happened in homes))
         assert server.requests[1].arrived_at > answered[0]
     assert "Another process has been writing" in lock_taken[0]
     assert not any(happened.waits_for_the_pool() for happened in homes)
@@ -448,10 +443,8 @@ def test_dev_and_a_run_that_start_together_on_a_new_home_both_come_up(
             env = clean_environment(
                 SMSPARTNER_API_KEY="a-key", SMSPARTNER_BASE_URL=server.base_url, STOP_PIPELINE_CRON=NEVER
             )
-            with (
-                dev_running(folder, free_port, env) as ui,
-                run_at_once([((COMMAND, "run"), folder, env)]),
-            ):
+            with dev_running(folder, free_port, env) as ui:
+                run_at_once(((COMMAND, "run"), folder, env))
                 ui.wait_until_loaded()
         assert_both_lists_are_in(folder / "data")
 
@@ -516,8 +509,7 @@ def test_two_runs_at_once_on_one_instance_both_end_well(rounds: int, tmp_path: P
         folder.mkdir()
         with Loopback(reply(200, answer_body(rows(30))), reply(200, answer_body(rows(31)))) as server:
             environment = clean_environment(SMSPARTNER_API_KEY="a-key", SMSPARTNER_BASE_URL=server.base_url)
-            with run_at_once([((COMMAND, "run"), folder, environment)] * 2):
-                pass
+            run_at_once(*[((COMMAND, "run"), folder, environment)] * 2)
         assert_both_lists_are_in(folder / "data")
         assert len(list((folder / ".dagster_home" / "history" / "runs").glob("*-*.db"))) == 2
 
