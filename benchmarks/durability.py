@@ -1,18 +1,19 @@
-"""What survives a killed writer, and a reader who comes while it writes: this package beside two plain ways.
+"""What survives a writer that is killed or refused, and a reader who comes while it writes, beside two plain ways.
 
-    python benchmarks/durability.py            # 60 kills and 30 s of reads for each way; about four minutes
-    python benchmarks/durability.py --kills 5 --read-seconds 2 --rows 2000
+    python benchmarks/durability.py            # 60 kills, 20 refusals, 30 s of reads for each way; about six minutes
+    python benchmarks/durability.py --kills 5 --refusals 5 --read-seconds 2 --rows 2000
 
 Each way keeps the same list in Parquet by month, and brings the same answers into it, one row longer each time. What
-is counted: rows after the same answer came twice; kills (SIGKILL at a random moment of a tick) after which the folder
-could not be read or lacked a row that was there before; reads of the folder, during ticks without pause, that failed,
-lacked a committed row, or showed one twice.
+is counted: rows after the same answer came twice; kills (SIGKILL at a random moment of a tick) and refusals (no file
+may grow beyond a random size, which ends the tick as a full disk would) after which the folder could not be read,
+lacked a row that was there before, or showed one twice; reads of the folder, during ticks without pause, that did so.
 """
 
 import argparse
 import hashlib
 import json
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -54,7 +55,7 @@ def by_month(frame: pd.DataFrame) -> pd.DataFrame:
 class Ours:
     """This package, without Dagster."""
 
-    name = "stop_pipeline"
+    name = "this package"
     folder = "stops"
 
     def __init__(self, root: Path) -> None:
@@ -91,7 +92,7 @@ class Ours:
 class ToParquet:
     """pandas' `to_parquet(partition_cols=…)` of the whole list."""
 
-    name = "pandas to_parquet"
+    name = "pandas `to_parquet`"
     folder = "."
 
     def __init__(self, root: Path) -> None:
@@ -104,7 +105,7 @@ class ToParquet:
 class DeleteMatching:
     """pyarrow's `write_dataset` of the whole list, which deletes a month before it writes it."""
 
-    name = "pyarrow delete_matching"
+    name = "pyarrow `delete_matching`"
     folder = "."
 
     def __init__(self, root: Path) -> None:
@@ -141,13 +142,15 @@ class Score:
     after_twice: int
     kills: int
     damaged_by_kills: int
+    refusals: int
+    damaged_by_refusals: int
     reads: int
     bad_reads: int
 
 
-def score(name: str, rows: int, kills: int, read_seconds: float) -> Score:
+def score(name: str, rows: int, kills: int, refusals: int, read_seconds: float) -> Score:
     """Put one way through all of it, in a folder that is gone afterwards."""
-    way, draw = WAYS[name], random.Random(0)  # noqa: S311 – moments of a kill, no secret
+    way, draw = WAYS[name], random.Random(0)  # noqa: S311 – moments and sizes, no secret
     with tempfile.TemporaryDirectory() as parent:
         root = Path(parent) / "data"
         started = time.monotonic()
@@ -156,7 +159,7 @@ def score(name: str, rows: int, kills: int, read_seconds: float) -> Score:
         way(root).tick(rows, 2)
         after_twice = len(pd.read_parquet(root / way.folder, columns=["id"]))
 
-        damaged = 0
+        killed = refused = 0
         for kill in range(kills):
             shutil.rmtree(root)
             way(root).tick(rows, 1)
@@ -165,8 +168,20 @@ def score(name: str, rows: int, kills: int, read_seconds: float) -> Score:
             time.sleep(draw.uniform(0, seconds))
             worker.kill()
             worker.wait()
-            damaged += damage(root / way.folder, rows) is not None
-            print(f"\r{name}: {kill + 1} kills, {damaged} damaged", end="", file=sys.stderr)
+            killed += damage(root / way.folder, rows) is not None
+            print(f"\r{name}: {kill + 1} kills, {killed} damaged", end="", file=sys.stderr)
+        print(file=sys.stderr)
+
+        for refusal in range(refusals):
+            shutil.rmtree(root)
+            way(root).tick(rows, 1)
+            largest = max(path.stat().st_size for path in root.rglob("*") if path.is_file())
+            worker = _worker(name, root, rows + 1, step=2, ticks=1, largest_file=draw.randrange(largest))
+            _ready(worker)
+            worker.wait()
+            refused += damage(root / way.folder, rows) is not None
+            print(f"\r{name}: {refusal + 1} refusals, {refused} damaged", end="", file=sys.stderr)
+        print(file=sys.stderr)
 
         shutil.rmtree(root)
         way(root).tick(rows, 1)
@@ -179,13 +194,17 @@ def score(name: str, rows: int, kills: int, read_seconds: float) -> Score:
             bad += damage(root / way.folder, rows) is not None
         worker.send_signal(signal.SIGKILL)
         worker.wait()
-        print(f"; {reads} reads, {bad} bad", file=sys.stderr)
-    return Score(after_twice, kills, damaged, reads, bad)
+        print(f"{name}: {reads} reads, {bad} bad", file=sys.stderr)
+    return Score(after_twice, kills, killed, refusals, refused, reads, bad)
 
 
-def _worker(name: str, root: Path, rows: int, *, step: int, ticks: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, __file__, "--worker", name, str(root), str(rows), str(step), str(ticks)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603 – this script itself
+def _worker(
+    name: str, root: Path, rows: int, *, step: int, ticks: int, largest_file: int = resource.RLIM_INFINITY
+) -> subprocess.Popen[bytes]:
+    numbers = map(str, (rows, step, ticks, largest_file))
+    command = [sys.executable, __file__, "--worker", name, str(root), *numbers]
+    # Its traceback is no news: that it is refused is what is tried.
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # noqa: S603 – this script
 
 
 def _ready(worker: subprocess.Popen[bytes]) -> None:
@@ -194,9 +213,10 @@ def _ready(worker: subprocess.Popen[bytes]) -> None:
         raise RuntimeError("the worker did not start")
 
 
-def work(name: str, root: Path, rows: int, step: int, ticks: int) -> None:
-    """Tick again and again, the list one row longer each time."""
+def work(name: str, root: Path, rows: int, step: int, ticks: int, largest_file: int) -> None:
+    """Tick again and again, the list one row longer each time; no file may grow beyond a size in bytes."""
     way = WAYS[name](root)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     print("ready", flush=True)
     for number in range(ticks):
         way.tick(rows + number, step + number)
@@ -207,19 +227,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--refusals", type=int, default=20)
     parser.add_argument("--read-seconds", type=float, default=30)
-    parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=6, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         name, root, *numbers = arguments.worker
         work(name, Path(root), *map(int, numbers))
         return
-    scores = {name: score(name, arguments.rows, arguments.kills, arguments.read_seconds) for name in WAYS}
-    print("| | the same answer twice | damaged by a kill | bad reads during ticks |\n|---|---|---|---|")
-    for name, result in scores.items():
-        twice = f"{arguments.rows:,} → {result.after_twice:,} rows"
-        print(f"| {name} | {twice} | {result.damaged_by_kills} of {result.kills} ", end="")
-        print(f"| {result.bad_reads:,} of {result.reads:,} |")
+    scores = [score(name, arguments.rows, arguments.kills, arguments.refusals, arguments.read_seconds) for name in WAYS]
+    rows = {
+        f"{arguments.rows:,} rows, when the same answer came twice": [f"{each.after_twice:,}" for each in scores],
+        "damaged by a kill": [f"{each.damaged_by_kills} of {each.kills}" for each in scores],
+        "damaged by a full disk": [f"{each.damaged_by_refusals} of {each.refusals}" for each in scores],
+        "bad reads during ticks": [f"{each.bad_reads:,} of {each.reads:,}" for each in scores],
+    }
+    print(f"| | {' | '.join(WAYS)} |\n|---|---|---|---|")
+    for what, cells in rows.items():
+        print(f"| {what} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

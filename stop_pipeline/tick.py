@@ -217,6 +217,11 @@ def apply_newest(store: Store, account: str, guard: Guard, *, raw_days: int | No
         months_written: tuple[str, ...] = ()
         if _is_known(state, info):
             log.info("Account %s: this answer is applied already", account)
+            if guard.accept_removals is not None and state.withheld_because is not None:
+                log.warning(
+                    "Account %s: what was withheld is accepted with the next answer: materialise all assets.",
+                    account,
+                )
         elif not _is_newer(state, info):
             outcome, counts = "older", Counts()
             log.warning(

@@ -209,8 +209,9 @@ def test_a_data_root_that_cannot_be_made_is_told_in_one_sentence(machine: Machin
     assert len(errors(done)) == 1
 
 
-@pytest.mark.parametrize("command", ["run", "dev"])
-@pytest.mark.parametrize("home", ["/nowhere/at/all", "relative", "/dev/null"])
+@pytest.mark.parametrize(
+    ("command", "home"), [("run", "/nowhere/at/all"), ("run", "relative"), ("run", "/dev/null"), ("dev", "relative")]
+)
 def test_a_dagster_home_that_is_no_folder_exits_2_and_is_named(command: str, home: str, tmp_path: Path) -> None:
     (tmp_path / "relative").mkdir()
     done = run_command(command, cwd=tmp_path, SMSPARTNER_API_KEY=KEY, DAGSTER_HOME=home)

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.resources import as_file, files
@@ -303,30 +303,22 @@ NEVER = "0 0 29 2 *"
 STEPS = ("raw_stop_list", "stop_snapshot", "stops", "suppression_list", "stops_per_day")
 
 
-def make_home(folder: Path) -> Path:
-    """A DAGSTER_HOME as the command makes it, its databases there already."""
-    folder.mkdir()
-    with as_file(files("stop_pipeline") / "dagster.yaml") as defaults:
-        shutil.copyfile(defaults, folder / "dagster.yaml")
-    with dg.DagsterInstance.from_config(str(folder)):
-        return folder
-
-
 @dataclass(frozen=True)
 class Happened:
-    """What the event logs of a home tell, over all its runs."""
+    """What the event logs of an instance tell, over all its runs."""
 
-    home: Path
+    instance: dg.DagsterInstance
+
+    @property
+    def home(self) -> str:
+        return self.instance.root_directory
 
     def events(self) -> dict[str, list[tuple[float, dg.DagsterEvent]]]:
         """By run: each event with its time, in seconds."""
-        with dg.DagsterInstance.from_config(str(self.home)) as instance:
-            return {
-                run_id: [
-                    (entry.timestamp, entry.dagster_event) for entry in instance.all_logs(run_id) if entry.dagster_event
-                ]
-                for run_id in instance.get_run_ids()
-            }
+        return {
+            run_id: [(log.timestamp, log.dagster_event) for log in self.instance.all_logs(run_id) if log.dagster_event]
+            for run_id in self.instance.get_run_ids()
+        }
 
     def started(self, step: str) -> int:
         """In how many runs the step has started."""
@@ -355,15 +347,28 @@ class Happened:
         return sorted(spans)
 
 
-@contextmanager
-def run_at_once(commands: Sequence[tuple[Sequence[str | Path], Path, dict[str, str]]]) -> Iterator[list[Any]]:
-    """Processes started together (command, folder, environment), each of which must end well within the block's end."""
+@pytest.fixture
+def make_home(tmp_path: Path) -> Iterator[Callable[[str], Happened]]:
+    """Makes a DAGSTER_HOME as the command does, its databases there already."""
+    with ExitStack() as instances:
+
+        def make(name: str) -> Happened:
+            home = tmp_path / name
+            home.mkdir()
+            with as_file(files("stop_pipeline") / "dagster.yaml") as defaults:
+                shutil.copyfile(defaults, home / "dagster.yaml")
+            return Happened(instances.enter_context(dg.DagsterInstance.from_config(str(home))))
+
+        yield make
+
+
+def run_at_once(*commands: tuple[Sequence[str | Path], Path, dict[str, str]]) -> None:
+    """Processes started together (command, folder, environment), each of which must end well."""
     started = [
         subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for command, folder, env in commands
     ]
     try:
-        yield started
         outputs = [process.communicate(timeout=GIVE_UP_SECONDS)[0] for process in started]
         assert [process.returncode for process in started] == [0] * len(started), outputs
         assert not any("Traceback" in output for output in outputs), outputs
@@ -385,25 +390,28 @@ def held_until(condition: Callable[[], bool], body: bytes, answered: list[float]
     return script
 
 
-def test_two_runs_launched_together_are_serialised_by_the_pool(tmp_path: Path) -> None:
+def test_two_runs_launched_together_are_serialised_by_the_pool(
+    tmp_path: Path, make_home: Callable[[str], Happened]
+) -> None:
     """One is held in its request until the other has been told to wait; from then on no two steps overlap."""
-    happened, answered = Happened(make_home(tmp_path / "home")), list[float]()
+    happened, answered = make_home("home"), list[float]()
     first = held_until(happened.waits_for_the_pool, answer_body(rows(30)), answered)
     with Loopback(first, reply(200, answer_body(rows(31)))) as server:
         env = clean_environment(
-            SMSPARTNER_API_KEY="a-key", SMSPARTNER_BASE_URL=server.base_url, DAGSTER_HOME=str(happened.home)
+            SMSPARTNER_API_KEY="a-key", SMSPARTNER_BASE_URL=server.base_url, DAGSTER_HOME=happened.home
         )
-        with run_at_once([(RUN_THE_JOB, tmp_path, env)] * 2):
-            pass
+        run_at_once((RUN_THE_JOB, tmp_path, env), (RUN_THE_JOB, tmp_path, env))
         assert server.requests[1].arrived_at > answered[0]
     assert happened.waits_for_the_pool()
     assert_no_two_steps_overlap(happened)
     assert_both_lists_are_in(tmp_path / "data")
 
 
-def test_two_runs_of_two_instances_whom_no_pool_joins_are_serialised_by_the_lock(tmp_path: Path) -> None:
+def test_two_runs_of_two_instances_whom_no_pool_joins_are_serialised_by_the_lock(
+    tmp_path: Path, make_home: Callable[[str], Happened]
+) -> None:
     """One is held in its request until the other's step has started, and whoever else tries finds the lock taken."""
-    homes = [Happened(make_home(tmp_path / name)) for name in ("home", "other-home")]
+    homes = [make_home("home"), make_home("other-home")]
     answered: list[float] = []
     lock_taken: list[str] = []
 
@@ -416,9 +424,7 @@ def test_two_runs_of_two_instances_whom_no_pool_joins_are_serialised_by_the_lock
     first = held_until(both_started, answer_body(rows(30)), answered)
     with Loopback(first, reply(200, answer_body(rows(31)))) as server:
         env = clean_environment(SMSPARTNER_API_KEY="a-key", SMSPARTNER_BASE_URL=server.base_url)
-        runs = [(RUN_THE_JOB, tmp_path, env | {"DAGSTER_HOME": str(happened.home)}) for happened in homes]
-        with run_at_once(runs):
-            pass
+        run_at_once(*((RUN_THE_JOB, tmp_path, env | {"DAGSTER_HOME": happened.home}) for happened in homes))
         assert server.requests[1].arrived_at > answered[0]
     assert "Another process has been writing" in lock_taken[0]
     assert not any(happened.waits_for_the_pool() for happened in homes)
@@ -437,17 +443,17 @@ def test_dev_and_a_run_that_start_together_on_a_new_home_both_come_up(
             env = clean_environment(
                 SMSPARTNER_API_KEY="a-key", SMSPARTNER_BASE_URL=server.base_url, STOP_PIPELINE_CRON=NEVER
             )
-            with (
-                dev_running(folder, free_port, env) as ui,
-                run_at_once([((COMMAND, "run"), folder, env)]),
-            ):
+            with dev_running(folder, free_port, env) as ui:
+                run_at_once(((COMMAND, "run"), folder, env))
                 ui.wait_until_loaded()
         assert_both_lists_are_in(folder / "data")
 
 
 @pytest.mark.slow
-def test_two_runs_launched_together_from_the_ui_are_serialised(tmp_path: Path, free_port: int) -> None:
-    happened, answered = Happened(make_home(tmp_path / "home")), list[float]()
+def test_two_runs_launched_together_from_the_ui_are_serialised(
+    tmp_path: Path, free_port: int, make_home: Callable[[str], Happened]
+) -> None:
+    happened, answered = make_home("home"), list[float]()
     launched: list[str] = []
     first = held_until(lambda: len(launched) == 2, answer_body(rows(30)), answered)
     with Loopback(first, reply(200, answer_body(rows(31)))) as server:
@@ -455,7 +461,7 @@ def test_two_runs_launched_together_from_the_ui_are_serialised(tmp_path: Path, f
             SMSPARTNER_API_KEY="a-key",
             SMSPARTNER_BASE_URL=server.base_url,
             STOP_PIPELINE_CRON=NEVER,
-            DAGSTER_HOME=str(happened.home),
+            DAGSTER_HOME=happened.home,
         )
         with dev_running(tmp_path, free_port, env) as ui:
             ui.wait_until_loaded()
@@ -503,8 +509,7 @@ def test_two_runs_at_once_on_one_instance_both_end_well(rounds: int, tmp_path: P
         folder.mkdir()
         with Loopback(reply(200, answer_body(rows(30))), reply(200, answer_body(rows(31)))) as server:
             environment = clean_environment(SMSPARTNER_API_KEY="a-key", SMSPARTNER_BASE_URL=server.base_url)
-            with run_at_once([((COMMAND, "run"), folder, environment)] * 2):
-                pass
+            run_at_once(*[((COMMAND, "run"), folder, environment)] * 2)
         assert_both_lists_are_in(folder / "data")
         assert len(list((folder / ".dagster_home" / "history" / "runs").glob("*-*.db"))) == 2
 

@@ -137,6 +137,18 @@ def test_withheld_removals_fail_a_check_whose_sentence_tells_how_to_accept_them(
         assert len(read_stops(tmp_path)) == 30
 
 
+def test_removals_from_an_answer_that_is_not_whole_are_not_offered_for_acceptance(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    with listing(answer_body(rows(100)), answer_body(rows(99), nb_data=100)) as server:
+        pipeline = Pipeline(tmp_path, server, instance, ("main",))
+        pipeline.run()
+        check = pipeline.checks(pipeline.run())["removals_plausible"]
+    assert not check.passed
+    assert "They cannot be accepted" in (check.description or "")
+    assert "accept_removals" not in (check.description or "")
+
+
 def test_an_answer_that_is_not_whole_fails_the_check_of_nb_data(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     with listing(answer_body(rows(3), nb_data=4)) as server:
         result = Pipeline(tmp_path, server, instance, ("main",)).run()

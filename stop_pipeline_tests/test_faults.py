@@ -27,6 +27,7 @@ from stop_pipeline_tests.faults import (
     scenarios,
     warm_up,
 )
+from stop_pipeline_tests.ticking import IN_MEMORY
 
 ALL = {scenario.name: scenario for scenario in scenarios()}
 SHORT = ["a first load over four months", "an altered row"]
@@ -47,8 +48,7 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 @pytest.fixture
 def roots(tmp_path: Path) -> Iterator[Path]:
     """Where data roots lie: in memory if there is such a place; a killed process cannot tell, and syncs are free."""
-    memory = Path("/dev/shm")  # noqa: S108
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as folder:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY or tmp_path) as folder:
         yield Path(folder)
 
 

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -29,7 +28,7 @@ from stop_pipeline.snapshot import parse
 from stop_pipeline_tests.commands import clean_environment
 from stop_pipeline_tests.conftest import Figures
 from stop_pipeline_tests.loopback import Loopback, reply
-from stop_pipeline_tests.ticking import PARIS, START, Ticker, answer_body, rows, tree
+from stop_pipeline_tests.ticking import IN_MEMORY, PARIS, START, Ticker, answer_body, rows, tree
 
 NUMBERS_SHOWN = re.compile(r"\d{7,}")
 """A message may hold byte counts and codes, never so many digits in a row."""
@@ -389,8 +388,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def copy_of(base: Path) -> Iterator[Path]:
     """A copy of a data root; in memory where the system has a place for that, since only the order of calls matters."""
-    memory = Path("/dev/shm")  # noqa: S108
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         yield Path(shutil.copytree(base, Path(folder, "data")))
 
 
@@ -405,7 +403,7 @@ def assert_plain(error: StopPipelineError) -> None:
 
 def parsed(fuzzed: Fuzzed) -> Ending:
     """Parse alone: a snapshot that adds up, or one plain sentence."""
-    with tempfile.NamedTemporaryFile(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as file:  # noqa: S108
+    with tempfile.NamedTemporaryFile(dir=IN_MEMORY) as file:
         file.write(fuzzed.body)
         file.flush()
         try:

@@ -16,7 +16,7 @@ from stop_pipeline import derive, read_rejected, read_stops, tick
 from stop_pipeline.errors import ForeignListError
 from stop_pipeline.schema import STOPS, SUPPRESSION_LIST
 from stop_pipeline.store import Store
-from stop_pipeline_tests.ticking import Row, Ticker, tree
+from stop_pipeline_tests.ticking import IN_MEMORY, Row, Ticker, tree
 
 Key = tuple[int, str, str]
 STILL_LISTED = datetime.max.replace(tzinfo=UTC)
@@ -172,14 +172,14 @@ def _always_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @given(SEQUENCES)
 def test_any_sequence_of_answers_gives_the_table_of_the_model(steps: list[Step]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         _run(Path(folder), steps)
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SEQUENCES)
 def test_the_same_sequence_gives_the_same_bytes(steps: list[Step]) -> None:
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as one, tempfile.TemporaryDirectory(dir=IN_MEMORY) as other:
         for folder in (one, other):
             ticker = Ticker(Path(folder))
             for step in steps:

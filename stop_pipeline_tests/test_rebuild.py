@@ -16,7 +16,7 @@ from stop_pipeline.rebuild import Rebuilt, fresh_root, rebuild
 from stop_pipeline.store import Store
 from stop_pipeline_tests.commands import run_command
 from stop_pipeline_tests.test_model import STEPS, Step
-from stop_pipeline_tests.ticking import PARIS, Row, Ticker, answer_body, rows, tree
+from stop_pipeline_tests.ticking import IN_MEMORY, PARIS, Row, Ticker, answer_body, rows, tree
 
 TABLES = ("stops", "rejected", "suppression_list", "stops_per_day")
 
@@ -52,7 +52,7 @@ def test_a_replay_gives_every_file_byte_for_byte(ticker: Ticker, tmp_path: Path)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(STEPS, st.sampled_from([1, 1, 1, 2])), min_size=1, max_size=8))
 def test_a_replay_equals_the_ticks_over_the_same_answers(steps: list[tuple[Step, int]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         ticker = Ticker(Path(folder) / "data")
         for step, times in steps:
             listed: list[Any] = [*step.rows(), *step.malformed_rows()]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, tick
 from stop_pipeline.errors import ForeignListError, UnreadableAnswerError
-from stop_pipeline_tests.ticking import START, Row, Ticker, rows, tree
+from stop_pipeline_tests.ticking import IN_MEMORY, START, Row, Ticker, rows, tree
 
 DATA = Path(__file__).parent / "data"
 
@@ -167,6 +167,21 @@ def test_withheld_removals_can_be_accepted_with_the_identical_next_answer(ticker
     assert len(read_stops(ticker.root)) == 40
 
 
+def test_an_acceptance_without_a_new_answer_changes_nothing_and_says_what_to_do(
+    ticker: Ticker, caplog: pytest.LogCaptureFixture
+) -> None:
+    ticker.tick(rows(100))
+    ticker.tick(rows(40))
+    before = tree(ticker.root)
+
+    applied = ticker.apply(accept_removals=60)  # `stops` alone, as one can materialise it in the UI
+
+    assert applied.outcome == "recognised"
+    assert "is accepted with the next answer: materialise all assets" in caplog.text
+    assert tree(ticker.root) == before
+    assert ticker.tick(rows(40), accept_removals=60).counts.removed == 60
+
+
 def test_what_is_added_meanwhile_does_not_let_withheld_removals_through(ticker: Ticker) -> None:
     listed = [*rows(400)[21:], *rows(121, first_id=1000)]  # 21 of 400 gone, and 521 rows open afterwards
     ticker.tick(rows(400))
@@ -198,14 +213,14 @@ def test_withheld_removals_that_come_back_leave_no_trace_and_the_guard_as_it_was
 GROWTH = st.lists(st.tuples(st.sampled_from([0, 0, 1, 50, 500]), st.booleans()), min_size=1, max_size=5)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(3, 450), st.data(), st.integers(0, 500), GROWTH)
 def test_no_answers_that_repeat_or_only_add_let_withheld_removals_through(
     stored: int, data: st.DataObject, added: int, growth: list[tuple[int, bool]]
 ) -> None:
     gone = data.draw(st.integers(min(stored // 2, max(stored // 20, 20)) + 1, stored - 1))
     listed = [*rows(stored)[gone:], *rows(added, first_id=10_000)]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         ticker = Ticker(Path(folder))
         ticker.tick(rows(stored))
         assert ticker.tick(listed).counts.withheld == gone

@@ -90,9 +90,7 @@ def of_applied(applied: Applied, account: str) -> list[dg.AssetCheckResult]:
         _result(
             REMOVALS_PLAUSIBLE,
             passed=withheld == 0,
-            advice=f"{withheld:,} removals were withheld: {state.withheld_because}. Look at the list in SMS Partner; "
-            f"if they are right, accept them with the run config ops.stops.config.accept_removals: {withheld}, or with "
-            f"“stop-pipeline run --accept-removals {withheld} --account {account}”.",
+            advice=f"{withheld:,} removals were withheld: {state.withheld_because}. {_how_to_accept(applied, account)}",
             withheld=withheld,
         ),
         _result(
@@ -111,6 +109,18 @@ def of_applied(applied: Applied, account: str) -> list[dg.AssetCheckResult]:
             severity=dg.AssetCheckSeverity.WARN,
         ),
     ]
+
+
+def _how_to_accept(applied: Applied, account: str) -> str:
+    """What can be done about removals that were withheld: only an answer proven whole takes any away."""
+    withheld = applied.state.counts.withheld
+    if not applied.info.whole:
+        return "They cannot be accepted: the next answer that is whole decides."
+    return (
+        "Look at the list in SMS Partner; if they are right, accept them in a tick of all assets with the run config "
+        f"ops.stops.config.accept_removals: {withheld}, or with "
+        f"“stop-pipeline run --accept-removals {withheld} --account {account}”."
+    )
 
 
 def _result(
