@@ -85,9 +85,20 @@ def read_phone_numbers(spellings: pa.Array | pa.ChunkedArray) -> tuple[pa.Array,
     return pc.replace_with_mask(spellings, to_read, numbers), pc.replace_with_mask(home, to_read, countries)
 
 
-def _read_distinct(spellings: pa.Array) -> tuple[pa.Array, pa.Array]:
+def compact_spellings(spellings: pa.Array) -> pa.Array:
+    """The spellings without separators, their digits in ASCII, a leading 00 as a plus; a null stays null.
+
+    Spellings that are equal in this form are read alike.
+    """
     joined = pc.replace_substring_regex(spellings, pattern=_SEPARATORS, replacement="")
     compact = pc.replace_substring_regex(joined, pattern="^00", replacement="+")
+    other_scripts = pc.invert(pc.string_is_ascii(compact))
+    in_ascii = [_compact(spelling) for spelling in spellings.filter(other_scripts).to_pylist()]
+    return pc.replace_with_mask(compact, other_scripts, pa.array(in_ascii, pa.string()))
+
+
+def _read_distinct(spellings: pa.Array) -> tuple[pa.Array, pa.Array]:
+    compact = compact_spellings(spellings)
     national = pc.match_substring_regex(compact, pattern=_VALID_FRENCH_MOBILE)
     from_national = pc.binary_join_element_wise("+33", pc.utf8_slice_codeunits(compact, start=1), "")
     numbers = pc.if_else(national, from_national, compact)

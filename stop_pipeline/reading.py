@@ -70,7 +70,7 @@ def read_stops(
     if unknown := [column for column in wanted if column not in _READ_COLUMNS]:
         raise ValueError(f"No column {unknown[0]!r} in stops: it has {', '.join(_READ_COLUMNS)}.")
     moment = None if as_of is None else _utc(as_of)
-    store = _existing_store(root)
+    store = existing_store(root)
     empty = pa.schema([ACCOUNT.field, CREATED_MONTH.field, *STOPS.arrow]).empty_table()
     condition = None if filters is None else pq.filters_to_expression(filters)
     if condition is not None:
@@ -98,7 +98,7 @@ def read_rejected(root: str | Path | None = None, history: bool = False) -> pd.D
     Raises:
         StoreError: as in `read_stops`.
     """
-    store = _existing_store(root)
+    store = existing_store(root)
 
     def committed(account: str) -> pa.Table:
         applied_at = store.state(account).applied_at
@@ -117,7 +117,7 @@ def read_suppression_list(root: str | Path | None = None) -> pd.DataFrame:
     Raises:
         StoreError: as in `read_stops`.
     """
-    store = _existing_store(root)
+    store = existing_store(root)
     return _per_account(store, SUPPRESSION_LIST, lambda account: store.read_derived(SUPPRESSION_LIST, account))
 
 
@@ -130,11 +130,12 @@ def read_stops_per_day(root: str | Path | None = None) -> pd.DataFrame:
     Raises:
         StoreError: as in `read_stops`.
     """
-    store = _existing_store(root)
+    store = existing_store(root)
     return _per_account(store, STOPS_PER_DAY, lambda account: store.read_derived(STOPS_PER_DAY, account))
 
 
-def _existing_store(root: str | Path | None) -> Store:
+def existing_store(root: str | Path | None) -> Store:
+    """The store at `root`; by default at `STOP_PIPELINE_DATA`, else at `data`."""
     return Store.existing(root or os.environ.get("STOP_PIPELINE_DATA") or DEFAULT_DATA_ROOT)
 
 
