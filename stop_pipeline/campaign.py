@@ -150,7 +150,8 @@ class CsvCampaign:
         with _readable(self._path):
             for delimiter in DELIMITERS:
                 with self._open() as file:
-                    headers[delimiter] = _Reading(file, self._path, delimiter).header().fields
+                    # Not strict: quotes that are right by one delimiter are wrong by the others.
+                    headers[delimiter] = _Reading(file, self._path, delimiter, strict=False).header().fields
         delimiter = max(DELIMITERS, key=lambda delimiter: (column in headers[delimiter], len(headers[delimiter])))
         return delimiter, headers[delimiter]
 
@@ -189,14 +190,14 @@ class _Reading:
     it for text.
     """
 
-    def __init__(self, file: TextIO, path: Path, delimiter: str) -> None:
+    def __init__(self, file: TextIO, path: Path, delimiter: str, *, strict: bool = True) -> None:
         self._path = path
         self._mark = file.read(1)
         if self._mark != _MARK:
             file.seek(0)
             self._mark = ""
         lines, self._text = itertools.tee(file)
-        self._reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        self._reader = csv.reader(lines, delimiter=delimiter, strict=strict)
 
     @property
     def lines_read(self) -> int:
