@@ -1,6 +1,8 @@
 """SMS Partner's STOP list as a table: every opt-out exactly once, when it was made, and whether it still stands.
 
-For a notebook: `read_stops` and its siblings. They need no Dagster. The rooms of the house, from the outside in:
+For a notebook: `read_stops` and its siblings, and `suppress`. They need no Dagster.
+
+The rooms of the house, from the outside in:
 
     cli            the command `stop-pipeline`
     definitions    what Dagster loads; defs/ holds its assets, checks, schedule and resources
@@ -12,6 +14,7 @@ For a notebook: `read_stops` and its siblings. They need no Dagster. The rooms o
     derive         committed → suppression list, counts
     store          where tables lie                              files      atomic writes, the lock
     reading        what a notebook gets
+    suppression    a campaign held against the list              campaign   its file, read and written in parts
     verify         whether the files hold together               rebuild    kept answers → a fresh root
     sandbox        a stand-in for SMS Partner
     schema, model, settings, errors                              what the rooms share
@@ -21,14 +24,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stop_pipeline.reading import read_rejected, read_stops, read_stops_per_day, read_suppression_list
+    from stop_pipeline.suppression import suppress
 
-__all__ = ["read_rejected", "read_stops", "read_stops_per_day", "read_suppression_list"]
+__all__ = ["read_rejected", "read_stops", "read_stops_per_day", "read_suppression_list", "suppress"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the readers, and pandas with them, when first asked for: the command's help needs neither."""
+    """Import these, and pandas with them, when first asked for: the command's help needs neither."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "suppress":
+        from stop_pipeline.suppression import suppress  # noqa: PLC0415 – see above
+
+        return suppress
     from stop_pipeline import reading  # noqa: PLC0415 – see above
 
     return getattr(reading, name)

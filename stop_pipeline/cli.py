@@ -3,8 +3,8 @@
 What belongs here: the commands, what they print, and their exit codes. What does not: how a tick is run and Dagster's
 home is kept (`local_dagster`). Nothing heavy is imported before a command needs it, so that `--help` is instant.
 
-Exit codes: 0 done, also when a check failed (a warning line says which); 1 a tick failed, or
-something is off; 2 wrong configuration.
+Exit codes: 0 done, also when a check failed (a warning line says which); 1 a tick or a split failed, or something is
+off; 2 wrong configuration; 3 the suppression list is not fit to hold a campaign against.
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stop_pipeline.errors import ConfigurationError, StopPipelineError, StoreError
+from stop_pipeline.errors import ConfigurationError, StopPipelineError, StoreError, UnfitListError
 from stop_pipeline.settings import Settings, key_variable, missing_key
 
 if TYPE_CHECKING:
@@ -127,6 +127,48 @@ def rebuild(into: Path, account: str | None) -> None:
                 f"{name}: {_counted(rebuilt.replayed, 'answer')} replayed into {target.root}, {len(rebuilt.skipped):,} "
                 f"skipped; {_counted(rebuilt.rows, 'row')}, {rebuilt.open_rows:,} of them open."
             )
+
+
+@main.command("suppress")
+@click.argument("campaign", type=click.Path(path_type=Path))
+@click.option("--column", default="phone", show_default=True, metavar="NAME", help="Column of the phone numbers.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    required=True,
+    help="Fresh folder for the three files; refused if it is not empty.",
+)
+@click.option("--account", metavar="A", help="Block what this account's list holds; by default, any account's.")
+@click.option(
+    "--max-age",
+    default="24h",
+    show_default=True,
+    metavar="AGE",
+    help="How long ago the list may have been verified, such as 90m, 24h or 2d.",
+)
+def suppress_campaign(campaign: Path, column: str, out: Path, account: str | None, max_age: str) -> None:
+    """Split a campaign's file (CSV or Parquet) into clean, blocked and invalid rows.
+
+    Whom to text is in “clean”, who has opted out in “blocked”, and what is no phone number in “invalid”. It is refused
+    with exit code 3 if the list is missing, or too old to rely on.
+    """
+    from stop_pipeline.progress import progress_shown
+    from stop_pipeline.suppression import parse_age, suppress_file
+
+    with _plain_errors():
+        root = Settings.from_environment().data_root
+        try:
+            age = parse_age(max_age)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--max-age") from None
+        with progress_shown():
+            done = suppress_file(campaign, column, out, root=root, account=account, max_age=age)
+    counts = " + ".join(f"{rows:,} {name}" for name, (_, rows) in done.parts.items())
+    click.echo(f"{campaign} ({done.form}): {_counted(done.rows, 'row')} = {counts}.")
+    click.echo(f"The list was verified at {done.verified_at:%Y-%m-%d %H:%M} UTC. The files are in {out}:")
+    for path, _ in done.parts.values():
+        click.echo(f"  {path.name}")
 
 
 @main.command()
@@ -242,6 +284,8 @@ def _plain_errors() -> Iterator[None]:
         yield
     except ConfigurationError as error:
         sentence, code = str(error), 2
+    except UnfitListError as error:
+        sentence, code = str(error), 3
     except StopPipelineError as error:
         sentence, code = str(error), 1
     else:

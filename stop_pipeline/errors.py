@@ -1,4 +1,4 @@
-"""Every way a tick can fail, one class each.
+"""Every way a tick, or the split of a campaign, can fail, one class each.
 
 What belongs here: the exceptions that callers, the command and the alerts tell apart. What does not: deciding when to
 raise them. A message is one plain sentence (what was expected, what came, what to do) and never holds an API key or a
@@ -61,6 +61,14 @@ class StoreError(StopPipelineError):
 
 class SchemaVersionError(StoreError):
     """The data root was written by a version of this package that this one cannot read."""
+
+
+class UnfitListError(StopPipelineError):
+    """The suppression list is missing, behind its commit, or too old to hold a campaign against."""
+
+
+class CampaignError(StopPipelineError):
+    """A campaign cannot be read, or its parts cannot be written."""
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:

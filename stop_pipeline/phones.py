@@ -42,8 +42,23 @@ _SEPARATORS = (
     "]+"
 )
 _AS_IT_IS = r"^\+33[67][0-9]{8}$"
-_HOME_METADATA: Any = phonenumbers.PhoneMetadata.metadata_for_region(HOME)
-_VALID_FRENCH_MOBILE = f"^0(?:{_HOME_METADATA.mobile.national_number_pattern})$"
+_FRENCH_MOBILE = "^0[67][0-9]{8}$"
+
+
+def _national_pattern(region: str, kind: str) -> str:
+    """A regular expression that every valid national number of a region meets, by the library's own data."""
+    metadata: Any = phonenumbers.PhoneMetadata.metadata_for_region(region)
+    pattern: str = getattr(metadata, kind).national_number_pattern
+    return f"(?:{pattern})"
+
+
+_VALID_FRENCH_MOBILE = f"^0{_national_pattern(HOME, 'mobile')}$"
+# By country code, which Guadeloupe shares with others.
+_OVERSEAS = "|".join(
+    f"^0{_national_pattern(sharing, 'general_desc')}$"
+    for region in NATIONAL_REGIONS[1:]
+    for sharing in phonenumbers.region_codes_for_country_code(phonenumbers.country_code_for_region(region))
+)
 
 _SEPARATORS_RE = re.compile(_SEPARATORS)
 _AS_IT_IS_RE = re.compile(r"\+33[67][0-9]{8}")
@@ -102,10 +117,25 @@ def read_phone_numbers(spellings: pa.Array | pa.ChunkedArray) -> tuple[pa.Array,
     return pc.replace_with_mask(spellings, to_read, numbers), pc.replace_with_mask(home, to_read, countries)
 
 
-def _read_distinct(spellings: pa.Array) -> tuple[pa.Array, pa.Array]:
+def compact_spellings(spellings: pa.Array) -> pa.Array:
+    """The spellings without separators, their digits in ASCII, a leading 00 as a plus; a null stays null.
+
+    Spellings that are equal in this form are read alike.
+    """
     joined = pc.replace_substring_regex(spellings, pattern=_SEPARATORS, replacement="")
     compact = pc.replace_substring_regex(joined, pattern="^00", replacement="+")
-    national = pc.match_substring_regex(compact, pattern=_VALID_FRENCH_MOBILE)
+    other_scripts = pc.invert(pc.string_is_ascii(compact))
+    in_ascii = [_compact(spelling) for spelling in spellings.filter(other_scripts).to_pylist()]
+    return pc.replace_with_mask(compact, other_scripts, pa.array(in_ascii, pa.string()))
+
+
+def _read_distinct(spellings: pa.Array) -> tuple[pa.Array, pa.Array]:
+    compact = compact_spellings(spellings)
+    french, overseas, mobile = (
+        pc.match_substring_regex(compact, pattern=pattern)
+        for pattern in (_VALID_FRENCH_MOBILE, _OVERSEAS, _FRENCH_MOBILE)
+    )
+    national = pc.or_(french, pc.and_not(mobile, overseas))
     from_national = pc.binary_join_element_wise("+33", pc.utf8_slice_codeunits(compact, start=1), "")
     numbers = pc.if_else(national, from_national, compact)
     other = pc.invert(pc.or_(national, pc.match_substring_regex(compact, pattern=_AS_IT_IS)))

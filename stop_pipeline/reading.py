@@ -70,7 +70,7 @@ def read_stops(
     if unknown := [column for column in wanted if column not in _READ_COLUMNS]:
         raise ValueError(f"No column {unknown[0]!r} in stops: it has {', '.join(_READ_COLUMNS)}.")
     moment = None if as_of is None else _utc(as_of)
-    store = _existing_store(root)
+    store = existing_store(root)
     empty = pa.schema([ACCOUNT.field, CREATED_MONTH.field, *STOPS.arrow]).empty_table()
     condition = None if filters is None else pq.filters_to_expression(filters)
     if condition is not None:
@@ -93,12 +93,13 @@ def read_rejected(root: str | Path | None = None, history: bool = False) -> pd.D
         history: Give every period, ended ones too, instead of what is listed.
 
     Returns:
-        A DataFrame of `account` and the columns of `schema.REJECTED`; empty, with the same types, if there are none.
+        A DataFrame of `account` (category), `raw`, `reason` and `phone_number` (str), `first_seen_at` and `removed_at`
+        (datetime64[us, UTC]) and `snapshot_sha256` (str); empty, with the same types, if there are none.
 
     Raises:
         StoreError: as in `read_stops`.
     """
-    store = _existing_store(root)
+    store = existing_store(root)
 
     def committed(account: str) -> pa.Table:
         applied_at = store.state(account).applied_at
@@ -114,10 +115,15 @@ def read_suppression_list(root: str | Path | None = None) -> pd.DataFrame:
     Args:
         root: As in `read_stops`.
 
+    Returns:
+        A DataFrame of `account` (category), `phone_number` (str), `first_stop_at` and `last_stop_at` (datetime64[us,
+        UTC]), `stop_count` (int64) and `origin` (str), sorted by account and number; empty, with the same types, before
+        the first tick.
+
     Raises:
         StoreError: as in `read_stops`.
     """
-    store = _existing_store(root)
+    store = existing_store(root)
     return _per_account(store, SUPPRESSION_LIST, lambda account: store.read_derived(SUPPRESSION_LIST, account))
 
 
@@ -127,14 +133,20 @@ def read_stops_per_day(root: str | Path | None = None) -> pd.DataFrame:
     Args:
         root: As in `read_stops`.
 
+    Returns:
+        A DataFrame of `account` (category), `day` (datetime64[ms], midnight of the local day, without a zone),
+        `country` (str) and `stops` (int64), sorted by account, day and country; empty, with the same types, before the
+        first tick.
+
     Raises:
         StoreError: as in `read_stops`.
     """
-    store = _existing_store(root)
+    store = existing_store(root)
     return _per_account(store, STOPS_PER_DAY, lambda account: store.read_derived(STOPS_PER_DAY, account))
 
 
-def _existing_store(root: str | Path | None) -> Store:
+def existing_store(root: str | Path | None) -> Store:
+    """The store at `root`; by default at `STOP_PIPELINE_DATA`, else at `data`."""
     return Store.existing(root or os.environ.get("STOP_PIPELINE_DATA") or DEFAULT_DATA_ROOT)
 
 
@@ -179,12 +191,12 @@ def _per_account(store: Store, schema: TableSchema, read: Callable[[str], pa.Tab
 
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:
-    """The table as pandas, its hive keys as categories."""
+    """The table as pandas, its hive keys as categories, a day as a time that pandas can reckon with."""
     for name in (ACCOUNT.name, CREATED_MONTH.name):
         if name in table.column_names:
             index = table.column_names.index(name)
             table = table.set_column(index, name, table[name].combine_chunks().dictionary_encode())
-    frame: pd.DataFrame = table.to_pandas()
+    frame: pd.DataFrame = table.to_pandas(date_as_object=False)
     return frame
 
 

@@ -15,6 +15,7 @@ from stop_pipeline.phones import (
     NATIONAL_REGIONS,
     _taken_apart,
     _valid_number,
+    compact_spellings,
     mask,
     read_phone_number,
     read_phone_numbers,
@@ -231,6 +232,23 @@ def test_a_column_is_read_as_each_of_its_values(spellings: list[str | None], cut
         numbers, countries = read_phone_numbers(column)
         assert numbers.type == countries.type == pa.string()
         assert list(zip(numbers.to_pylist(), countries.to_pylist(), strict=True)) == expected
+
+
+def test_a_column_of_national_mobile_numbers_of_every_range_is_read_as_each_of_its_values() -> None:
+    spellings = [f"0{prefix}0012" for prefix in range(60_000, 80_000, 3)]
+    numbers, countries = read_phone_numbers(pa.array(spellings))
+    expected = [read_phone_number(spelling) for spelling in spellings]
+    assert list(zip(numbers.to_pylist(), countries.to_pylist(), strict=True)) == expected
+    assert len(set(countries.to_pylist())) > 4
+
+
+@settings(deadline=None)
+@given(SPELLINGS)
+def test_a_spelling_is_read_as_its_compact_form_is(spelling: str) -> None:
+    (compact,) = compact_spellings(pa.array([spelling])).to_pylist()
+    assert compact_spellings(pa.array([compact])).to_pylist() == [compact]
+    number, country = read_phone_number(spelling)
+    assert read_phone_number(compact) == (compact if number == spelling else number, country)
 
 
 @pytest.mark.parametrize(

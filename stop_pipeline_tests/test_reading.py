@@ -1,8 +1,9 @@
 """What a notebook gets: types, views in time, filters, and the sentence when there is nothing to read."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 import pyarrow.compute as pc
@@ -22,6 +23,28 @@ TYPES = {
     "created_at_local": "datetime64[us]",
     "first_seen_at": "datetime64[us, UTC]",
     "removed_at": "datetime64[us, UTC]",
+}
+Reader: TypeAlias = Callable[..., pd.DataFrame]
+READERS: dict[Reader, dict[str, str]] = {
+    read_stops: TYPES,
+    read_rejected: {
+        "account": "category",
+        "raw": "str",
+        "reason": "str",
+        "phone_number": "str",
+        "first_seen_at": "datetime64[us, UTC]",
+        "removed_at": "datetime64[us, UTC]",
+        "snapshot_sha256": "str",
+    },
+    read_suppression_list: {
+        "account": "category",
+        "phone_number": "str",
+        "first_stop_at": "datetime64[us, UTC]",
+        "last_stop_at": "datetime64[us, UTC]",
+        "stop_count": "int64",
+        "origin": "str",
+    },
+    read_stops_per_day: {"account": "category", "day": "datetime64[ms]", "country": "str", "stops": "int64"},
 }
 
 
@@ -43,21 +66,54 @@ def _types(frame: pd.DataFrame) -> dict[str, str]:
     return {str(name): str(dtype) for name, dtype in frame.dtypes.items()}
 
 
-def test_every_column_has_its_type(ticker: Ticker) -> None:
-    assert _types(read_stops(ticker.root)) == TYPES
+@pytest.mark.parametrize("read", READERS)
+def test_every_column_has_its_type(tmp_path: Path, read: Reader) -> None:
+    for account in ("lyon", "main"):
+        Ticker(tmp_path, account).tick([*rows(3), {"id": 0, "phoneNumber": "0639980099"}])
+    frame = read(tmp_path)
+    assert len(frame) > 1
+    assert _types(frame) == READERS[read]
+    assert list(frame["account"].cat.categories) == ["lyon", "main"]
 
 
-def test_before_the_first_tick_every_table_is_empty_with_the_same_types(ticker: Ticker, tmp_path: Path) -> None:
-    (tmp_path / "new").mkdir()
-    for read in (read_stops, read_rejected, read_suppression_list, read_stops_per_day):
-        empty = read(tmp_path / "new")
-        assert empty.empty
-        assert _types(empty) == _types(read(ticker.root))
+@pytest.mark.parametrize("read", READERS)
+def test_before_the_first_tick_every_table_is_empty_with_the_same_types(tmp_path: Path, read: Reader) -> None:
+    empty = read(tmp_path)
+    assert empty.empty
+    assert _types(empty) == READERS[read]
 
 
-def test_a_data_root_that_does_not_exist_is_told_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="run “stop-pipeline run”"):
-        read_stops(tmp_path / "nowhere")
+@pytest.mark.parametrize("read", READERS)
+def test_a_data_root_that_does_not_exist_is_told_with_what_to_do(tmp_path: Path, read: Reader) -> None:
+    with pytest.raises(StoreError, match="run “stop-pipeline run”") as caught:
+        read(tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere") in str(caught.value)
+
+
+def test_the_siblings_read_the_data_root_of_the_environment(ticker: Ticker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOP_PIPELINE_DATA", str(ticker.root))
+    assert len(read_suppression_list()) == 29
+    assert read_stops_per_day()["stops"].sum() == 30
+    assert read_rejected().empty
+
+
+def test_the_siblings_give_every_account_sorted(tmp_path: Path) -> None:
+    for account in ("paris", "lyon"):
+        Ticker(tmp_path, account).tick([Row(2, "+33639980002"), Row(1), {"id": 0}])
+    suppressed = read_suppression_list(tmp_path)
+    assert list(suppressed["account"]) == ["lyon", "lyon", "paris", "paris"]
+    assert list(suppressed["phone_number"]) == ["+33639980001", "+33639980002"] * 2
+    assert list(read_stops_per_day(tmp_path)["stops"]) == [2, 2]
+    assert list(read_stops_per_day(tmp_path)["day"]) == [pd.Timestamp("2025-06-01")] * 2
+    assert list(read_rejected(tmp_path)["account"]) == ["lyon", "paris"]
+
+
+def test_history_of_malformed_rows_gives_ended_ones_too(tmp_path: Path) -> None:
+    ticker = Ticker(tmp_path)
+    ticker.tick([Row(1), {"id": 0}])
+    ticker.tick([Row(1)])
+    assert read_rejected(tmp_path).empty
+    assert list(read_rejected(tmp_path, history=True)["removed_at"]) == [ticker.now]
 
 
 def test_without_a_path_the_data_root_of_the_environment_is_read(
