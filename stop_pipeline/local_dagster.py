@@ -1,7 +1,8 @@
 """Dagster on this machine: its home, one tick in this process, and the UI.
 
 What belongs here: the DAGSTER_HOME that the command makes, running the job without a server, starting and ending
-`dagster dev`. What does not: what the job does (`defs`), and what the command prints (`cli`).
+`dagster dev`. What does not: what the job does (`defs`), and what the command prints (`cli`). Dagster is imported where
+a tick runs: `dagster dev` is a process of its own, and its parent needs none.
 """
 
 import os
@@ -16,15 +17,15 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dagster as dg
 import filelock
 
-from stop_pipeline.definitions import build_definitions
-from stop_pipeline.defs.schedules import TICK_JOB
 from stop_pipeline.errors import StoreError
 from stop_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 STOP_SECONDS = 30
 
@@ -54,6 +55,11 @@ def run_tick(settings: Settings, account: str, *, accept_removals: int | None) -
         account: One of the settings' accounts.
         accept_removals: As in `defs.assets.StopsConfig`.
     """
+    import dagster as dg
+
+    from stop_pipeline.definitions import build_definitions
+    from stop_pipeline.defs.schedules import TICK_JOB
+
     config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     if accept_removals is not None:
         config["ops"] = {"stops": {"config": {"accept_removals": accept_removals}}}
@@ -111,7 +117,9 @@ def _opening(home: Path) -> filelock.BaseFileLock:
     return filelock.FileLock(home / ".opening.lock", mode=0o600)
 
 
-def _open_instance(home: Path) -> dg.DagsterInstance:
+def _open_instance(home: Path) -> "dg.DagsterInstance":
+    import dagster as dg
+
     with _opening(home) if home.is_dir() else nullcontext():  # Dagster tells what is wrong with a home that is none
         return dg.DagsterInstance.from_config(str(home))
 
@@ -153,7 +161,7 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
                 time.sleep(0.05)
 
 
-def _failure(result: dg.ExecuteInProcessResult) -> str | None:
+def _failure(result: "dg.ExecuteInProcessResult") -> str | None:
     """The sentence of the first step that failed, without the names of exception classes."""
     if result.success:
         return None
