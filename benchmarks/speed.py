@@ -8,10 +8,10 @@ What belongs here: what is measured, against what, with which target, and how it
 (`workload`), the contenders, what each stage takes (`stages`) and what lies on disk (`storage`).
 
 Every figure is of a process of its own: wall-clock and CPU seconds from its start to its end, imports included, and its
-peak memory, as the kernel counts them. The contenders of a scenario take turns, each on a fresh copy of the state before,
-which is synced to disk first and not timed; a ratio is the median of the ratios within the turns. After each turn the
-rows that stand are counted, and the new ones looked for. This process imports nothing heavy: a child's peak memory begins
-with its parent's.
+peak memory, as the kernel counts them. The contenders of a scenario take turns, each on a fresh copy of the state
+before, which is synced to disk first and not timed; a ratio is the median of the ratios within the turns. After each
+turn the rows that stand are counted, and the new ones looked for. This process imports nothing heavy: a child's peak
+memory begins with its parent's.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -45,6 +45,9 @@ NEXT_FETCHED_AT = "2026-01-01T13:00:00+00:00"
 NEW_ROWS = 1_000
 AIMED_AT = (1_000_000, 10_000_000)
 """The sizes that the targets are for."""
+
+LEAST_SHARE, MOST_DEPTH = 0.02, 4
+"""Of the lines that the stages are shown in."""
 
 VERSIONS_OF = ("dagster", "pandas", "pyarrow", "numpy", "deltalake", "dlt", "orjson", "pysimdjson")
 
@@ -130,11 +133,13 @@ class Workshop:
         runner: Starts the processes.
         sizes: Rows of the lists, the small one and the large one.
         repeats: How often each contender takes its turn.
+        ticks: How many ticks in a row are.
     """
 
     runner: Runner
     sizes: tuple[int, int]
     repeats: int
+    ticks: int
     _new_ids: dict[Path, list[int]] = field(default_factory=dict)
 
     def answer(self, rows: int, **options: Any) -> Path:
@@ -191,7 +196,7 @@ class Side:
 class Measured:
     """What the turns of one scenario took, by the sides' names; a side that failed has the reason instead."""
 
-    sides: Mapping[str, Side]
+    sides: dict[str, Side]
     turns: dict[str, list[Taken]]
     failures: dict[str, str]
 
@@ -239,7 +244,6 @@ SHOWN = {
     "dlt append": "dlt, append above the last id",
     "parse pyarrow": "parse alone: pyarrow, pieces of 16 MB",
     "parse simdjson": "parse alone: simdjson, no values taken",
-    "ours 100 ticks": "stop_pipeline, whole ticks",
 }
 WITHOUT_STATE = ("parse pyarrow", "parse simdjson")
 PEERS_OF_SMALL = ("naive", "delta", "dlt merge", "dlt append")
@@ -299,6 +303,14 @@ def all_months(shop: Workshop, rows: int) -> Measured:
     return take_turns(f"{rows:,} rows, 120 months touched", sides, shop.repeats)
 
 
+def changes(shop: Workshop, rows: int) -> Measured:
+    """A tick whose answer lists 1,000 rows more, lacks 100, and shows another number for 100."""
+    base, following = shop.answer(rows), shop.answer(rows, new=NEW_ROWS, gone=100, altered=100)
+    left = rows + NEW_ROWS - 100
+    sides = [tick_of(shop, name, base, following, rows=left) for name in ("ours core", "naive", "delta")]
+    return take_turns(f"{rows:,} rows, changes", sides, shop.repeats)
+
+
 def xml(shop: Workshop, rows: int) -> Measured:
     """The tick with 1,000 new rows, from XML."""
     base, following = shop.answer(rows, new=0, form="xml"), shop.answer(rows, new=NEW_ROWS, form="xml")
@@ -307,17 +319,19 @@ def xml(shop: Workshop, rows: int) -> Measured:
 
 
 def many_ticks(shop: Workshop, rows: int) -> Measured:
-    """A hundred ticks in a row, each with ten rows more."""
+    """Many ticks in a row, each with ten rows more: whether one costs more than the one before."""
     rows //= 10
     answer = shop.answer(rows)
 
     def turn() -> Taken:
         with shop.copied(shop.state("ours", ("tick", answer, BASE_FETCHED_AT))) as state:
-            taken = shop.runner.python("contenders.py", "tick", "ours 100 ticks", state, answer, NEXT_FETCHED_AT)
-            shop.runner.python("contenders.py", "check", "ours", state, "-", str(rows + 10 * 100), "[]")
+            taken = shop.runner.python(
+                "contenders.py", "ticks", "ours", state, answer, NEXT_FETCHED_AT, str(shop.ticks)
+            )
+            shop.runner.python("contenders.py", "check", "ours", state, "-", str(rows + 10 * shop.ticks), "[]")
         return taken
 
-    return take_turns(f"{rows:,} rows, 100 ticks", [Side("ours 100 ticks", SHOWN["ours 100 ticks"], turn)], 1)
+    return take_turns(f"{rows:,} rows, {shop.ticks} ticks", [Side("ticks", "stop_pipeline, whole ticks", turn)], 1)
 
 
 def command(shop: Workshop, rows: int) -> Measured:
@@ -365,8 +379,8 @@ def command(shop: Workshop, rows: int) -> Measured:
     new = NEW_ROWS // 10
     sides = [
         Side("run", f"`stop-pipeline run`, {rows:,} rows, {new} new", lambda: turn(base, following, rows + new)),
-        Side("run empty", "`stop-pipeline run`, an empty list", lambda: turn(nothing, nothing, 0)),
-        Side("three assets", "`dagster asset materialize`, three empty assets", empty_assets),
+        Side("run empty", EMPTY_LIST, lambda: turn(nothing, nothing, 0)),
+        Side("three assets", EMPTY_ASSETS, empty_assets),
     ]
     return take_turns("command", sides, shop.repeats)
 
@@ -388,9 +402,7 @@ def disk(shop: Workshop, rows: int) -> Measured:
     ]
     measured = take_turns(f"{rows:,} rows, one month read", sides, shop.repeats)
     sizes = take_turns(f"{rows:,} rows on disk", [Side("size", "both written", sized)], 1)
-    return Measured(
-        measured.sides | sizes.sides, measured.turns | sizes.turns, measured.failures | sizes.failures
-    )
+    return Measured(measured.sides | sizes.sides, measured.turns | sizes.turns, measured.failures | sizes.failures)
 
 
 def profile(shop: Workshop, rows: int) -> Measured:
@@ -411,8 +423,9 @@ SCENARIOS: dict[str, tuple[Scenario, int]] = {
     "small: first load": (first_load, SMALL),
     "small: unchanged": (unchanged, SMALL),
     "small: all months": (all_months, SMALL),
+    "small: changes": (changes, SMALL),
     "small: xml": (xml, SMALL),
-    "small: 100 ticks": (many_ticks, SMALL),
+    "small: many ticks": (many_ticks, SMALL),
     "small: profile": (profile, SMALL),
     "command": (command, SMALL),
     "large: new rows": (new_rows, LARGE),
@@ -432,25 +445,20 @@ class Target:
     """A ratio to stay below.
 
     Attributes:
-        work: What is done; “{small}” and “{large}” stand for the lists' rows.
+        work: What is done; “{small}”, “{large}” and “{tenth}” stand for the lists' rows.
         against: What it is measured against.
         limit: The ratio.
-        measured: Finds it in the results; None if it was not measured.
-        scenarios: Those that it needs.
+        measured: Finds it in the results; None if a side failed, KeyError if a scenario was left out.
     """
 
     work: str
     against: str
     limit: float
     measured: Callable[[Results], float | None]
-    scenarios: tuple[str, ...]
 
 
 def _ratio(scenario: str, side: str, other: str, of: str = "seconds") -> Callable[[Results], float | None]:
-    def measured(results: Results) -> float | None:
-        return results[scenario].ratio(side, other, lambda taken: float(getattr(taken, of)))
-
-    return measured
+    return lambda results: results[scenario].ratio(side, other, lambda taken: float(getattr(taken, of)))
 
 
 def _size(results: Results) -> float | None:
@@ -462,67 +470,33 @@ def _read(results: Results) -> float | None:
 
 
 def _growth(results: Results) -> float | None:
-    small, large = (results[name].median("ours core") for name in ("small: new rows", "large: new rows"))
-    sizes = [len_of(results[name]) for name in ("small: new rows", "large: new rows")]
-    return None if small is None or large is None else large / small / (sizes[1] / sizes[0])
-
-
-def len_of(measured: Measured) -> int:
-    """How many rows the parser counted."""
-    return int(measured.turns["parse simdjson"][0].printed["rows"])
+    """How many times the seconds grew, by how many times the rows did, which the parser counted."""
+    per_row = []
+    for name in ("small: new rows", "large: new rows"):
+        seconds = results[name].median("ours core")
+        rows = results[name].median("parse simdjson", lambda taken: float(taken.printed["rows"]))
+        if seconds is None or rows is None:
+            return None
+        per_row.append(seconds / rows)
+    return per_row[1] / per_row[0]
 
 
 DELTA, NAIVE = "delta-rs script", "naive pandas script"
+EMPTY_LIST, EMPTY_ASSETS = "`stop-pipeline run`, an empty list", "`dagster asset materialize`, three empty assets"
 TARGETS = (
-    Target(
-        "core of a tick, {small} rows, 1,000 new",
-        DELTA,
-        0.35,
-        _ratio("small: new rows", "ours core", "delta"),
-        ("small: new rows",),
-    ),
-    Target("the same", NAIVE, 0.20, _ratio("small: new rows", "ours core", "naive"), ("small: new rows",)),
-    Target(
-        "core of a tick, {large} rows, 1,000 new",
-        DELTA,
-        0.25,
-        _ratio("large: new rows", "ours core", "delta"),
-        ("large: new rows",),
-    ),
-    Target(
-        "whole tick, {small} rows, 1,000 new",
-        DELTA,
-        0.60,
-        _ratio("small: new rows", "ours", "delta"),
-        ("small: new rows",),
-    ),
-    Target("first load, {small} rows", DELTA, 0.7, _ratio("small: first load", "ours core", "delta"), ("small: first load",)),
-    Target("first load, {large} rows", DELTA, 0.7, _ratio("large: first load", "ours core", "delta"), ("large: first load",)),
-    Target(
-        "peak memory, core of a tick, {large} rows",
-        DELTA,
-        0.20,
-        _ratio("large: new rows", "ours core", "delta", "peak_mb"),
-        ("large: new rows",),
-    ),
-    Target("tick whose answer is unchanged, {small} rows", NAIVE, 0.05, _ratio("small: unchanged", "ours", "naive"), ("small: unchanged",)),
-    Target(
-        "`stop-pipeline run`, {tenth} rows, 100 new",
-        "the same command, empty list",
-        1.25,
-        _ratio("command", "run", "run empty"),
-        ("command",),
-    ),
-    Target("the same", "`dagster asset materialize`, three empty assets", 0.40, _ratio("command", "run", "three assets"), ("command",)),
-    Target("size of `stops` on disk, {large} rows", "pandas' default Parquet", 0.60, _size, ("large: disk",)),
-    Target("reading one month by a filter, {large} rows", "that month's file alone", 1.5, _read, ("large: disk",)),
-    Target(
-        "core of a tick, growth from {small} to {large} rows",
-        "the rows' growth",
-        1.1,
-        _growth,
-        ("small: new rows", "large: new rows"),
-    ),
+    Target("core of a tick, {small} rows, 1,000 new", DELTA, 0.35, _ratio("small: new rows", "ours core", "delta")),
+    Target("the same", NAIVE, 0.20, _ratio("small: new rows", "ours core", "naive")),
+    Target("core of a tick, {large} rows, 1,000 new", DELTA, 0.25, _ratio("large: new rows", "ours core", "delta")),
+    Target("whole tick, {small} rows, 1,000 new", DELTA, 0.60, _ratio("small: new rows", "ours", "delta")),
+    Target("first load, {small} rows", DELTA, 0.70, _ratio("small: first load", "ours core", "delta")),
+    Target("first load, {large} rows", DELTA, 0.70, _ratio("large: first load", "ours core", "delta")),
+    Target("peak memory, {large} rows", DELTA, 0.20, _ratio("large: new rows", "ours core", "delta", "peak_mb")),
+    Target("answer unchanged, {small} rows", NAIVE, 0.05, _ratio("small: unchanged", "ours", "naive")),
+    Target("`stop-pipeline run`, {tenth} rows, 100 new", EMPTY_LIST, 1.25, _ratio("command", "run", "run empty")),
+    Target("the same", EMPTY_ASSETS, 0.40, _ratio("command", "run", "three assets")),
+    Target("size of `stops` on disk, {large} rows", "pandas' default Parquet", 0.60, _size),
+    Target("reading one month by a filter, {large} rows", "that month's file alone", 1.5, _read),
+    Target("core of a tick, from {small} to {large} rows", "the rows' growth", 1.1, _growth),
 )
 
 
@@ -531,12 +505,11 @@ TARGETS = (
 
 def shown(results: Results, sizes: tuple[int, int], repeats: int) -> str:
     """Everything that was measured, as Markdown."""
-    parts = [
-        "# How fast a tick is\n\nWritten by `python benchmarks/speed.py`, which says how it measures; seconds are of whole "
-        f"processes, imports included, medians of {repeats}.\n",
-        _machine(),
-        _targets(results, sizes),
-    ]
+    told = (
+        "Written by `python benchmarks/speed.py`, which says how it measures. Seconds are of whole processes, imports "
+    )
+    told += f"included: medians of {repeats}. A ratio is that of the first line to the line it stands in."
+    parts = ["# How fast a tick is", "", told, "", _machine(), _targets(results, sizes)]
     for name, measured in results.items():
         scenario, size = SCENARIOS[name]
         heading = f"## {name.split(': ')[-1].capitalize()}, {sizes[size]:,} rows" if ": " in name else "## The command"
@@ -569,7 +542,10 @@ def _targets(results: Results, sizes: tuple[int, int]) -> str:
     names = {"small": f"{sizes[0]:,}", "large": f"{sizes[1]:,}", "tenth": f"{sizes[0] // 10:,}"}
     lines = ["| work | against | target | measured | reached |", "|---|---|---|---|---|"]
     for target in TARGETS:
-        measured = target.measured(results) if set(target.scenarios) <= results.keys() else None
+        try:
+            measured = target.measured(results)
+        except KeyError:
+            measured = None
         reached = "" if measured is None or sizes != AIMED_AT else "yes" if measured <= target.limit else "no"
         figure = "" if measured is None else f"{measured:.2f}"
         lines.append(f"| {target.work.format(**names)} | {target.against} | ≤ {target.limit} | {figure} | {reached} |")
@@ -618,17 +594,17 @@ def _disk_table(measured: Measured) -> str:
 def _many_ticks_table(measured: Measured) -> str:
     if measured.failures:
         return _table(measured)
-    printed = measured.turns["ours 100 ticks"][0].printed
+    printed = measured.turns["ticks"][0].printed
     seconds, files = printed["seconds"], printed["files"]
     return (
         "| | seconds per tick | files below `stops` |\n|---|---|---|\n"
         f"| first ten | {statistics.median(seconds[:10]):.3f} | {files[9]:,} |\n"
-        f"| last ten | {statistics.median(seconds[-10:]):.3f} | {files[-1]:,} |\n"
+        f"| last ten of {len(seconds)} | {statistics.median(seconds[-10:]):.3f} | {files[-1]:,} |\n"
     )
 
 
 def _stages_table(measured: Measured) -> str:
-    """The functions that took 2 % or more, each below the one that called it."""
+    """The functions that took some time, each below the one that called it."""
     if measured.failures:
         return _table(measured)
     printed = measured.turns["stages"][0].printed
@@ -637,7 +613,7 @@ def _stages_table(measured: Measured) -> str:
     # In the order of the calls' weight, each with what is below it.
     weights = {line: [seconds[line[: depth + 1]] for depth in range(len(line))] for line in seconds}
     ordered = sorted(
-        (line for line in seconds if seconds[line] >= 0.02 * total),
+        (line for line in seconds if seconds[line] >= LEAST_SHARE * total and len(line) <= MOST_DEPTH),
         key=lambda line: [part for depth in range(len(line)) for part in (-weights[line][depth], line[depth])],
     )
     lines = ["| | seconds | share |", "|---|---|---|"]
@@ -689,27 +665,39 @@ def serving(answer: Path) -> Iterator[str]:
             server.shutdown()
 
 
+def _each_once(scenarios: dict[str, tuple[Scenario, int]]) -> dict[str, tuple[Scenario, int]]:
+    """Those whose function no earlier one has: at one size the others would be the same."""
+    first = {scenario: name for name, (scenario, _) in reversed(scenarios.items())}
+    return {name: scenarios[name] for name in scenarios if name in first.values()}
+
+
 def main() -> None:
     """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, action="append", help="rows of the list; give it twice (1 M and 10 M)")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each contender (5)")
     parser.add_argument("--only", action="append", default=[], help=f"of: {', '.join(SCENARIOS)}")
-    parser.add_argument("--small", action="store_true", help="1,000 and 10,000 rows, one turn each")
+    parser.add_argument("--small", action="store_true", help="10,000 rows, each scenario once, one turn each")
     parser.add_argument("--timeout", type=float, default=900, help="seconds that one process may take (900)")
     parser.add_argument("--results", type=Path, help="where to write them; RESULTS.md if everything is measured")
     arguments = parser.parse_args()
 
-    small, *more = [1_000, 10_000] if arguments.small else sorted(arguments.rows or AIMED_AT)
+    small, *more = [10_000] if arguments.small else sorted(arguments.rows or AIMED_AT)
     sizes = (small, more[-1] if more else small)
     repeats = 1 if arguments.small else arguments.repeats
-    names = [name for name in SCENARIOS if not arguments.only or any(text in name for text in arguments.only)]
-    written = arguments.results or (RESULTS if sizes == AIMED_AT and len(names) == len(SCENARIOS) else None)
+    scenarios = _each_once(SCENARIOS) if arguments.small else SCENARIOS
+    chosen = {
+        name: scenario
+        for name, scenario in scenarios.items()
+        if not arguments.only or any(text in name for text in arguments.only)
+    }
+    everything = sizes == AIMED_AT and chosen == SCENARIOS
+    written = arguments.results or (RESULTS if everything else None)
     results: Results = {}
     with tempfile.TemporaryDirectory(prefix="speed-") as work:
-        shop = Workshop(Runner(Path(work), arguments.timeout), sizes, repeats)
-        for name in names:
-            scenario, size = SCENARIOS[name]
+        ticks = 20 if arguments.small else 100
+        shop = Workshop(Runner(Path(work), arguments.timeout), sizes, repeats, ticks)
+        for name, (scenario, size) in chosen.items():
             results[name] = scenario(shop, sizes[size])
             if written is not None:
                 written.write_text(shown(results, sizes, repeats))

@@ -1,7 +1,7 @@
 """Where the time of one whole tick goes; started as `python benchmarks/stages.py STATE ANSWER FETCHED_AT`.
 
-What belongs here: a stopwatch around every function of the package, put on from outside. What does not: any knowledge of
-what the functions are, so that it outlives them.
+What belongs here: a stopwatch around every function of the package, put on from outside. What does not: any knowledge
+of what the functions are, so that it outlives them.
 
 A function is timed with those that it calls, under the one that called it; work in another thread starts a line of its
 own. A generator counts for whoever draws from it. Functions that are called for each row would measure the stopwatch:
@@ -23,8 +23,9 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-import stop_pipeline
 from contenders import Ours
+
+import stop_pipeline
 
 MOST_CALLS = 5_000
 NOT_PART_OF_A_TICK = {"cli", "sandbox", "definitions", "local_dagster", "progress", "verify", "rebuild", "defs"}

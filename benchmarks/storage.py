@@ -1,4 +1,4 @@
-"""What `stops` takes on disk, and what it takes to read one month of it; started as
+"""What `stops` takes on disk, and what it takes to read one month of it.
 
     python benchmarks/storage.py size STATE SCRATCH
     python benchmarks/storage.py read STATE filter|file

@@ -3,8 +3,8 @@
 What belongs here: an invented list of any length, the same bytes for the same arguments. What does not: who reads it
 (`contenders`) and how that is timed (`speed`).
 
-Ten years of growth; ids in the order of time, with gaps; French mobile numbers, one in a hundred spelled nationally, one
-in two hundred foreign. The rows come in no order, since the provider promises none. Numbers are drawn at random: an
+Ten years of growth; ids in the order of time, with gaps; French mobile numbers, one in a hundred spelled nationally,
+one in two hundred foreign. The rows come in no order, since the provider promises none. Numbers are drawn at random: an
 answer is written into a folder that goes away with the run.
 """
 
@@ -34,8 +34,13 @@ _FORMS: dict[Format, tuple[str, tuple[str, str, str, str], str]] = {
         "]}",
     ),
     "xml": (
-        '<?xml version="1.0" encoding="UTF-8"?>\n<result>\n  <entry>true</entry>\n  <entry>200</entry>\n'
-        "  <entry>%d</entry>\n  <entry>\n",
+        """<?xml version="1.0" encoding="UTF-8"?>
+<result>
+  <entry>true</entry>
+  <entry>200</entry>
+  <entry>%d</entry>
+  <entry>
+""",
         (
             "    <entry>\n      <entry>",
             "</entry>\n      <entry><![CDATA[",
@@ -50,7 +55,16 @@ _FORMS: dict[Format, tuple[str, tuple[str, str, str, str], str]] = {
 Integers = npt.NDArray[np.int64]
 
 
-def write_answer(path: Path, rows: int, *, new: int = 0, new_in: str = "last days", form: Format = "json") -> list[int]:
+def write_answer(
+    path: Path,
+    rows: int,
+    *,
+    new: int = 0,
+    new_in: str = "last days",
+    gone: int = 0,
+    altered: int = 0,
+    form: Format = "json",
+) -> list[int]:
     """Write the answer that lists `rows` rows, and on top of them `new` ones; gives the ids of the new ones.
 
     Args:
@@ -58,15 +72,19 @@ def write_answer(path: Path, rows: int, *, new: int = 0, new_in: str = "last day
         rows: How many rows the list held before.
         new: How many came since.
         new_in: In which months these were made: in the “last days”, or in “all months”.
+        gone: How many of `rows` are no longer listed.
+        altered: How many of the others have another number.
         form: As documented.
     """
     random = np.random.default_rng(rows)
     ids = 1_000 + random.integers(1, 4, rows).cumsum()
     times = _times(random, rows)
     order = random.permutation(rows)
-    table = {"id": ids[order], "time": times[order], "number": _numbers(random, rows).take(pa.array(order))}
+    numbers = _numbers(random, rows).take(pa.array(order))
 
     random = np.random.default_rng([rows, new, new_in == "all months"])
+    numbers = pa.concat_arrays([_numbers(random, altered), numbers.slice(altered)])
+    listed = {"id": ids[order], "time": times[order], "number": numbers}
     new_ids = 1_000 + 3 * rows + np.arange(1, new + 1)
     span = int((END - BEGIN).astype(int))
     days = np.linspace(0, span - 1, new, dtype=np.int64) if new_in == "all months" else span - 1 - np.arange(new) % 2
@@ -74,16 +92,16 @@ def write_answer(path: Path, rows: int, *, new: int = 0, new_in: str = "last day
 
     head, _, tail = _FORMS[form]
     with path.open("wb") as file:
-        file.write((head % (rows + new)).encode())
-        _write_rows(file, new_rows, form, ends=rows == 0)
-        _write_rows(file, table, form, ends=True)
+        file.write((head % (new + rows - gone)).encode())
+        _write_rows(file, new_rows, form, new, ends=rows == gone)
+        _write_rows(file, listed, form, rows - gone, ends=True)
         file.write(tail.encode())
     return [int(new_id) for new_id in new_ids]
 
 
-def _write_rows(file: BinaryIO, table: dict[str, Any], form: Format, *, ends: bool) -> None:
+def _write_rows(file: BinaryIO, table: dict[str, Any], form: Format, count: int, *, ends: bool) -> None:
+    """Write the first `count` rows of a table; `ends` says that no row comes after them."""
     before, between, then, after = _FORMS[form][1]
-    count = len(table["id"])
     for start in range(0, count, _ROWS_AT_ONCE):
         end = min(start + _ROWS_AT_ONCE, count)
         rows = pc.binary_join_element_wise(
