@@ -97,9 +97,14 @@ class Runner:
             )
             late = threading.Timer(self.timeout_seconds, os.killpg, (process.pid, signal.SIGKILL))
             late.start()
-            _, status, usage = os.wait4(process.pid, 0)
+            try:
+                _, status, usage = os.wait4(process.pid, 0)
+            except BaseException:  # Ctrl-C does not reach it, in a session of its own
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+            finally:
+                late.cancel()
             seconds = time.perf_counter() - started
-            late.cancel()
             process.returncode = os.waitstatus_to_exitcode(status)
             stdout.seek(0)
             stderr.seek(0)
@@ -159,10 +164,14 @@ class Workshop:
         """The state after some steps of a contender, each (“tick” or “land”, answer, fetch time)."""
         names = [f"{part}-{answer.stem}" for part, answer, _ in steps]
         path = self.runner.work / "-".join(["state", contender.replace(" ", "_"), *names])
-        if not path.exists():
+        if path.exists():
+            return path
+        if not steps:
             path.mkdir()
-            for part, answer, fetched_at in steps:
-                self.runner.python("contenders.py", part, contender, path, answer, fetched_at)
+            return path
+        *earlier, (part, answer, fetched_at) = steps
+        shutil.copytree(self.state(contender, *earlier), path, symlinks=True)
+        self.runner.python("contenders.py", part, contender, path, answer, fetched_at)
         return path
 
     @contextmanager
