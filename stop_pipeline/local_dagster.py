@@ -161,7 +161,7 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
                 time.sleep(0.05)
 
 
-def _failure(result: dg.ExecuteInProcessResult) -> str | None:
+def _failure(result: "dg.ExecuteInProcessResult") -> str | None:
     """The sentence of the first step that failed, without the names of exception classes."""
     if result.success:
         return None

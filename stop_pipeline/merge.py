@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from stop_pipeline.errors import ForeignListError
-from stop_pipeline.model import Counts
+from stop_pipeline.model import MAX_REMOVED_SHARE, Counts
 from stop_pipeline.periods import REJECTED_ORDER, set_column
 from stop_pipeline.schema import REJECTED, STOPS, UTC_TIME
 
@@ -36,7 +36,7 @@ class Guard:
         accept_removals: The most removals that a person accepts this once, whatever their share.
     """
 
-    max_removed_share: float = 0.05
+    max_removed_share: float = MAX_REMOVED_SHARE
     accept_removals: int | None = None
 
     def objection(self, *, removals: int, measured_against: int, whole: bool) -> str | None:

@@ -19,6 +19,9 @@ Format = Literal["json", "xml"]
 
 SUCCESS_CODE = 200
 
+MAX_REMOVED_SHARE = 0.05
+"""Of the open rows, how many one answer may take away without a person's word."""
+
 NOT_AN_OBJECT = "not an object"
 BAD_ID = "no usable id"
 BAD_PHONE_NUMBER = "no usable phone number"

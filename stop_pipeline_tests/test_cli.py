@@ -87,6 +87,13 @@ def test_a_wrong_setting_exits_2_and_is_named(tmp_path: Path, variable: str, val
     assert variable in sentence
 
 
+def test_dev_with_a_wrong_setting_exits_2_before_it_starts_anything(tmp_path: Path) -> None:
+    done = run_command("dev", cwd=tmp_path, SMSPARTNER_FORMAT="csv")
+    assert done.returncode == 2
+    assert done.stderr.startswith("SMSPARTNER_FORMAT is ")
+    assert not list(tmp_path.iterdir())
+
+
 def test_run_says_what_changed_and_finds_an_unchanged_list(machine: Machine) -> None:
     with listing(answer_body(rows(30)), answer_body(rows(31)), answer_body(rows(31))) as server:
         first, second, third = (machine.run(server) for _ in range(3))

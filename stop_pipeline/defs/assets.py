@@ -2,19 +2,23 @@
 
 What belongs here: which step an asset runs, on what it depends, and how it is shown. What does not: the steps
 themselves (`stop_pipeline.tick`). No asset has a retry policy: the client retries what can be retried, and a second
-layer would multiply that and repeat what is permanent.
+layer would multiply that and repeat what is permanent. The steps are imported where they run: Dagster loads this file
+also to show it, in processes that never tick.
 """
 
 from datetime import timedelta
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import dagster as dg
 from pydantic import Field
 
-from stop_pipeline import schema, tick
+from stop_pipeline import schema
 from stop_pipeline.defs import checks, metadata
 from stop_pipeline.defs.resources import SmsPartnerResource, StoreResource
-from stop_pipeline.merge import Guard
+from stop_pipeline.model import MAX_REMOVED_SHARE
+
+if TYPE_CHECKING:
+    from stop_pipeline.tick import Derived
 
 GROUP = "stop_list"
 POOL = "stop_list"
@@ -60,6 +64,8 @@ def raw_stop_list(
     wrong when** the key is refused, the service is down, or what comes is no such list: the run fails with one
     sentence, and nothing changes.
     """
+    from stop_pipeline import tick
+
     account = store.account(context)
     fetched = tick.fetch(store.store(), account, sms_partner.client(account), timezone=sms_partner.timezone)
     return dg.MaterializeResult(
@@ -78,6 +84,8 @@ def stop_snapshot(
     **A row** is a row of the answer; equal rows are collapsed. **Goes wrong when** the answer is no such list. A
     malformed row does not stop the others.
     """
+    from stop_pipeline import tick
+
     account = store.account(context)
     parsed = tick.parse_newest(store.store(), account, timezone=sms_partner.timezone)
     return dg.MaterializeResult(
@@ -95,7 +103,7 @@ class StopsConfig(dg.Config):
         description="Accept this many removals at most, whatever their share, from an answer that is proven whole.",
     )
     max_removed_share: float = Field(
-        default=Guard.max_removed_share,
+        default=MAX_REMOVED_SHARE,
         ge=0,
         le=1,
         description="Share of the open rows that one answer may take away without a person's word.",
@@ -115,6 +123,9 @@ def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreRe
     once and ended at most once, so the table tells what was known at any time. **Goes wrong when** the list is likely
     another account's: it is refused whole. Removals that look wrong are withheld; the check says how to accept them.
     """
+    from stop_pipeline import tick
+    from stop_pipeline.merge import Guard
+
     account = store.account(context)
     guard = Guard(max_removed_share=config.max_removed_share, accept_removals=config.accept_removals)
     applied = tick.apply_newest(store.store(), account, guard, raw_days=store.raw_days)
@@ -131,6 +142,8 @@ def suppression_list(context: dg.AssetExecutionContext, store: StoreResource) ->
 
     Remade when the commit of `stops` changed. **Goes wrong when** nothing is committed yet.
     """
+    from stop_pipeline import tick
+
     account = store.account(context)
     derived = tick.derive_suppression_list(store.store(), account)
     return _derived_result(derived, store.store().uri("suppression_list", account))
@@ -142,12 +155,14 @@ def stops_per_day(context: dg.AssetExecutionContext, store: StoreResource) -> dg
 
     Remade when the commit of `stops` changed. **Goes wrong when** nothing is committed yet.
     """
+    from stop_pipeline import tick
+
     account = store.account(context)
     derived = tick.derive_stops_per_day(store.store(), account)
     return _derived_result(derived, store.store().uri("stops_per_day", account))
 
 
-def _derived_result(derived: tick.Derived, uri: str) -> dg.MaterializeResult:
+def _derived_result(derived: "Derived", uri: str) -> dg.MaterializeResult:
     return dg.MaterializeResult(metadata=metadata.of_derived(derived, uri), data_version=dg.DataVersion(derived.commit))
 
 

@@ -3,15 +3,19 @@
 What belongs here: turning schemas, counts and paths into Dagster's metadata. What does not: any figure of its own.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from stop_pipeline.model import SnapshotInfo
 from stop_pipeline.schema import Column, TableSchema
-from stop_pipeline.tick import Applied, Derived, Fetched, Parsed
+
+if TYPE_CHECKING:  # showing the definitions takes no tick
+    from stop_pipeline.tick import Applied, Derived, Fetched, Parsed
 
 Metadata = dict[str, Any]
 

@@ -2,16 +2,21 @@
 
 What belongs here: thin resources whose methods build the plain objects that notebooks and tests use too. What does not:
 what those objects do. API keys are references to environment variables (`EnvVar`), marked secret: Dagster's pages and
-database hold the variable's name, never its value.
+database hold the variable's name, never its value. HTTP and Parquet are imported where an object is built: Dagster also
+loads these resources to show them.
 """
+
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
-from stop_pipeline.client import StopListClient
 from stop_pipeline.model import Format
 from stop_pipeline.settings import Settings, key_variable, missing_key
-from stop_pipeline.store import Store
+
+if TYPE_CHECKING:
+    from stop_pipeline.client import StopListClient
+    from stop_pipeline.store import Store
 
 
 class SmsPartnerResource(dg.ConfigurableResource[None]):
@@ -25,12 +30,14 @@ class SmsPartnerResource(dg.ConfigurableResource[None]):
         json_schema_extra={"dagster__is_secret": True},
     )
 
-    def client(self, account: str) -> StopListClient:
+    def client(self, account: str) -> "StopListClient":
         """A client that asks for the list of `account`.
 
         Raises:
             ConfigurationError: the account has no API key.
         """
+        from stop_pipeline.client import StopListClient
+
         if account not in self.api_keys:
             raise missing_key(account)
         return StopListClient(self.api_keys[account], base_url=self.base_url, answer_format=self.answer_format)
@@ -43,8 +50,10 @@ class StoreResource(dg.ConfigurableResource[None]):
     raw_days: int = Field(ge=1, description="For how many days answers are kept as received (STOP_PIPELINE_RAW_DAYS).")
     default_account: str = Field(description="The account of a run that has no partition (SMSPARTNER_ACCOUNTS).")
 
-    def store(self) -> Store:
+    def store(self) -> "Store":
         """The store below this root."""
+        from stop_pipeline.store import Store
+
         return Store(self.root)
 
     def account(self, context: dg.AssetExecutionContext) -> str:

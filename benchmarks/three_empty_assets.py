@@ -1,0 +1,21 @@
+"""Three assets that do nothing, run as Dagster runs them unless told otherwise: each step in a process of its own."""
+
+import dagster as dg
+
+
+@dg.asset
+def first() -> None:
+    """Nothing."""
+
+
+@dg.asset(deps=[first])
+def second() -> None:
+    """Nothing."""
+
+
+@dg.asset(deps=[second])
+def third() -> None:
+    """Nothing."""
+
+
+defs = dg.Definitions(assets=[first, second, third])
