@@ -208,10 +208,11 @@ def test_the_pending_mark_comes_before_the_first_month_and_the_commit_after_the_
 ) -> None:
     expected = expectation(pool, ALL[name], roots)
     written = [call.to.split("/")[0] for call in expected.calls if call.kind == "rename"]
-    months = written.count("stops")
+    months, parsed = written.count("stops"), written.count("snapshot")
     assert months >= (4 if name == SHORT[0] else 1)
     assert written == [
-        *("raw", "raw", "snapshot"),
+        *("raw", "raw"),
+        *["snapshot"] * parsed,
         *("state", *["stops"] * months, "rejected", "state"),
         *("suppression_list", "stops_per_day"),
     ]
