@@ -170,8 +170,9 @@ class Workshop:
             path.mkdir()
             return path
         *earlier, (part, answer, fetched_at) = steps
-        shutil.copytree(self.state(contender, *earlier), path, symlinks=True)
-        self.runner.python("contenders.py", part, contender, path, answer, fetched_at)
+        with self.copied(self.state(contender, *earlier)) as copy:
+            self.runner.python("contenders.py", part, contender, copy, answer, fetched_at)
+            copy.rename(path)  # whole, or not there: who fails may be asked again
         return path
 
     @contextmanager
@@ -183,7 +184,7 @@ class Workshop:
         try:
             yield copy
         finally:
-            shutil.rmtree(copy)
+            shutil.rmtree(copy, ignore_errors=True)
 
 
 @dataclass(frozen=True)
