@@ -101,6 +101,7 @@ class Runner:
                 _, status, usage = os.wait4(process.pid, 0)
             except BaseException:  # Ctrl-C does not reach it, in a session of its own
                 os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
                 raise
             finally:
                 late.cancel()
@@ -711,6 +712,7 @@ def main() -> None:
     everything = sizes == AIMED_AT and chosen == SCENARIOS
     written = arguments.results or (RESULTS if everything else None)
     results: Results = {}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as Ctrl-C: gigabytes are not left behind
     with tempfile.TemporaryDirectory(prefix="speed-") as work:
         ticks = 20 if arguments.small else 100
         shop = Workshop(Runner(Path(work), arguments.timeout), sizes, repeats, ticks)
