@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, XMLParser
+from numpy.typing import NDArray
 
 from stop_pipeline.envelope import Envelope, refusal
 from stop_pipeline.errors import UnreadableAnswerError, excerpt, redact
@@ -59,16 +60,17 @@ def _json_pattern(pattern: bytes) -> re.Pattern[bytes]:
 _LIST_BEGINS = _json_pattern(rb'"data" W : W \[')
 _BETWEEN_ROWS = _json_pattern(rb"\} W (,) W \{")
 _PLAIN_ROW = _json_pattern(
-    rb'W \{ W "id" (W : W) [1-9][0-9]* (W , W) "phoneNumber" (W : W) "[^"]*" (W , W) "createdAt" (W : W) "[^"]*" '
-    rb"(W \} W (?: , W \{ W )?)"
+    rb'(W \{ W "id" W : W) ([1-9][0-9]*) (W , W "phoneNumber" W : W ") [^"]* (" W , W "createdAt" W : W ") [^"]*'
+    rb'(" W \} W (?: , W \{ W "id" W : W )?)'
 )
-_LAST_ROW_ENDS = _json_pattern(rb"W \} W")
-_PARTS_OF_A_ROW = 10
-"""What a plain row becomes when it is split at its quotation marks."""
+_LAST_ROW_ENDS = _json_pattern(rb'" W \} W')
+_QUOTES_OF_A_ROW = 10
+_PARTS_OF_A_ROW = 4
 
 _ROWS_MARK = "rows"
 _MOST_THREADS = 4
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -176,21 +178,21 @@ def _read_json_in_pieces(file: BinaryIO, each: Callable[[Batch], T], secrets: Co
         return [] if pieces == [piece] and not text.strip() else list(map(each, _batches(text)))
 
     try:
-        batches = [made for batch in _in_threads(read, pieces) for made in batch]
+        batches = [made for batch in in_threads(read, pieces) for made in batch]
     except _NotAListError:
         return None
     code, nb_data = _judge_json(around, os.pread(file.fileno(), _HEAD_BYTES, 0), secrets)
     return Reading(code, nb_data, batches)
 
 
-def _in_threads(read: Callable[[tuple[int, int]], list[T]], pieces: list[tuple[int, int]]) -> Iterator[list[T]]:
-    """`read` of each piece, in order; by several threads, for Arrow lets go of Python's lock while it works."""
+def in_threads(work: Callable[[S], T], pieces: list[S]) -> Iterator[T]:
+    """`work` on each piece, in order; by several threads, for Arrow and NumPy let go of Python's lock meanwhile."""
     if len(pieces) == 1:
-        yield read(pieces[0])
+        yield work(pieces[0])
         return
     pool = ThreadPoolExecutor(min(_MOST_THREADS, pa.cpu_count()))
     try:
-        yield from pool.map(read, pieces)
+        yield from pool.map(work, pieces)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -273,8 +275,8 @@ def _read_plain_rows(text: bytes) -> Batch | None:
     columns = _split_plain_rows(text)
     if columns is None:
         return None
-    id_texts, spellings, created_at = columns
-    ids = _read_ids(id_texts)
+    digits, spellings, created_at = columns
+    ids = _read_ids(digits)
     if ids is None or _has_control_characters(spellings) or _has_control_characters(created_at):
         return None
     blank_around = pc.or_(pc.starts_with(spellings, pattern=" "), pc.ends_with(spellings, pattern=" "))
@@ -286,47 +288,44 @@ def _read_plain_rows(text: bytes) -> Batch | None:
 def _split_plain_rows(text: bytes) -> tuple[pa.StringArray, pa.StringArray, pa.StringArray] | None:
     """The texts of `id`, `phoneNumber` and `createdAt` in a piece whose rows are written like its first; else None.
 
-    Without a backslash, quotation marks are where strings begin and end: the text between them is either all of a
-    string or all that stands between two. Each part that is not one of the texts given is compared with that of the
-    first row, so nothing is left to be guessed.
+    Without a backslash, quotation marks are where strings begin and end. So the text falls into four parts a row: all
+    up to the number, the number, all up to the date, the date. What is no number and no date is compared with the first
+    row, but for the digits of the id, so nothing is left to be guessed.
     """
     first = _PLAIN_ROW.match(text)
-    if first is None or b"\\" in text or not text.isascii():
+    quotes = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord('"'))
+    rows, rest = divmod(len(quotes), _QUOTES_OF_A_ROW)
+    if first is None or rest or b"\\" in text or not text.isascii():
         return None
-    parts = pc.split_pattern(_string_array(text), pattern='"').values
-    rows, rest = divmod(len(parts), _PARTS_OF_A_ROW)
-    if rest != 1 or _LAST_ROW_ENDS.fullmatch(parts[-1].as_py().encode()) is None:
-        return None
-    row_starts = np.arange(rows) * _PARTS_OF_A_ROW
-    before_id, after_id, before_number, after_number, before_date, between_rows = (
-        group.decode() for group in first.groups()
-    )
-
-    def column(position: int) -> pa.StringArray:
-        return parts.take(pa.array(row_starts + position))
-
-    id_texts = column(2)
+    before_id, first_id, after_id, between, after_row = (group.decode() for group in first.groups())
+    parts = _parts(text, quotes.reshape(rows, _QUOTES_OF_A_ROW))
+    starts = np.arange(rows) * _PARTS_OF_A_ROW
+    heads = parts.take(pa.array(starts[1:]))
     alike = (
-        pc.equal(parts.take(pa.array(row_starts[1:])), between_rows),
-        pc.equal(column(1), "id"),
-        pc.starts_with(id_texts, pattern=before_id),
-        pc.ends_with(id_texts, pattern=after_id),
-        pc.equal(column(3), "phoneNumber"),
-        pc.equal(column(4), before_number),
-        pc.equal(column(6), after_number),
-        pc.equal(column(7), "createdAt"),
-        pc.equal(column(8), before_date),
+        pc.starts_with(heads, pattern=after_row),
+        pc.ends_with(heads, pattern=after_id),
+        pc.equal(parts.take(pa.array(starts + 2)), between),
     )
-    if not all(pc.all(same, min_count=0).as_py() for same in alike):
+    starts_alike = parts[0].as_py() == before_id + first_id + after_id
+    ends_alike = _LAST_ROW_ENDS.fullmatch(parts[-1].as_py().encode()) is not None
+    if not (starts_alike and ends_alike and all(pc.all(same, min_count=0).as_py() for same in alike)):
         return None
-    digits = pc.utf8_slice_codeunits(id_texts, start=len(before_id), stop=-len(after_id))
-    return digits, column(5), column(9)
+    digits = pc.utf8_slice_codeunits(heads, start=len(after_row), stop=-len(after_id))
+    numbers, dates = parts.take(pa.array(starts + 1)), parts.take(pa.array(starts + 3))
+    return pa.concat_arrays([pa.array([first_id]), digits]), numbers, dates
 
 
-def _string_array(text: bytes) -> pa.StringArray:
-    """One string, without a copy."""
-    offsets = pa.py_buffer(np.array([0, len(text)], dtype=np.int32))
-    return pa.StringArray.from_buffers(1, offsets, pa.py_buffer(text))
+def _parts(text: bytes, quotes: NDArray[np.int64]) -> pa.StringArray:
+    """The text, cut where numbers and dates begin and end, without a copy; the last part is what follows them.
+
+    Args:
+        text: The text.
+        quotes: Where its quotation marks are, ten a row: the number lies between the 5th and 6th, the date between the
+            9th and 10th.
+    """
+    ends = np.stack([quotes[:, 4] + 1, quotes[:, 5], quotes[:, 8] + 1, quotes[:, 9]], axis=1)
+    offsets = np.concatenate([[0], ends.ravel(), [len(text)]]).astype(np.int32)
+    return pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(text))
 
 
 def _read_ids(digits: pa.StringArray) -> pa.Array | None:

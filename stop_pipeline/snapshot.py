@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stop_pipeline.document import Batch, Malformed, read_document
+from stop_pipeline.document import Batch, Malformed, in_threads, read_document
 from stop_pipeline.errors import excerpt
 from stop_pipeline.model import BAD_CREATED_AT, CONFLICTING_ID, REASONS, Format, Snapshot
 from stop_pipeline.periods import month_numbers, split_by_month
@@ -38,7 +38,7 @@ _CREATED_AT_FORM = "%Y-%m-%d %H:%M:%S"
 
 @dataclass(frozen=True)
 class _Typed:
-    """One batch: its good rows (`LISTED`), repeats not yet looked for, and its malformed ones."""
+    """One batch: its good rows (`LISTED`), ordered by month, repeats not yet looked for, and its malformed ones."""
 
     listed: pa.Table
     malformed: tuple[Malformed, ...]
@@ -71,7 +71,7 @@ def parse(
         columns = _columns(batch, timezone)
         usable = _dated(columns, latest)
         misdated = tuple(_set_aside(columns.filter(pc.invert(usable)), BAD_CREATED_AT, batch))
-        listed = columns.select(LISTED.names).filter(usable).cast(LISTED.arrow)
+        listed = _ordered_by_month(columns.select(LISTED.names).filter(usable).cast(LISTED.arrow))
         return _Typed(listed, batch.malformed + misdated, batch.rows, batch.extra_fields)
 
     reading = read_document(path, answer_format, typed, secrets=secrets)
@@ -94,7 +94,7 @@ def parse(
             pa.concat_tables([columns for columns, _ in again]), [row for _, rows in again for row in rows]
         )
         others = [table.filter(pc.invert(pc.is_in(table["id"], value_set=repeated))) for table in tables]
-        tables = [*others, kept.select(LISTED.names).cast(LISTED.arrow)]
+        tables = [*others, _ordered_by_month(kept.select(LISTED.names).cast(LISTED.arrow))]
         malformed += conflicting
 
     listed = _gathered_by_month(tables)
@@ -195,19 +195,23 @@ def _set_aside(columns: pa.Table, reason: str, batch: Batch) -> list[Malformed]:
     ]
 
 
+def _ordered_by_month(rows: pa.Table) -> pa.Table:
+    """The rows, those of each month next to each other."""
+    months = month_numbers(rows)
+    in_order = np.all(months[1:] >= months[:-1])
+    return rows if in_order else rows.take(pa.array(np.argsort(months, kind="stable")))
+
+
 def _gathered_by_month(tables: list[pa.Table]) -> pa.Table:
     """The rows of all tables, which are emptied, sorted by `created_at_local`, `id`; each month lies in one chunk."""
-    months: defaultdict[str, list[pa.Table]] = defaultdict(list)
+    parts: defaultdict[str, list[pa.Table]] = defaultdict(list)
     tables.reverse()
     while tables:
-        rows = tables.pop()
-        numbers = month_numbers(rows)
-        if not np.all(numbers[1:] >= numbers[:-1]):
-            rows = rows.take(pa.array(np.argsort(numbers, kind="stable")))
-        for month, of_month in split_by_month(rows):
-            months[month].append(of_month)
-    gathered = [_sorted(pa.concat_tables(months.pop(month)).combine_chunks()) for month in sorted(months)]
-    return pa.concat_tables([LISTED.arrow.empty_table(), *gathered])
+        for month, rows in split_by_month(tables.pop()):
+            parts[month].append(rows)
+    # Each month lets go of its parts: else a long list would be held twice.
+    months = in_threads(lambda month: _sorted(pa.concat_tables(parts.pop(month)).combine_chunks()), sorted(parts))
+    return pa.concat_tables([LISTED.arrow.empty_table(), *months])
 
 
 def _sorted(rows: pa.Table) -> pa.Table:
