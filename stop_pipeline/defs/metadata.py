@@ -4,14 +4,15 @@ What belongs here: turning schemas, counts and paths into Dagster's metadata. Wh
 """
 
 import dataclasses
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 
-from stop_pipeline.model import SnapshotInfo
-from stop_pipeline.schema import Column, TableSchema
+from stop_pipeline.model import SnapshotInfo, State
+from stop_pipeline.schema import LINEAGE, Column, TableSchema
 from stop_pipeline.tick import Applied, Derived, Fetched, Parsed
 
 Metadata = dict[str, Any]
@@ -30,6 +31,27 @@ def column_schema(schema: TableSchema, *keys: Column) -> dg.TableSchema:
             for column in (*schema.columns, *keys)
         ]
     )
+
+
+def column_lineage(schema: TableSchema) -> dg.TableColumnLineage:
+    """From which columns upstream each column of a table is made, as the UI draws it."""
+    return dg.TableColumnLineage(
+        {
+            column: [dg.TableColumnDep(asset_key=table, column_name=name) for table, name in sources]
+            for column, sources in LINEAGE.get(schema.name, {}).items()
+        }
+    )
+
+
+def preview(rows: pa.Table) -> dg.TableMetadataValue:
+    """Some rows, already masked, as a table; times in UTC to the second."""
+    times = [field.name for field in rows.schema if pa.types.is_timestamp(field.type)]
+    records = [
+        dg.TableRecord(row | {name: row[name] and f"{row[name]:%Y-%m-%d %H:%M:%S}" for name in times})
+        for row in rows.to_pylist()
+    ]
+    columns = [dg.TableColumn(field.name, str(field.type)) for field in rows.schema]
+    return dg.MetadataValue.table(records, dg.TableSchema(columns))
 
 
 def of_fetched(fetched: Fetched) -> Metadata:
@@ -63,19 +85,21 @@ def of_parsed(parsed: Parsed, uri: Path) -> Metadata:
 
 def of_applied(applied: Applied, uri: Path) -> Metadata:
     """What a tick did to `stops`, and how the table stands."""
-    state = applied.state
+    state, info = applied.state, applied.info
     return {
+        "health": health(state, info.fetched_at),
+        **_age(state, info.fetched_at),
         "dagster/row_count": applied.rows,
         "dagster/uri": uri.as_uri(),
         "outcome": applied.outcome,
         **dataclasses.asdict(applied.counts),
-        "rejected": applied.info.rejected,
-        "rows": conservation(applied.info),
+        "rejected": info.rejected,
+        "rows": conservation(info),
         "standing": applied.open_rows,
         "months_written": len(applied.months_written),
         "months": ", ".join(applied.months_written) or "none",
-        "sha256": applied.info.sha256,
-        "fetched_at": dg.MetadataValue.timestamp(applied.info.fetched_at),
+        "sha256": info.sha256,
+        "fetched_at": dg.MetadataValue.timestamp(info.fetched_at),
         **_time("applied_at", state.applied_at),
         **_time("verified_at", state.verified_at),
         **({"withheld_because": state.withheld_because} if state.withheld_because else {}),
@@ -91,6 +115,25 @@ def of_derived(derived: Derived, uri: Path) -> Metadata:
         "commit": derived.commit,
         "remade": derived.remade,
     }
+
+
+def health(state: State, now: datetime) -> str:
+    """One line: when the list was last proven whole, when it last changed, and how old what is known of it is."""
+    if state.verified_at is None:
+        verified = "No answer has been proven whole yet"
+    else:
+        hours = (now - state.verified_at) / timedelta(hours=1)
+        verified = f"Last verified {_utc(state.verified_at)}, so the list is {hours:.1f} h old"
+    changed = "it has not been applied yet" if state.applied_at is None else f"last change {_utc(state.applied_at)}"
+    return f"{verified}; {changed}."
+
+
+def _age(state: State, now: datetime) -> Metadata:
+    return {} if state.verified_at is None else {"age_hours": round((now - state.verified_at) / timedelta(hours=1), 2)}
+
+
+def _utc(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M} UTC"
 
 
 def _time(name: str, time: datetime | None) -> Metadata:
