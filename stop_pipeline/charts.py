@@ -44,15 +44,7 @@ _SHORTEST_HOURS, _LONGEST_HOURS = 1 / 60, 24 * 14
 _POINTS_DRAWN = 400
 """Of a curve: more are not seen."""
 
-_DELAY_TICKS = {
-    1 / 60: "1 min",
-    1 / 4: "15 min",
-    1: "1 h",
-    6: "6 h",
-    48: "48 h",
-    24 * 14: "14 days",
-    24 * 90: "90 days",
-}
+_DELAY_TICKS = {1 / 60: "1 min", 1 / 4: "15 min", 1: "1 h", 6: "6 h", 48: "48 h", 336: "14 days", 2160: "90 days"}
 
 
 @dataclass(frozen=True)
@@ -211,9 +203,10 @@ def _span(hours: float) -> str:
 def _figure(heights_inches: list[float]) -> tuple[Any, list[Any]]:
     """An empty card with one panel below the other."""
     from matplotlib.figure import Figure  # noqa: PLC0415 – see above
+    from matplotlib.layout_engine import ConstrainedLayoutEngine  # noqa: PLC0415
 
-    figure = Figure((_WIDTH_INCHES, sum(heights_inches)), dpi=_DPI, facecolor=_CARD, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.13)
+    layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.13)
+    figure = Figure((_WIDTH_INCHES, sum(heights_inches)), dpi=_DPI, facecolor=_CARD, layout=layout)
     panels = figure.subplots(len(heights_inches), squeeze=False, height_ratios=heights_inches)[:, 0]
     for axes in panels:
         axes.set_facecolor(_CARD)

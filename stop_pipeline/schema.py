@@ -175,5 +175,5 @@ LINEAGE: Mapping[str, Mapping[str, tuple[tuple[str, str], ...]]] = {
         "stops": (("stops", "id"),),
     },
 }
-"""From which columns of which tables upstream each column is made. A column that is not named comes from no column: from
-the time of a fetch, from the comparison with what was listed before, or from the name of the account."""
+"""From which columns of which tables upstream each column is made. One that is not named comes from no column: from the
+time of a fetch, from the comparison with what was listed before, or from the name of the account."""

@@ -120,8 +120,8 @@ def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreRe
 
     - **Source:** `stop_snapshot`, compared with what was listed before.
     - **Cadence:** every tick; a month in which nothing changed keeps its file untouched.
-    - **A row** is a period in which the list showed an opt-out unchanged: `first_seen_at` to `removed_at`. It is written
-      once and ended at most once, so the table tells what was known at any time.
+    - **A row** is a period in which the list showed an opt-out unchanged: `first_seen_at` to `removed_at`. It is
+      written once and ended at most once, so the table tells what was known at any time.
     - **Goes wrong when** the list is likely another account's: the run fails, and nothing changes. Removals that look
       wrong are withheld: a check fails, and says how to accept them.
     - **The chart** tells how long opt-outs took to be listed; while the list is unchanged it is a link to the run that
