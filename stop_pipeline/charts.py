@@ -106,7 +106,7 @@ def stops_per_day_chart(stops_per_day: pa.Table) -> bytes:
     if stops_per_day.num_rows:
         days, by_country = _counts(stops_per_day)
         _draw_every_day(panels[0], days, np.sum(list(by_country.values()), axis=0))
-        _draw_by_country(panels[1], days[-RECENT_DAYS:], by_country)
+        _draw_by_country(panels[1], days[-RECENT_DAYS:], _largest(by_country))
     else:
         _title(panels[0], "There are no opt-outs yet")
         _title(panels[1], f"Last {RECENT_DAYS} days by country")
@@ -122,23 +122,24 @@ def stops_per_day_chart(stops_per_day: pa.Table) -> bytes:
 
 
 def _counts(stops_per_day: pa.Table) -> tuple[npt.NDArray[np.datetime64], dict[str, npt.NDArray[np.int64]]]:
-    """Every day from the first to the last, and the opt-outs of each, by country; the largest countries first.
-
-    The largest are those of the last 90 days; all beyond the first few are “other”.
-    """
+    """Every day from the first to the last, and the opt-outs of each, by country."""
     day = stops_per_day["day"].to_numpy().astype("datetime64[D]")
     days = np.arange(day.min(), day.max() + 1)
     stops = stops_per_day["stops"].to_numpy()
     country = np.array(pc.fill_null(stops_per_day["country"], "no country").to_pylist())
-    by_country = {
+    return days, {
         name: np.bincount((day - days[0]).astype(int), stops * (country == name), len(days)).astype(int)
         for name in np.unique(country)
     }
-    names = sorted(by_country, key=lambda name: (-by_country[name][-RECENT_DAYS:].sum(), name))
-    shown = {name: by_country[name] for name in names[:COUNTRIES_SHOWN]}
-    if others := names[COUNTRIES_SHOWN:]:
-        shown["other"] = np.sum([by_country[name] for name in others], axis=0)
-    return days, shown
+
+
+def _largest(by_country: dict[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.int64]]:
+    """The opt-outs of the last days, of the countries that had most, largest first; of all others as “other”."""
+    recent = {name: stops[-RECENT_DAYS:] for name, stops in by_country.items() if stops[-RECENT_DAYS:].any()}
+    names = sorted(recent, key=lambda name: (-recent[name].sum(), name))
+    shown = {name: recent[name] for name in names[:COUNTRIES_SHOWN]}
+    others = [recent[name] for name in names[COUNTRIES_SHOWN:]]
+    return shown | {"other": np.sum(others, axis=0)} if others else shown
 
 
 def _draw_every_day(axes: Any, days: npt.NDArray[np.datetime64], stops: npt.NDArray[np.int64]) -> None:
@@ -156,10 +157,8 @@ def _draw_every_day(axes: Any, days: npt.NDArray[np.datetime64], stops: npt.NDAr
 
 def _draw_by_country(axes: Any, days: npt.NDArray[np.datetime64], by_country: dict[str, npt.NDArray[np.int64]]) -> None:
     below = np.zeros(len(days))
-    for (name, every_day), colour in zip(by_country.items(), (*_COLOURS, _OTHER_COLOUR), strict=False):
-        stops = every_day[-RECENT_DAYS:]
-        label = f"{name} {stops.sum():,}"
-        axes.bar(days, stops, bottom=below, width=0.85, color=_OTHER_COLOUR if name == "other" else colour, label=label)
+    for (name, stops), colour in zip(by_country.items(), (*_COLOURS, _OTHER_COLOUR), strict=False):
+        axes.bar(days, stops, bottom=below, width=0.85, color=colour, label=f"{name} {stops.sum():,}")
         below += stops
     _legend(axes)
     _title(axes, f"Last {RECENT_DAYS} days by country, to {days[-1]}", above_legend=True)

@@ -13,16 +13,20 @@ from stop_pipeline.schema import STOPS
 from stop_pipeline.store import Store
 
 ROWS = 12
+STOPS_COLUMNS = ("phone_number", "country", "created_at", "first_seen_at", "removed_at")
 
 
 def of_stops(store: Store, account: str) -> pa.Table:
-    """The youngest opt-outs in `stops` (`schema.STOPS`), masked; reads no more months than it takes to find them."""
+    """The youngest opt-outs in `stops`, masked, with the columns that a look is for.
+
+    Reads no more months than it takes to find them.
+    """
     youngest = STOPS.arrow.empty_table()
     for month in sorted(store.months(account), reverse=True):
         if youngest.num_rows >= ROWS:
             break
         youngest = pa.concat_tables([youngest, store.read_months(account, [month])])
-    return _youngest(youngest, "created_at")
+    return _youngest(youngest, "created_at").select(STOPS_COLUMNS)
 
 
 def of_suppression_list(suppression_list: pa.Table) -> pa.Table:

@@ -131,9 +131,12 @@ def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreRe
     guard = Guard(max_removed_share=config.max_removed_share, accept_removals=config.accept_removals)
     applied = tick.apply_newest(store.store(), account, guard, raw_days=store.raw_days)
     return dg.MaterializeResult(
-        metadata=metadata.of_applied(applied, store.store().folder("stops", account))
-        | {"preview": metadata.preview(preview.of_stops(store.store(), account))}
-        | pictures.of_stops(context, store.store(), account, applied.state),
+        metadata=metadata.of_applied(
+            applied,
+            store.store().folder("stops", account),
+            chart=pictures.of_stops(context, store.store(), account, applied.state),
+            preview=metadata.preview(preview.of_stops(store.store(), account)),
+        ),
         data_version=dg.DataVersion(applied.state.sha256 or applied.info.sha256),
         check_results=checks.of_applied(applied, account),
     )
@@ -173,7 +176,7 @@ def stops_per_day(context: dg.AssetExecutionContext, store: StoreResource) -> dg
 
 def _derived_result(derived: tick.Derived, uri: Path, shown: metadata.Metadata) -> dg.MaterializeResult:
     return dg.MaterializeResult(
-        metadata=metadata.of_derived(derived, uri) | shown, data_version=dg.DataVersion(derived.commit)
+        metadata=shown | metadata.of_derived(derived, uri), data_version=dg.DataVersion(derived.commit)
     )
 
 

@@ -19,13 +19,22 @@ Metadata = dict[str, Any]
 
 
 def column_schema(schema: TableSchema, *keys: Column) -> dg.TableSchema:
-    """The columns of a table, hive keys last, as the UI shows them."""
+    """The columns of a table, hive keys last, as the UI shows them.
+
+    Each says what it is made from as well: the open-source UI keeps `dagster/column_lineage`, but does not draw it.
+    """
+    lineage = LINEAGE.get(schema.name, {})
+
+    def described(column: Column) -> str:
+        sources = " and ".join(f"`{table}.{name}`" for table, name in lineage.get(column.name, ()))
+        return f"{column.meaning} From {sources}." if sources else column.meaning
+
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
                 name=column.name,
                 type=str(column.type),
-                description=column.meaning,
+                description=described(column),
                 constraints=dg.TableColumnConstraints(nullable=column.nullable),
             )
             for column in (*schema.columns, *keys)
@@ -34,7 +43,7 @@ def column_schema(schema: TableSchema, *keys: Column) -> dg.TableSchema:
 
 
 def column_lineage(schema: TableSchema) -> dg.TableColumnLineage:
-    """From which columns upstream each column of a table is made, as the UI draws it."""
+    """From which columns upstream each column of a table is made."""
     return dg.TableColumnLineage(
         {
             column: [dg.TableColumnDep(asset_key=table, column_name=name) for table, name in sources]
@@ -44,10 +53,10 @@ def column_lineage(schema: TableSchema) -> dg.TableColumnLineage:
 
 
 def preview(rows: pa.Table) -> dg.TableMetadataValue:
-    """Some rows, already masked, as a table; times in UTC to the second."""
+    """Some rows, already masked, as a table; times in UTC to the minute."""
     times = [field.name for field in rows.schema if pa.types.is_timestamp(field.type)]
     records = [
-        dg.TableRecord(row | {name: row[name] and f"{row[name]:%Y-%m-%d %H:%M:%S}" for name in times})
+        dg.TableRecord(row | {name: row[name] and f"{row[name]:%Y-%m-%d %H:%M}" for name in times})
         for row in rows.to_pylist()
     ]
     columns = [dg.TableColumn(field.name, str(field.type)) for field in rows.schema]
@@ -83,12 +92,13 @@ def of_parsed(parsed: Parsed, uri: Path) -> Metadata:
     }
 
 
-def of_applied(applied: Applied, uri: Path) -> Metadata:
-    """What a tick did to `stops`, and how the table stands."""
+def of_applied(applied: Applied, uri: Path, chart: Metadata, preview: dg.TableMetadataValue) -> Metadata:
+    """What a tick did to `stops`, and how the table stands: first what a look is for."""
     state, info = applied.state, applied.info
     return {
         "health": health(state, info.fetched_at),
         **_age(state, info.fetched_at),
+        **chart,
         "dagster/row_count": applied.rows,
         "dagster/uri": uri.as_uri(),
         "outcome": applied.outcome,
@@ -104,6 +114,7 @@ def of_applied(applied: Applied, uri: Path) -> Metadata:
         **_time("verified_at", state.verified_at),
         **({"withheld_because": state.withheld_because} if state.withheld_because else {}),
         **({"accepted_removals": state.accepted_removals} if state.accepted_removals is not None else {}),
+        "preview": preview,
     }
 
 
