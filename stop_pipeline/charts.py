@@ -25,12 +25,7 @@ COUNTRIES_SHOWN = 5
 LATE = timedelta(hours=48)
 """SMS Partner says that an opt-out is listed by then."""
 
-DELAY_FIGURES = (
-    "delay_median_hours",
-    "delay_90_percent_hours",
-    "delay_99_percent_hours",
-    "delay_over_48_hours_percent",
-)
+DELAY_FIGURES = ("delay_median_hours", "delay_p90_hours", "delay_p99_hours", "over_48_hours_percent")
 
 _CARD, _INK, _FAINT, _GRID = "#fbfbfd", "#2b3440", "#5c6773", "#e3e6ea"
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
@@ -55,7 +50,7 @@ class Delays:
 
     @property
     def figures(self) -> dict[str, float]:
-        """The four `DELAY_FIGURES`; none without rows."""
+        """Median, 90 % and 99 % quantiles, and the percentage over 48 hours (`DELAY_FIGURES`); none without rows."""
         if not len(self.hours):
             return {}
         median, most, nearly_all = np.quantile(self.hours, (0.5, 0.9, 0.99), method="inverted_cdf")
@@ -148,7 +143,7 @@ def _draw_every_day(axes: Any, days: npt.NDArray[np.datetime64], stops: npt.NDAr
         _title(axes, f"{stops.sum():,} opt-outs, day by day")
     else:
         mean = np.convolve(stops, np.full(MEAN_DAYS, 1 / MEAN_DAYS), "valid")
-        axes.fill_between(days, stops, step="mid", color=_COLOURS[4], alpha=0.55, linewidth=0, label="each day")
+        axes.fill_between(days, stops, step="mid", color=_COLOURS[4], alpha=0.8, linewidth=0, label="each day")
         axes.plot(days[MEAN_DAYS - 1 :], mean, color=_COLOURS[0], linewidth=1.8, label=f"mean of {MEAN_DAYS} days")
         _legend(axes)
         _title(axes, f"{stops.sum():,} opt-outs since {days[0]}", above_legend=True)

@@ -5,6 +5,8 @@ themselves (`stop_pipeline.tick`). No asset has a retry policy: the client retri
 layer would multiply that and repeat what is permanent.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypedDict
@@ -15,6 +17,7 @@ from pydantic import Field
 from stop_pipeline import preview, schema, tick
 from stop_pipeline.defs import checks, metadata, pictures
 from stop_pipeline.defs.resources import SmsPartnerResource, StoreResource
+from stop_pipeline.errors import StopPipelineError
 from stop_pipeline.merge import Guard
 
 GROUP = "stop_list"
@@ -52,6 +55,16 @@ def _shown(table: schema.TableSchema, *keys: schema.Column, kinds: set[str], pri
     }
 
 
+@contextmanager
+def _sentence_logged(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """Why a step fails, on a line of its own among the run's events, where Dagster hides it below a traceback."""
+    try:
+        yield
+    except StopPipelineError as error:
+        context.log.error(str(error))  # noqa: TRY400 – the traceback follows anyway
+        raise
+
+
 @dg.asset(check_specs=checks.OF_RAW_STOP_LIST, **_shown(schema.RAW_STOP_LIST, kinds={"python", "json"}, private=True))
 def raw_stop_list(
     context: dg.AssetExecutionContext, sms_partner: SmsPartnerResource, store: StoreResource
@@ -66,7 +79,8 @@ def raw_stop_list(
       sentence, and nothing changes.
     """
     account = store.account(context)
-    fetched = tick.fetch(store.store(), account, sms_partner.client(account), timezone=sms_partner.timezone)
+    with _sentence_logged(context):
+        fetched = tick.fetch(store.store(), account, sms_partner.client(account), timezone=sms_partner.timezone)
     return dg.MaterializeResult(
         metadata=metadata.of_fetched(fetched),
         data_version=dg.DataVersion(fetched.landed.sha256),
@@ -86,7 +100,8 @@ def stop_snapshot(
     - **Goes wrong when** the answer is no such list: the run fails. A malformed row does not stop the others.
     """
     account = store.account(context)
-    parsed = tick.parse_newest(store.store(), account, timezone=sms_partner.timezone)
+    with _sentence_logged(context):
+        parsed = tick.parse_newest(store.store(), account, timezone=sms_partner.timezone)
     return dg.MaterializeResult(
         metadata=metadata.of_parsed(parsed, store.store().folder("snapshot", account)),
         data_version=dg.DataVersion(parsed.info.sha256),
@@ -129,7 +144,8 @@ def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreRe
     """
     account = store.account(context)
     guard = Guard(max_removed_share=config.max_removed_share, accept_removals=config.accept_removals)
-    applied = tick.apply_newest(store.store(), account, guard, raw_days=store.raw_days)
+    with _sentence_logged(context):
+        applied = tick.apply_newest(store.store(), account, guard, raw_days=store.raw_days)
     return dg.MaterializeResult(
         metadata=metadata.of_applied(
             applied,
@@ -152,7 +168,8 @@ def suppression_list(context: dg.AssetExecutionContext, store: StoreResource) ->
     - **Goes wrong when** nothing is committed yet: materialise `stops` first.
     """
     account = store.account(context)
-    derived = tick.derive_suppression_list(store.store(), account)
+    with _sentence_logged(context):
+        derived = tick.derive_suppression_list(store.store(), account)
     shown = {"preview": metadata.preview(preview.of_suppression_list(derived.table))}
     return _derived_result(derived, store.store().folder("suppression_list", account), shown)
 
@@ -169,7 +186,8 @@ def stops_per_day(context: dg.AssetExecutionContext, store: StoreResource) -> dg
       that drew it.
     """
     account = store.account(context)
-    derived = tick.derive_stops_per_day(store.store(), account)
+    with _sentence_logged(context):
+        derived = tick.derive_stops_per_day(store.store(), account)
     shown = pictures.of_stops_per_day(context, derived)
     return _derived_result(derived, store.store().folder("stops_per_day", account), shown)
 
