@@ -99,9 +99,9 @@ def stops_per_day_chart(stops_per_day: pa.Table) -> bytes:
     """
     figure, panels = _figure([2.2, 2.6])
     if stops_per_day.num_rows:
-        days, by_country = _counts(stops_per_day)
+        days, by_country = daily_counts(stops_per_day)
         _draw_every_day(panels[0], days, np.sum(list(by_country.values()), axis=0))
-        _draw_by_country(panels[1], days[-RECENT_DAYS:], _largest(by_country))
+        _draw_by_country(panels[1], days[-RECENT_DAYS:], largest_countries(by_country))
     else:
         _title(panels[0], "There are no opt-outs yet")
         _title(panels[1], f"Last {RECENT_DAYS} days by country")
@@ -116,7 +116,7 @@ def stops_per_day_chart(stops_per_day: pa.Table) -> bytes:
     return _png(figure)
 
 
-def _counts(stops_per_day: pa.Table) -> tuple[npt.NDArray[np.datetime64], dict[str, npt.NDArray[np.int64]]]:
+def daily_counts(stops_per_day: pa.Table) -> tuple[npt.NDArray[np.datetime64], dict[str, npt.NDArray[np.int64]]]:
     """Every day from the first to the last, and the opt-outs of each, by country."""
     day = stops_per_day["day"].to_numpy().astype("datetime64[D]")
     days = np.arange(day.min(), day.max() + 1)
@@ -128,7 +128,7 @@ def _counts(stops_per_day: pa.Table) -> tuple[npt.NDArray[np.datetime64], dict[s
     }
 
 
-def _largest(by_country: dict[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.int64]]:
+def largest_countries(by_country: dict[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.int64]]:
     """The opt-outs of the last days, of the countries that had most, largest first; of all others as “other”."""
     recent = {name: stops[-RECENT_DAYS:] for name, stops in by_country.items() if stops[-RECENT_DAYS:].any()}
     names = sorted(recent, key=lambda name: (-recent[name].sum(), name))
