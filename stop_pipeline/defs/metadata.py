@@ -109,6 +109,7 @@ def of_applied(applied: Applied, uri: Path, chart: Metadata, preview: dg.TableMe
         "months_written": len(applied.months_written),
         "months": ", ".join(applied.months_written) or "none",
         "sha256": info.sha256,
+        "commit": state.commit or "none",
         "fetched_at": dg.MetadataValue.timestamp(info.fetched_at),
         **_time("applied_at", state.applied_at),
         **_time("verified_at", state.verified_at),

@@ -19,7 +19,7 @@ from stop_pipeline.tick import Derived
 
 log = logging.getLogger(__name__)
 
-CHART, CHART_OF = "chart", "chart_of_commit"
+CHART, COMMIT = "chart", "commit"
 
 
 def of_stops(context: dg.AssetExecutionContext, store: Store, account: str, state: State) -> Metadata:
@@ -51,12 +51,12 @@ def _pictured(
     ).records
     for record in records:
         shown = record.asset_materialization.metadata if record.asset_materialization else {}
-        if CHART in shown and shown.get(CHART_OF) == dg.MetadataValue.text(commit):
+        if CHART in shown and shown.get(COMMIT) == dg.MetadataValue.text(commit):
             image = isinstance(shown[CHART], dg.MarkdownMetadataValue)
             kept = {name: shown[name] for name in (CHART, *carried) if name in shown}
-            return kept | {CHART_OF: commit} | ({CHART: dg.MetadataValue.dagster_run(record.run_id)} if image else {})
+            return kept | ({CHART: dg.MetadataValue.dagster_run(record.run_id)} if image else {})
     try:
-        return {**drawn(), CHART_OF: commit}
+        return drawn()
     except Exception:  # the rows are committed, and whom not to text is derived next: no picture is worth stopping that
         log.exception("The chart of %s could not be drawn; the data are not concerned.", context.asset_key.path[-1])
         return {}
