@@ -7,6 +7,7 @@ What belongs here: one POST, and the typed error that says why it was not taken.
 from urllib.parse import urlsplit
 
 import requests
+from urllib3.exceptions import HTTPError
 
 from stop_pipeline.client import redacted_logs
 from stop_pipeline.errors import AlertError
@@ -33,7 +34,7 @@ def post(url: str, text: str) -> None:
                 url, json={"text": escaped}, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True
             ) as response:
                 status = response.status_code
-        except (requests.RequestException, ValueError) as error:
+        except (OSError, HTTPError, ValueError) as error:
             refused = f"The webhook could not be reached ({type(error).__name__})."
         else:
             refused = "" if 200 <= status < 300 else f"The webhook answered HTTP {status}."  # noqa: PLR2004 – success

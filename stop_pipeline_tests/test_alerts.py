@@ -2,24 +2,42 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stop_pipeline.definitions import build_definitions
+from stop_pipeline.defs.alerts import Cursor
 from stop_pipeline.errors import AlertError
-from stop_pipeline.incidents import message
+from stop_pipeline.incidents import Outcome, follow, message
 from stop_pipeline.settings import Settings
 from stop_pipeline.webhook import post
 from stop_pipeline_tests.loopback import Loopback, Script, raw, reply, reply_json
-from stop_pipeline_tests.ticking import answer_body, rows
+from stop_pipeline_tests.ticking import START, answer_body, rows
 
 KEY = "key-of-main"
 PATH = "/services/T0/B0/whoever-knows-this-can-post"
 REFUSED = reply_json({"success": False, "code": 10, "message": "Clé API incorrecte"})
+
+
+PROBLEMS = ("raw_stop_list", "stops", "check removals_plausible", "the run")
+OUTCOMES = st.lists(
+    st.tuples(st.sampled_from(["main", "lyon"]), st.dictionaries(st.sampled_from(PROBLEMS), st.booleans())).map(
+        lambda drawn: Outcome(
+            account=drawn[0],
+            run_id="1a2b3c4d-0000",
+            ended_at=START,
+            failed={problem: "Do this." for problem, passed in drawn[1].items() if not passed},
+            passed=[problem for problem, passed in drawn[1].items() if passed],
+        )
+    )
+)
 
 
 def listing(count: int, *, nb_data: int | None = None) -> Script:
@@ -244,6 +262,33 @@ def test_without_a_webhook_the_sensor_is_stopped_and_says_what_to_set(watched: W
     assert "STOP_PIPELINE_ALERT_WEBHOOK" in watched.evaluate_for(None).skip_message
     told = build_definitions(Settings(alert_webhook="https://hooks.example" + PATH))
     assert told.resolve_sensor_def("alerts").default_status is dg.DefaultSensorStatus.RUNNING
+
+
+@given(OUTCOMES, st.integers(0, 10))
+def test_it_makes_no_difference_when_the_sensor_looks_and_that_it_was_restarted(
+    outcomes: list[Outcome], looked_after: int
+) -> None:
+    incidents, first = follow({}, outcomes[:looked_after])
+    kept = Cursor.from_json(Cursor(START, frozenset({"a run"}), incidents).to_json())
+    assert kept == Cursor(START, frozenset({"a run"}), incidents)
+    incidents, then = follow(kept.incidents, outcomes[looked_after:])
+    assert (incidents, first + then) == follow({}, outcomes)
+
+
+@given(OUTCOMES)
+def test_a_problem_is_told_once_until_all_is_well_again(outcomes: list[Outcome]) -> None:
+    incidents, sentences = follow({}, outcomes)
+    for account in ("main", "lyon"):
+        told: set[str] = set()
+        for sentence in (sentence for sentence in sentences if f"of {account}:" in sentence):
+            if "all is well again" in sentence:
+                assert told, "it was never told that something is wrong"
+                told = set()
+            else:
+                problem = re.sub(r"STOP list of \w+: (.*) failed at .*", r"\1", sentence)
+                assert problem not in told
+                told.add(problem)
+        assert told == (incidents[account].told if account in incidents else set())
 
 
 def test_when_a_fleet_fails_at_once_the_text_stays_short() -> None:

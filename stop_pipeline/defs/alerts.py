@@ -151,6 +151,9 @@ def _outcome(instance: dg.DagsterInstance, record: dg.RunRecord, default_account
     stopped_in_a_step = False
     for entry in instance.all_logs(run.run_id, of_type=_EVENTS):
         event = entry.get_dagster_event()
+        stopped_in_a_step |= event.is_step_failure
+        if event.step_key not in _NAMES:  # a person can materialise assets of several projects in one run
+            continue
         if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
             if check.passed:
@@ -158,10 +161,9 @@ def _outcome(instance: dg.DagsterInstance, record: dg.RunRecord, default_account
             elif check.severity is dg.AssetCheckSeverity.ERROR:
                 failed[f"check {check.check_name}"] = check.description or ""
         elif event.is_step_failure:
-            stopped_in_a_step = True
-            failed[event.step_key or ""] = _sentence(event)
+            failed[event.step_key] = _sentence(event)
         else:
-            passed.add(event.step_key or "")
+            passed.add(event.step_key)
     if run.is_success:
         passed.add(THE_RUN)
     elif not stopped_in_a_step:
