@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -60,14 +61,19 @@ class Delays:
 
 
 def delays(stops: pa.Table) -> Delays:
-    """The delays of the rows that came after the first load: what that one brought had been listed for long.
+    """The delays of the opt-outs that came after the first load: what that one brought had been listed for long.
+
+    One that was altered, or came back, was seen before: each `id` counts with its first period only.
 
     Args:
-        stops: Periods (`schema.STOPS`; `created_at` and `first_seen_at` are used).
+        stops: Periods (`schema.STOPS`; `id`, `created_at` and `first_seen_at` are used).
     """
     first_load = pc.min(stops["first_seen_at"])
-    later = stops.filter(pc.greater(stops["first_seen_at"], first_load))
-    spans = later["first_seen_at"].to_numpy() - later["created_at"].to_numpy()
+    came_later = stops.filter(pc.greater(stops["first_seen_at"], first_load))["id"]
+    periods = stops.filter(pc.is_in(stops["id"], value_set=came_later)).sort_by("first_seen_at")
+    firsts = periods.take(pa.array(pd.Series(periods["id"].to_numpy()).drop_duplicates().index))
+    firsts = firsts.filter(pc.greater(firsts["first_seen_at"], first_load))
+    spans = firsts["first_seen_at"].to_numpy() - firsts["created_at"].to_numpy()
     return Delays(np.sort(spans / np.timedelta64(1, "h")))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,7 +32,13 @@ def seen_after(*hours: float) -> pa.Table:
     """Rows that came after a first load of one row, so many hours after they were made."""
     first_seen_at = [FIRST_LOAD, *[FIRST_LOAD + timedelta(days=1)] * len(hours)]
     created_at = [FIRST_LOAD - timedelta(days=900), *(first_seen_at[-1] - timedelta(hours=h) for h in hours)]
-    return pa.table({"created_at": pa.array(created_at, UTC_TIME), "first_seen_at": pa.array(first_seen_at, UTC_TIME)})
+    return pa.table(
+        {
+            "id": range(len(created_at)),
+            "created_at": pa.array(created_at, UTC_TIME),
+            "first_seen_at": pa.array(first_seen_at, UTC_TIME),
+        }
+    )
 
 
 def size_of(png: bytes) -> tuple[int, int]:
@@ -94,6 +101,13 @@ def test_delays_leave_out_what_the_first_load_brought() -> None:
         "over_48_hours_percent": 52,
     }
     assert charts.delays(seen_after()).figures == {}
+
+
+def test_an_opt_out_that_was_altered_or_came_back_counts_as_it_was_first_seen() -> None:
+    first, second = seen_after(1, 2, 3), seen_after(700, 800, 900, 4)
+    again = second.set_column(2, "first_seen_at", pc.add(second["first_seen_at"], timedelta(days=9)))
+    delays = charts.delays(pa.concat_tables([first, again]))
+    assert delays.hours.tolist() == [1, 2, 3, 4 + 9 * 24]
 
 
 @settings(max_examples=25, deadline=None)

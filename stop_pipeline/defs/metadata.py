@@ -95,9 +95,10 @@ def of_parsed(parsed: Parsed, uri: Path) -> Metadata:
 def of_applied(applied: Applied, uri: Path, chart: Metadata, preview: dg.TableMetadataValue) -> Metadata:
     """What a tick did to `stops`, and how the table stands: first what a look is for."""
     state, info = applied.state, applied.info
+    age = _age_hours(state, info.fetched_at)
     return {
         "health": health(state, info.fetched_at),
-        **_age(state, info.fetched_at),
+        **({"age_hours": round(age, 2)} if age is not None else {}),
         **chart,
         "dagster/row_count": applied.rows,
         "dagster/uri": uri.as_uri(),
@@ -130,18 +131,19 @@ def of_derived(derived: Derived, uri: Path) -> Metadata:
 
 
 def health(state: State, now: datetime) -> str:
-    """One line: when the list was last proven whole, when it last changed, and how old what is known of it is."""
-    if state.verified_at is None:
-        verified = "No answer has been proven whole yet"
-    else:
-        hours = (now - state.verified_at) / timedelta(hours=1)
-        verified = f"Last verified {_utc(state.verified_at)}, so the list is {hours:.1f} h old"
+    """One line: when the list was last proven whole, how old it is by that, and when it last changed."""
+    age = _age_hours(state, now)
+    verified = (
+        "No answer has been proven whole yet"
+        if state.verified_at is None
+        else f"Last verified {_utc(state.verified_at)}, so the list is {age:.1f} h old"
+    )
     changed = "it has not been applied yet" if state.applied_at is None else f"last change {_utc(state.applied_at)}"
     return f"{verified}; {changed}."
 
 
-def _age(state: State, now: datetime) -> Metadata:
-    return {} if state.verified_at is None else {"age_hours": round((now - state.verified_at) / timedelta(hours=1), 2)}
+def _age_hours(state: State, now: datetime) -> float | None:
+    return None if state.verified_at is None else (now - state.verified_at) / timedelta(hours=1)
 
 
 def _utc(time: datetime) -> str:

@@ -26,7 +26,7 @@ def of_stops(context: dg.AssetExecutionContext, store: Store, account: str, stat
     """The delays between `created_at` and `first_seen_at`: the chart, and its figures for Dagster to plot."""
 
     def drawn() -> Metadata:
-        delays = charts.delays(store.read_stops_columns(account, ("created_at", "first_seen_at")))
+        delays = charts.delays(store.read_stops_columns(account, ("id", "created_at", "first_seen_at")))
         return {CHART: _image("Delay until an opt-out is listed", charts.delay_chart(delays)), **delays.figures}
 
     return _pictured(context, state.commit or "none", drawn, carried=charts.DELAY_FIGURES)
