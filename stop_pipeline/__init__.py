@@ -5,13 +5,15 @@ For a notebook: `read_stops` and its siblings, and `suppress`. They need no Dags
 The rooms of the house, from the outside in:
 
     cli            the command `stop-pipeline`
-    definitions    what Dagster loads; defs/ holds its assets, checks, schedule and resources
+    definitions    what Dagster loads; defs/ holds its assets, checks, schedule, sensor and resources
     tick           the steps of one tick, without Dagster
     client         HTTP: the answer, or a typed error            envelope   the provider's codes
     snapshot       rows → typed rows and malformed rows          document   bytes → rows, in batches
                                                                  phones     spellings → E.164
     merge          committed + listed → what changes             periods    tables as of a commit
     derive         committed → suppression list, counts
+    charts         tables → pictures                             preview    a dozen rows, masked
+    incidents      what runs came to → what is told              webhook    telling it
     store          where tables lie                              files      atomic writes, the lock
     reading        what a notebook gets
     suppression    a campaign held against the list              campaign   its file, read and written in parts

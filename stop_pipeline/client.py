@@ -132,7 +132,7 @@ class StopListClient:
         started = time.monotonic()
         with (
             _Deadline(self.deadline_seconds) as deadline,
-            _redacted_logs(self.secrets),
+            redacted_logs(self.secrets),
             self._session(deadline) as session,
         ):
             try:
@@ -391,8 +391,8 @@ class _Retry(Retry):
 
 
 @contextmanager
-def _redacted_logs(secrets: tuple[str, ...]) -> Iterator[None]:
-    """Strike the API key out of urllib3's log records: a server that echoes the request puts it into a warning."""
+def redacted_logs(secrets: tuple[str, ...]) -> Iterator[None]:
+    """Strike secrets out of urllib3's log records: paths are among them, and what a server echoes of a request."""
 
     def redacted(record: logging.LogRecord) -> bool:
         record.msg, record.args = redact(record.getMessage(), secrets), None

@@ -55,6 +55,10 @@ class ForeignListError(StopPipelineError):
     """The list shares nothing with the table: it is likely another account's."""
 
 
+class AlertError(StopPipelineError):
+    """The webhook did not take an alert."""
+
+
 class StoreError(StopPipelineError):
     """The data root cannot be read or written."""
 

@@ -4,6 +4,7 @@ What belongs here: what a table promises to its readers. The writer enforces it,
 is tested against it. What does not: how rows come about (`snapshot`, `merge`, `derive`) and where they lie (`store`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -61,6 +62,16 @@ _LISTED_COLUMNS = (
     Column("created_at", UTC_TIME, "When the opt-out was made, UTC."),
     Column("created_at_local", WALL_CLOCK, "The same as the wall clock that the API wrote (no zone)."),
 )
+
+RAW_STOP_LIST = TableSchema(
+    "raw_stop_list",
+    (
+        Column("id", pa.int64(), "Identifier that SMS Partner gave the opt-out."),
+        Column("phoneNumber", pa.string(), "The number that must not be texted, in the spelling that it was kept in."),
+        Column("createdAt", pa.string(), "When the opt-out was made, “YYYY-MM-DD HH:MM:SS” without a zone."),
+    ),
+)
+"""A row of the answer as documented. What comes may differ; `snapshot` tells what becomes of it."""
 
 LISTED = TableSchema("listed", _LISTED_COLUMNS)
 """The good rows of one answer, each `id` once."""
@@ -137,3 +148,32 @@ STOPS_PER_DAY = TableSchema(
     ),
 )
 """Counts without personal data."""
+
+LINEAGE: Mapping[str, Mapping[str, tuple[tuple[str, str], ...]]] = {
+    "stop_snapshot": {
+        "id": (("raw_stop_list", "id"),),
+        "phone_number": (("raw_stop_list", "phoneNumber"),),
+        "country": (("raw_stop_list", "phoneNumber"),),
+        "created_at": (("raw_stop_list", "createdAt"),),
+        "created_at_local": (("raw_stop_list", "createdAt"),),
+        "raw": tuple(("raw_stop_list", name) for name in RAW_STOP_LIST.names),
+        "reason": tuple(("raw_stop_list", name) for name in RAW_STOP_LIST.names),
+    },
+    "stops": {
+        **{name: (("stop_snapshot", name),) for name in LISTED.names},
+        CREATED_MONTH.name: (("stop_snapshot", "created_at_local"),),
+    },
+    "suppression_list": {
+        "phone_number": (("stops", "phone_number"), ("stop_snapshot", "phone_number")),
+        "first_stop_at": (("stops", "created_at"),),
+        "last_stop_at": (("stops", "created_at"),),
+        "stop_count": (("stops", "phone_number"),),
+    },
+    "stops_per_day": {
+        "day": (("stops", "created_at_local"),),
+        "country": (("stops", "country"),),
+        "stops": (("stops", "id"),),
+    },
+}
+"""From which columns of which tables upstream each column is made. One that is not named comes from no column: from the
+time of a fetch, from the comparison with what was listed before, or from the name of the account."""

@@ -1,14 +1,15 @@
 """The environment, read once into typed settings.
 
 What belongs here: every variable that this package reads, its default, and the sentence that refuses a wrong value.
-What does not: API keys, which are known here by the names of their variables only.
+What does not: API keys, which are known here by the names of their variables only. The address of the webhook is a
+secret as well: whoever knows it can post to it. It is kept out of `repr` and of every message.
 """
 
 import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -40,6 +41,7 @@ class Settings:
         data_root: Folder (or URI) below which everything is stored, as given.
         cron: When the schedule ticks, in Europe/Paris.
         raw_days: For how many days an answer is kept as received, once a newer one is committed.
+        alert_webhook: Where alerts are posted; None for nowhere.
     """
 
     accounts: tuple[str, ...] = (DEFAULT_ACCOUNT,)
@@ -49,6 +51,7 @@ class Settings:
     data_root: str = DEFAULT_DATA_ROOT
     cron: str = DEFAULT_CRON
     raw_days: int = DEFAULT_RAW_DAYS
+    alert_webhook: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
@@ -69,6 +72,7 @@ class Settings:
             data_root=value("STOP_PIPELINE_DATA", DEFAULT_DATA_ROOT),
             cron=value("STOP_PIPELINE_CRON", DEFAULT_CRON),
             raw_days=_raw_days(value("STOP_PIPELINE_RAW_DAYS", str(DEFAULT_RAW_DAYS))),
+            alert_webhook=_alert_webhook(value("STOP_PIPELINE_ALERT_WEBHOOK", "")),
         )
 
 
@@ -114,6 +118,22 @@ def _base_url(text: str) -> str:
             "(http:// is for a loopback address only)."
         )
     return text.rstrip("/")
+
+
+def _alert_webhook(text: str) -> str | None:
+    if not text:
+        return None
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        parts = urlsplit("")
+    safe = parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or ""))
+    if not safe or not parts.hostname:
+        raise ConfigurationError(
+            "STOP_PIPELINE_ALERT_WEBHOOK is no https:// address (http:// is for a loopback address only). It is not "
+            "shown here, since whoever knows it can post to it."
+        )
+    return text
 
 
 def _is_loopback(host: str) -> bool:

@@ -36,6 +36,7 @@ class Request:
     target: str
     headers: Message
     raw: bytes
+    body: bytes = b""
     arrived_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -173,8 +174,9 @@ def _read_request(connection: socket.socket) -> Request | None:
     with connection.makefile("rb") as stream:
         while (line := stream.readline()).strip():
             lines.append(line)
-    if not lines:
-        return None
-    method, target, _ = lines[0].decode("latin-1").split(" ")
-    headers = http.client.parse_headers(io.BytesIO(b"".join([*lines[1:], b"\r\n"])))
-    return Request(method, target, headers, raw=b"".join(lines))
+        if not lines:
+            return None
+        method, target, _ = lines[0].decode("latin-1").split(" ")
+        headers = http.client.parse_headers(io.BytesIO(b"".join([*lines[1:], b"\r\n"])))
+        body = stream.read(int(headers.get("Content-Length", "0")))
+    return Request(method, target, headers, raw=b"".join(lines), body=body)

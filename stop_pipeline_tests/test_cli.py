@@ -1,10 +1,8 @@
 """The command as its users meet it: exit codes, one plain sentence, and nothing changed when something is wrong."""
 
-import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from stop_pipeline import read_rejected, read_stops
 from stop_pipeline.sandbox import serve
 from stop_pipeline_tests.commands import COMMAND, clean_environment, run_command
 from stop_pipeline_tests.loopback import Loopback, Script, reply, reply_json
+from stop_pipeline_tests.serving import free_port, wait_for_locations
 from stop_pipeline_tests.ticking import answer_body, rows, tree
 
 KEY = "a-key-that-is-not-shown"
@@ -268,9 +267,10 @@ def _members(session: int) -> list[int]:
 
 
 @pytest.fixture
-def dev(tmp_path: Path, free_port: int) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def dev(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    port = free_port()
     process = subprocess.Popen(
-        [COMMAND, "dev", "--port", str(free_port)],
+        [COMMAND, "dev", "--port", str(port)],
         cwd=tmp_path,
         env=clean_environment(),
         stdout=subprocess.DEVNULL,
@@ -278,7 +278,7 @@ def dev(tmp_path: Path, free_port: int) -> Iterator[tuple[subprocess.Popen[bytes
         start_new_session=True,
     )
     try:
-        yield process, f"http://127.0.0.1:{free_port}"
+        yield process, f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(timeout=60)
@@ -288,7 +288,7 @@ def test_dev_serves_the_ui_and_ctrl_c_ends_everything_it_started(
     dev: tuple[subprocess.Popen[bytes], str], tmp_path: Path
 ) -> None:
     process, url = dev
-    started = _wait_for_locations(url)
+    started = wait_for_locations(url)
     assert started == {"stop_pipeline.definitions": "LOADED"}
     children = subprocess.run(
         ["pgrep", "-P", str(process.pid)],  # noqa: S607
@@ -303,22 +303,6 @@ def test_dev_serves_the_ui_and_ctrl_c_ends_everything_it_started(
     assert [pid for child in children for pid in _members(int(child))] == []
     with pytest.raises(requests.ConnectionError):
         requests.get(url, timeout=5)
-
-
-def _wait_for_locations(url: str) -> dict[str, str]:
-    query = "{workspaceOrError{... on Workspace{locationEntries{name loadStatus}}}}"
-    give_up_at = time.monotonic() + 90
-    while time.monotonic() < give_up_at:
-        try:
-            answer = requests.post(f"{url}/graphql", json={"query": query}, timeout=10).json()
-        except (requests.RequestException, json.JSONDecodeError):
-            time.sleep(0.5)
-            continue
-        entries = answer["data"]["workspaceOrError"]["locationEntries"]
-        if entries and all(entry["loadStatus"] == "LOADED" for entry in entries):
-            return {entry["name"]: entry["loadStatus"] for entry in entries}
-        time.sleep(0.5)
-    pytest.fail("the UI did not come up within 90 s")
 
 
 def test_run_can_tick_against_the_sandbox_in_xml(machine: Machine) -> None:

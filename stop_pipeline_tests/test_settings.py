@@ -65,6 +65,23 @@ def test_plain_http_to_elsewhere_and_odd_addresses_are_refused(url: str) -> None
     assert "secret" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("url", ["https://hooks.example/services/T0/B0/x?y=z", "http://127.0.0.1:1/x"])
+def test_a_webhook_is_https_or_a_loopback_address_and_is_not_shown(url: str) -> None:
+    settings = Settings.from_environment({"STOP_PIPELINE_ALERT_WEBHOOK": url})
+    assert settings.alert_webhook == url
+    assert url not in repr(settings)
+    assert Settings.from_environment({"STOP_PIPELINE_ALERT_WEBHOOK": " "}).alert_webhook is None
+
+
+@pytest.mark.parametrize(
+    "url", ["http://hooks.example/secret", "ftp://127.0.0.1/secret", "https:///secret", "secret", "https://["]
+)
+def test_another_webhook_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="STOP_PIPELINE_ALERT_WEBHOOK") as refusal:
+        Settings.from_environment({"STOP_PIPELINE_ALERT_WEBHOOK": url})
+    assert "secret" not in str(refusal.value)
+
+
 def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="SMSPARTNER_FORMAT"):
         Settings.from_environment({"SMSPARTNER_FORMAT": "csv"})

@@ -6,6 +6,8 @@ layer would multiply that and repeat what is permanent. The steps are imported w
 also to show it, in processes that never tick.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -13,8 +15,9 @@ import dagster as dg
 from pydantic import Field
 
 from stop_pipeline import schema
-from stop_pipeline.defs import checks, metadata
+from stop_pipeline.defs import checks, metadata, pictures
 from stop_pipeline.defs.resources import SmsPartnerResource, StoreResource
+from stop_pipeline.errors import StopPipelineError
 from stop_pipeline.model import MAX_REMOVED_SHARE
 
 if TYPE_CHECKING:
@@ -39,9 +42,8 @@ class _Shown(TypedDict):
     metadata: dict[str, Any]
 
 
-def _shown(table: schema.TableSchema | None = None, *keys: schema.Column, kinds: set[str], private: bool) -> _Shown:
+def _shown(table: schema.TableSchema, *keys: schema.Column, kinds: set[str], private: bool) -> _Shown:
     """How an asset is shown and grouped; `private` marks those that hold phone numbers."""
-    columns = {} if table is None else {"dagster/column_schema": metadata.column_schema(table, *keys)}
     return {
         "group_name": GROUP,
         "pool": POOL,
@@ -49,25 +51,41 @@ def _shown(table: schema.TableSchema | None = None, *keys: schema.Column, kinds:
         "code_version": CODE_VERSION,
         "kinds": kinds,
         "tags": {"personal_data": "yes" if private else "no"},
-        "metadata": columns,
+        "metadata": {
+            "dagster/column_schema": metadata.column_schema(table, *keys),
+            "dagster/column_lineage": metadata.column_lineage(table),
+        },
     }
 
 
-@dg.asset(check_specs=checks.OF_RAW_STOP_LIST, **_shown(kinds={"python", "json"}, private=True))
+@contextmanager
+def _sentence_logged(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """Why a step fails, on a line of its own among the run's events, where Dagster hides it below a traceback."""
+    try:
+        yield
+    except StopPipelineError as error:
+        context.log.error(str(error))  # noqa: TRY400 – the traceback follows anyway
+        raise
+
+
+@dg.asset(check_specs=checks.OF_RAW_STOP_LIST, **_shown(schema.RAW_STOP_LIST, kinds={"python", "json"}, private=True))
 def raw_stop_list(
     context: dg.AssetExecutionContext, sms_partner: SmsPartnerResource, store: StoreResource
 ) -> dg.MaterializeResult:
     """The answer of SMS Partner's `stop-sms/list`, byte for byte as received.
 
-    **Source:** one HTTP GET that gives the whole list each time. **Cadence:** every tick of the schedule; the bytes are
-    kept, compressed, only when they differ from the last ones, and for `STOP_PIPELINE_RAW_DAYS` after that. **Goes
-    wrong when** the key is refused, the service is down, or what comes is no such list: the run fails with one
-    sentence, and nothing changes.
+    - **Source:** one HTTP GET, which gives the whole list each time.
+    - **Cadence:** every tick of the schedule. The bytes are kept, compressed, only when they differ from the last ones,
+      and for `STOP_PIPELINE_RAW_DAYS` once a newer answer is committed.
+    - **A row** is an opt-out as SMS Partner lists it; one that is made now can show up as much as 48 hours later.
+    - **Goes wrong when** the key is refused, the service is down, or what comes is no such list: the run fails with one
+      sentence, and nothing changes.
     """
     from stop_pipeline import tick
 
     account = store.account(context)
-    fetched = tick.fetch(store.store(), account, sms_partner.client(account), timezone=sms_partner.timezone)
+    with _sentence_logged(context):
+        fetched = tick.fetch(store.store(), account, sms_partner.client(account), timezone=sms_partner.timezone)
     return dg.MaterializeResult(
         metadata=metadata.of_fetched(fetched),
         data_version=dg.DataVersion(fetched.landed.sha256),
@@ -81,13 +99,16 @@ def stop_snapshot(
 ) -> dg.MaterializeResult:
     """The newest answer as typed rows: good ones first, then malformed ones with the reason.
 
-    **A row** is a row of the answer; equal rows are collapsed. **Goes wrong when** the answer is no such list. A
-    malformed row does not stop the others.
+    - **Source:** the newest answer in `raw_stop_list`.
+    - **Cadence:** every tick; an answer that is parsed already is not parsed again.
+    - **A row** is a row of the answer; equal rows are collapsed. Rows in = kept + duplicates + rejected.
+    - **Goes wrong when** the answer is no such list: the run fails. A malformed row does not stop the others.
     """
     from stop_pipeline import tick
 
     account = store.account(context)
-    parsed = tick.parse_newest(store.store(), account, timezone=sms_partner.timezone)
+    with _sentence_logged(context):
+        parsed = tick.parse_newest(store.store(), account, timezone=sms_partner.timezone)
     return dg.MaterializeResult(
         metadata=metadata.of_parsed(parsed, store.store().uri("snapshot", account)),
         data_version=dg.DataVersion(parsed.info.sha256),
@@ -119,18 +140,28 @@ class StopsConfig(dg.Config):
 def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreResource) -> dg.MaterializeResult:
     """Every opt-out ever listed, in Parquet by month; with it `rejected`, the malformed rows.
 
-    **A row** is a period in which the list showed an opt-out unchanged: `first_seen_at` to `removed_at`. It is written
-    once and ended at most once, so the table tells what was known at any time. **Goes wrong when** the list is likely
-    another account's: it is refused whole. Removals that look wrong are withheld; the check says how to accept them.
+    - **Source:** `stop_snapshot`, compared with what was listed before.
+    - **Cadence:** every tick; a month in which nothing changed keeps its file untouched.
+    - **A row** is a period in which the list showed an opt-out unchanged: `first_seen_at` to `removed_at`. It is
+      written once and ended at most once, so the table tells what was known at any time.
+    - **Goes wrong when** the list is likely another account's: the run fails, and nothing changes. Removals that look
+      wrong are withheld: a check fails, and says how to accept them.
+    - **The chart** tells how long opt-outs took to be listed; while the list is unchanged it is a link to the run that
+      drew it.
     """
     from stop_pipeline import tick
     from stop_pipeline.merge import Guard
 
     account = store.account(context)
     guard = Guard(max_removed_share=config.max_removed_share, accept_removals=config.accept_removals)
-    applied = tick.apply_newest(store.store(), account, guard, raw_days=store.raw_days)
+    with _sentence_logged(context):
+        applied = tick.apply_newest(store.store(), account, guard, raw_days=store.raw_days)
     return dg.MaterializeResult(
-        metadata=metadata.of_applied(applied, store.store().uri("stops", account)),
+        metadata=metadata.of_applied(
+            applied,
+            store.store().uri("stops", account),
+            pictures.of_stops(context, store.store(), account, applied.state),
+        ),
         data_version=dg.DataVersion(applied.state.sha256 or applied.info.sha256),
         check_results=checks.of_applied(applied, account),
     )
@@ -138,32 +169,46 @@ def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreRe
 
 @dg.asset(deps=[stops], **_shown(schema.SUPPRESSION_LIST, schema.ACCOUNT, kinds={"pandas", "parquet"}, private=True))
 def suppression_list(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
-    """Whom not to text now: one row per phone number that an open row of `stops` or `rejected` bears.
+    """Whom not to text now.
 
-    Remade when the commit of `stops` changed. **Goes wrong when** nothing is committed yet.
+    - **Source:** the open rows of `stops`, and those of `rejected` that bear a usable phone number.
+    - **Cadence:** every tick; remade when the commit of `stops` changed.
+    - **A row** is a phone number, with its earliest and latest opt-out.
+    - **Goes wrong when** nothing is committed yet: materialise `stops` first.
     """
     from stop_pipeline import tick
 
     account = store.account(context)
-    derived = tick.derive_suppression_list(store.store(), account)
-    return _derived_result(derived, store.store().uri("suppression_list", account))
+    with _sentence_logged(context):
+        derived = tick.derive_suppression_list(store.store(), account)
+    shown = pictures.of_suppression_list(context, derived)
+    return _derived_result(derived, store.store().uri("suppression_list", account), shown)
 
 
 @dg.asset(deps=[stops], **_shown(schema.STOPS_PER_DAY, schema.ACCOUNT, kinds={"pandas", "parquet"}, private=False))
 def stops_per_day(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
-    """How many opt-outs were made per local day and country, whether or not they still stand; no personal data.
+    """How many opt-outs were made, by day and country; no personal data.
 
-    Remade when the commit of `stops` changed. **Goes wrong when** nothing is committed yet.
+    - **Source:** `stops`, ended rows too: an opt-out that no longer stands was made all the same.
+    - **Cadence:** every tick; remade when the commit of `stops` changed.
+    - **A row** is a local day and a country that had opt-outs.
+    - **Goes wrong when** nothing is committed yet: materialise `stops` first.
+    - **The chart** shows every day, and the last 90 by country; while the list is unchanged it is a link to the run
+      that drew it.
     """
     from stop_pipeline import tick
 
     account = store.account(context)
-    derived = tick.derive_stops_per_day(store.store(), account)
-    return _derived_result(derived, store.store().uri("stops_per_day", account))
+    with _sentence_logged(context):
+        derived = tick.derive_stops_per_day(store.store(), account)
+    shown = pictures.of_stops_per_day(context, derived)
+    return _derived_result(derived, store.store().uri("stops_per_day", account), shown)
 
 
-def _derived_result(derived: "Derived", uri: str) -> dg.MaterializeResult:
-    return dg.MaterializeResult(metadata=metadata.of_derived(derived, uri), data_version=dg.DataVersion(derived.commit))
+def _derived_result(derived: "Derived", uri: str, shown: metadata.Metadata) -> dg.MaterializeResult:
+    return dg.MaterializeResult(
+        metadata=shown | metadata.of_derived(derived, uri), data_version=dg.DataVersion(derived.commit)
+    )
 
 
 ASSETS = [raw_stop_list, stop_snapshot, stops, suppression_list, stops_per_day]
