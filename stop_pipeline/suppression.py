@@ -180,7 +180,7 @@ def judge(spellings: pa.Array, listed: Listed, faults: pa.Array | None = None) -
     Args:
         spellings: The numbers as text; null if there is none.
         listed: Whom not to text.
-        faults: Why a row cannot be read, which makes it invalid; null for all others.
+        faults: Why a row cannot be read, which makes it invalid; null for all others. Such a row has no spelling.
     """
     readings = read(spellings)
     position = listed.keys.get_indexer(_index(readings.keys))
@@ -190,7 +190,6 @@ def judge(spellings: pa.Array, listed: Listed, faults: pa.Array | None = None) -
     # Last: of a listed spelling that is no number anywhere, the list is right.
     reason = pc.if_else(pa.array(position >= 0), None, reason)
     if faults is not None:
-        position = np.where(faults.is_valid(), -1, position)
         reason = pc.coalesce(faults, reason)
     blocked = position >= 0
     invalid = np.asarray(reason.is_valid())
