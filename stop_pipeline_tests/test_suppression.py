@@ -445,7 +445,7 @@ def test_a_file_ten_times_as_long_takes_no_more_memory(root: Path, tmp_path: Pat
             file.writelines(itertools.repeat(thousand_rows, thousands))
         arguments = [COMMAND, "suppress", path, "--out", tmp_path / f"out-{thousands}"]
         done = subprocess.run(
-            [sys.executable, "-c", MEASURED, *arguments],
+            [sys.executable, "-c", MEASURED, *map(str, arguments)],
             env=clean_environment(STOP_PIPELINE_DATA=str(root)),
             capture_output=True,
             text=True,
