@@ -107,7 +107,7 @@ def spellings_of(draw: st.DrawFn, number: str) -> str:
     spreadsheet = [international]
     if code is not None:
         digits = number.removeprefix(code)
-        if read_phone_number(f"0{digits}")[0] == number:  # others are spelled so too, and come first
+        if code == "+33" or read_phone_number(f"0{digits}")[0] == number:  # others are spelled so too, and come first
             people.append(f"0{digits}")
             spreadsheet.append(digits)
         people += [f"{code}(0){digits}"] if code == "+33" else []
@@ -164,6 +164,12 @@ def test_a_listed_spelling_that_is_no_number_anywhere_blocks_its_other_spellings
     assert verdict(spelling, number) == "blocked"
 
 
+@pytest.mark.parametrize("listed_as", ["+262692123456", "+33692123456", "0692123456"])
+@pytest.mark.parametrize("spelling", ["+262692123456", "0692 12 34 56", "+33 (0)692 12 34 56", "692123456"])
+def test_an_overseas_number_meets_itself_whichever_country_code_it_was_given(listed_as: str, spelling: str) -> None:
+    assert verdict(spelling, listed_as) == "blocked"
+
+
 @pytest.mark.parametrize(
     ("spelling", "outcome"),
     [
@@ -180,6 +186,8 @@ def test_a_listed_spelling_that_is_no_number_anywhere_blocks_its_other_spellings
         ("6.3998E+08", ROUNDED),
         ("6.39980002E8", "clean"),
         ("639980002.5", NOT_A_NUMBER),
+        ("0639980.002", "clean"),
+        ("0639980.000", "clean"),
         ("0692 12 34 56", "clean"),
         ("692123456", "clean"),
     ],
