@@ -18,7 +18,7 @@ The rooms of the house, from the outside in:
     reading        what a notebook gets
     suppression    a campaign held against the list              campaign   its file, read and written in parts
     verify         whether the files hold together               rebuild    kept answers → a fresh root
-    sandbox        a stand-in for SMS Partner
+    sandbox        a stand-in for SMS Partner                    practice   a root that has seen some weeks of it
     schema, model, settings, errors                              what the rooms share
 """
 

@@ -56,7 +56,7 @@ class Batch(Generic[Rows]):
 
     Attributes:
         rows: As its file holds them.
-        spellings: The phone number of each as text; null if there is none.
+        spellings: The phone number of each as text; null if there is none, or the row cannot be read.
         faults: Why a row cannot be read; null for most.
     """
 
@@ -137,7 +137,7 @@ class CsvCampaign:
         with self._open() as file:
             header = _Reading(file, self._path, self._delimiter).header().text
         with path.open("w", encoding=self._encoding, newline="") as file:
-            part = _CsvPart(file, self._delimiter)
+            part = _CsvPart(file, self._delimiter, _line_end(header) or "\n")
             part.write([header], np.array([True]), None if added is None else pa.array([added.name]))
             yield part
 
@@ -228,9 +228,10 @@ class _Reading:
 
 
 class _CsvPart:
-    def __init__(self, file: TextIO, delimiter: str) -> None:
+    def __init__(self, file: TextIO, delimiter: str, line_end: str) -> None:
         self._file = file
         self._delimiter = delimiter
+        self._line_end = line_end
 
     def write(self, rows: Records, chosen: NDArray[np.bool_], added: pa.Array | None = None) -> None:
         records: Iterator[str] = itertools.compress(rows, chosen)
@@ -240,8 +241,12 @@ class _CsvPart:
         self._file.writelines(records)
 
     def _with(self, record: str, value: str) -> str:
-        text = record.rstrip("\r\n")
-        return f"{text}{self._delimiter}{value}{record[len(text) :] or os.linesep}"
+        end = _line_end(record)
+        return f"{record.removesuffix(end)}{self._delimiter}{value}{end or self._line_end}"
+
+
+def _line_end(record: str) -> str:
+    return record[len(record.rstrip("\r\n")) :]
 
 
 def _csv_values(values: pa.Array) -> list[str]:
@@ -320,12 +325,14 @@ def refuse_taken_names(columns: Sequence[str], own_columns: Sequence[str], where
             raise CampaignError(f"{where} has a column “{name}” already, which the result needs: rename it first.")
 
 
-def as_text(values: pa.Array) -> pa.Array:
-    """Phone numbers as text, from a column of text or of numbers; a null stays null.
+def as_text(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Phone numbers as text in one piece, from a column of text or of numbers; a null stays null.
 
     Raises:
         CampaignError: they are of another type. A 32-bit float has rounded a phone number before anybody reads it.
     """
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_float64(values.type):

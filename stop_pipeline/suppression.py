@@ -50,11 +50,11 @@ NOT_A_NUMBER = "no phone number of any country"
 _AGE = re.compile(r"([0-9]{1,6})([mhd])")
 _AGE_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _FORCED_TEXT = '^(?:\'|="([^"]*)"$)'
-_WHOLE_WITH_DECIMALS = r"^(\+?[0-9]+)[.,]0+$"
+_WHOLE_WITH_DECIMALS = r"^([1-9][0-9]{8,14})[.,]0+$"  # with a 0 or + before it, it is text, and the dot a separator
 _WITH_EXPONENT = r"^(?P<first>[1-9])(?:[.,](?P<rest>[0-9]+))?[eE]\+?(?P<exponent>[0-9]{1,2})$"
 _LOST_ZERO = "^[1-9][0-9]{8}$"
 _LOST_PLUS = "^[1-9][0-9]{9,14}$"
-_SPARE_ZERO = r"^\+330([1-9][0-9]{8})$"
+_AFTER_33 = r"^\+330?([1-9][0-9]{8})$"
 _PROGRESS_ROWS = 1_000_000
 
 
@@ -151,7 +151,8 @@ class Verdicts:
 def read(spellings: pa.Array) -> Readings:
     """Read phone numbers that a spreadsheet may have been at.
 
-    Nine digits have lost their zero, more their plus. Digits with an exponent count if none is missing.
+    Nine digits have lost their zero, more their plus. Digits with an exponent count if none is missing. What follows
+    +33 is read as if it followed a zero.
     """
     text = pc.utf8_trim_whitespace(spellings)
     text = pc.replace_substring_regex(text, pattern=_FORCED_TEXT, replacement=r"\1")
@@ -165,7 +166,8 @@ def read(spellings: pa.Array) -> Readings:
     lost_plus = pc.match_substring_regex(bare, pattern=_LOST_PLUS)
     lost = pc.if_else(lost_zero, "0", pc.if_else(lost_plus, "+", ""))
     found = pc.binary_join_element_wise(lost, bare, "")
-    found = pc.replace_substring_regex(found, pattern=_SPARE_ZERO, replacement=r"+33\1")
+    # Who knows of one France only writes +33 before an overseas number: +33 692… is 0692… is +262 692…
+    found = pc.replace_substring_regex(found, pattern=_AFTER_33, replacement=r"0\1")
     numbers, countries = read_phone_numbers(found)
     return Readings(
         keys=compact_spellings(numbers),
@@ -180,7 +182,7 @@ def judge(spellings: pa.Array, listed: Listed, faults: pa.Array | None = None) -
     Args:
         spellings: The numbers as text; null if there is none.
         listed: Whom not to text.
-        faults: Why a row cannot be read, which makes it invalid; null for all others.
+        faults: Why a row cannot be read, which makes it invalid; null for all others. Such a row has no spelling.
     """
     readings = read(spellings)
     position = listed.keys.get_indexer(_index(readings.keys))
@@ -190,7 +192,6 @@ def judge(spellings: pa.Array, listed: Listed, faults: pa.Array | None = None) -
     # Last: of a listed spelling that is no number anywhere, the list is right.
     reason = pc.if_else(pa.array(position >= 0), None, reason)
     if faults is not None:
-        position = np.where(faults.is_valid(), -1, position)
         reason = pc.coalesce(faults, reason)
     blocked = position >= 0
     invalid = np.asarray(reason.is_valid())

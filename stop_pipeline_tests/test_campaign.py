@@ -106,9 +106,9 @@ def test_a_letter_that_is_no_utf8_in_the_last_line_makes_all_of_it_windows_1252(
 
 
 def test_a_last_row_without_a_line_end_gets_its_column_all_the_same(written: Callable[[bytes], Path]) -> None:
-    path = written(b"nom;phone\na;0639980001")
-    assert copied(path) == b"nom;phone\na;0639980001"
-    assert copied(path, added=True) == b"nom;phone;reason\na;0639980001;why\n"
+    path = written(b"nom;phone\r\na;0639980001")
+    assert copied(path) == b"nom;phone\r\na;0639980001"
+    assert copied(path, added=True) == b"nom;phone;reason\r\na;0639980001;why\r\n"
 
 
 def test_a_row_with_too_few_or_too_many_fields_is_kept_as_a_fault(written: Callable[[bytes], Path]) -> None:

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import itertools
 import subprocess
+import sys
 import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -32,7 +34,7 @@ from stop_pipeline.suppression import (
     parse_age,
     suppress_file,
 )
-from stop_pipeline_tests.commands import run_command
+from stop_pipeline_tests.commands import COMMAND, clean_environment, run_command
 from stop_pipeline_tests.ticking import Row, Ticker
 
 STOPPED, FREE = "+33639980001", "+33639980002"
@@ -105,7 +107,7 @@ def spellings_of(draw: st.DrawFn, number: str) -> str:
     spreadsheet = [international]
     if code is not None:
         digits = number.removeprefix(code)
-        if read_phone_number(f"0{digits}")[0] == number:  # others are spelled so too, and come first
+        if code == "+33" or read_phone_number(f"0{digits}")[0] == number:  # others are spelled so too, and come first
             people.append(f"0{digits}")
             spreadsheet.append(digits)
         people += [f"{code}(0){digits}"] if code == "+33" else []
@@ -162,6 +164,12 @@ def test_a_listed_spelling_that_is_no_number_anywhere_blocks_its_other_spellings
     assert verdict(spelling, number) == "blocked"
 
 
+@pytest.mark.parametrize("listed_as", ["+262692123456", "+33692123456", "0692123456"])
+@pytest.mark.parametrize("spelling", ["+262692123456", "0692 12 34 56", "+33 (0)692 12 34 56", "692123456"])
+def test_an_overseas_number_meets_itself_whichever_country_code_it_was_given(listed_as: str, spelling: str) -> None:
+    assert verdict(spelling, listed_as) == "blocked"
+
+
 @pytest.mark.parametrize(
     ("spelling", "outcome"),
     [
@@ -178,6 +186,8 @@ def test_a_listed_spelling_that_is_no_number_anywhere_blocks_its_other_spellings
         ("6.3998E+08", ROUNDED),
         ("6.39980002E8", "clean"),
         ("639980002.5", NOT_A_NUMBER),
+        ("0639980.002", "clean"),
+        ("0639980.000", "clean"),
         ("0692 12 34 56", "clean"),
         ("692123456", "clean"),
     ],
@@ -298,6 +308,7 @@ def test_a_frame_is_split_with_its_index_and_types(root: Path) -> None:
         pd.Series([639980001, "06 39 98 00 02", None, 639980001.0], dtype=object),
         pd.Series(["0639980001", "0639980002"], dtype="category"),
         pd.Series(["0639980001", "0639980002", None], dtype="string"),
+        pd.concat([pd.Series(["0639980001"]), pd.Series(["0639980002"]), pd.Series(["x"])], ignore_index=True),
     ],
 )
 def test_a_column_of_numbers_or_of_both_is_read_as_its_text(root: Path, phones: "pd.Series[str]") -> None:
@@ -421,6 +432,37 @@ def test_an_age_is_a_number_and_a_unit(text: str, age: timedelta) -> None:
 def test_anything_else_is_no_age(text: str) -> None:
     with pytest.raises(ValueError, match="such as 24h, 90m or 2d"):
         parse_age(text)
+
+
+MEASURED = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+"""Started from a process as large as pytest, a command would seem to be as large as that."""
+
+
+@pytest.mark.slow
+def test_a_file_ten_times_as_long_takes_no_more_memory(root: Path, tmp_path: Path) -> None:
+    thousand_rows = "".join(f"{n:040};06399800{1 + n % 10:02}\n" for n in range(1_000))
+    peaks = []
+    for thousands in (300, 3_000):
+        path = tmp_path / f"{thousands}.csv"
+        with path.open("w") as file:
+            file.write("nom;phone\n")
+            file.writelines(itertools.repeat(thousand_rows, thousands))
+        arguments = [COMMAND, "suppress", path, "--out", tmp_path / f"out-{thousands}"]
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURED, *map(str, arguments)],
+            env=clean_environment(STOP_PIPELINE_DATA=str(root)),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        peaks.append(int(done.stdout))
+    assert peaks[1] < 1.25 * peaks[0]
+    with (tmp_path / "out-3000" / "blocked.csv").open() as file:
+        assert sum(1 for _ in file) == 300_001
 
 
 # The command
