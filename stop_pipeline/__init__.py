@@ -9,7 +9,8 @@ For a notebook: `read_stops` and its siblings. They need no Dagster. The rooms o
     snapshot       bytes → typed rows and malformed rows         phones     spellings → E.164
     merge          committed + listed → what changes             periods    tables as of a commit
     derive         committed → suppression list, counts
-    store          where tables lie                              files      atomic writes, the lock
+    store          where tables lie                              files      atomic writes, the lock, on disk
+    roots          folder or bucket                              objects    the same in a bucket
     reading        what a notebook gets
     verify         whether the files hold together               rebuild    kept answers → a fresh root
     sandbox        a stand-in for SMS Partner

@@ -1,7 +1,7 @@
 """Where files are, and how tables become files and tables again.
 
 What belongs here: the layout below the data root, the Parquet settings, the commit and its pending mark. What does not:
-what a tick changes (`merge`), and how bytes reach the disk (`files`).
+what a tick changes (`merge`), and how bytes reach the disk (`files`) or a bucket (`objects`).
 
     raw/account=A/…                                    answers as received, and latest.json
     snapshot/account=A/stop_snapshot.parquet           the newest answer, parsed
@@ -27,9 +27,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stop_pipeline.errors import SchemaVersionError, StoreError
-from stop_pipeline.files import Files, writable
+from stop_pipeline.files import Files, LocalFiles, writable
 from stop_pipeline.model import Answer, Counts, Format, Landed, Pending, RawFile, Snapshot, SnapshotInfo, State
+from stop_pipeline.objects import ObjectFiles
 from stop_pipeline.periods import as_committed, fingerprint, open_rows
+from stop_pipeline.roots import is_remote
 from stop_pipeline.schema import (
     ACCOUNT,
     CREATED_MONTH,
@@ -76,9 +78,7 @@ class Store:
     """
 
     def __init__(self, root: str | Path) -> None:
-        if "://" in str(root):
-            raise StoreError(f"STOP_PIPELINE_DATA is {root}: only a local folder can be the data root so far.")
-        self.files = Files(Path(root))
+        self.files: Files = ObjectFiles(str(root)) if is_remote(root) else LocalFiles(Path(root))
 
     @classmethod
     def existing(cls, root: str | Path) -> "Store":
@@ -216,12 +216,13 @@ class Store:
 
     def months(self, account: str) -> dict[str, MonthInfo]:
         """Every month that has a file, with what its footer says."""
-        names = self.files.matching(f"stops/account={account}/created_month=*/stops.parquet")
-        return {_month_of(name): self._month_info(name) for name in names}
+        footers = self.files.footers(_month_file(account, "*"))
+        return {_month_of(name): self._month_info(name, footer) for name, footer in footers.items()}
 
     def read_months(self, account: str, months: Iterable[str]) -> pa.Table:
         """All periods (`schema.STOPS`) of some months, sorted; a month without a file has no rows."""
-        tables = [self._read_if_any(_month_file(account, month), STOPS) for month in sorted(months)]
+        names = [_month_file(account, month) for month in sorted(months)]
+        tables = self.files.each(lambda name: self._read_if_any(name, STOPS), names)
         return pa.concat_tables(tables or [STOPS.arrow.empty_table()])
 
     def scan_stops(self, account: str, *, columns: list[str], condition: pc.Expression | None) -> pa.Table:
@@ -229,21 +230,20 @@ class Store:
         folder = f"stops/account={account}"
         keys = pa.schema([ACCOUNT.field, CREATED_MONTH.field])
         schema = pa.schema([*STOPS.arrow, *keys])
-        if not self.files.exists(folder):
-            return schema.empty_table().select(columns)
         # A month that a killed tick began can vanish between the listing and the read, when the next takes it back.
         with self.files.reading(folder):
             for _ in range(_READ_ATTEMPTS - 1):
                 with suppress(FileNotFoundError):
-                    return self.files.dataset(folder, schema, keys).to_table(columns, filter=condition)
-            return self.files.dataset(folder, schema, keys).to_table(columns, filter=condition)
+                    return self.files.scan(folder, schema, keys, columns, condition)
+            return self.files.scan(folder, schema, keys, columns, condition)
 
     def read_stops_columns(self, account: str, columns: Iterable[str]) -> pa.Table:
         """Some columns of all periods of all months, in the order of `schema.STOPS`."""
         names = [name for name in STOPS.names if name in set(columns)]
         schema = pa.schema([STOPS.arrow.field(name) for name in names])
-        files = [_month_file(account, month) for month in self.months(account)]
-        return pa.concat_tables([schema.empty_table(), *(self._read_table(file, names).cast(schema) for file in files)])
+        files = self.files.matching(_month_file(account, "*"))
+        tables = self.files.each(lambda file: self._read_table(file, names).cast(schema), files)
+        return pa.concat_tables([schema.empty_table(), *tables])
 
     def write_month(self, account: str, month: str, periods: pa.Table) -> None:
         """Replace a month's file by `periods`, sorted; without any, remove it."""
@@ -359,9 +359,8 @@ class Store:
             except FileNotFoundError:
                 return schema.arrow.empty_table()
 
-    def _month_info(self, name: str) -> MonthInfo:
-        with self.files.reading(name), self.files.open(name) as source:
-            footer = pq.read_metadata(source)
+    def _month_info(self, name: str, footer: pq.FileMetaData) -> MonthInfo:
+        with self.files.reading(name):
             written = json.loads(footer.metadata[METADATA_KEY])
             positions = [STOPS.names.index(column) for column in ("id", "phone_number", "created_at")]
             nulls = sum(
@@ -375,8 +374,7 @@ class Store:
         """What this package wrote into the file's metadata; None if there is no such file."""
         with self.files.reading(name):
             try:
-                with self.files.open(name) as source:
-                    return dict(json.loads(pq.read_metadata(source).metadata[METADATA_KEY]))
+                return dict(json.loads(self.files.footer(name).metadata[METADATA_KEY]))
             except FileNotFoundError:
                 return None
 
