@@ -14,6 +14,7 @@ What belongs here: what an object store does otherwise than a disk. What does no
   machine to the lock, which lies in `~/.stop_pipeline/work`.
 """
 
+import fnmatch
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +30,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from stop_pipeline.errors import ConfigurationError, StoreError
-from stop_pipeline.files import DAMAGE, Files, Item, Result
+from stop_pipeline.files import DAMAGE, WORK_FOLDER, Files, Item, Result
 from stop_pipeline.roots import checked_uri
 
 SCRATCH = Path(".stop_pipeline") / "work"
@@ -43,20 +44,28 @@ _ENDS = {".parquet": b"PAR1", ".json": b"}\n"}
 _OPTIONS = {"s3": "?allow_delayed_open=true", "gs": "?retry_limit_seconds=60", "abfs": ""}
 """Amazon's: a small object in one request. Google's: else its client would go on for a quarter of an hour."""
 _DAMAGED = "it is damaged or no file of this package; restore it from a backup"
+_UNREACHABLE = "the store cannot be reached; look at the network, the bucket's name and the endpoint"
 _REFUSED = "access is refused; look at the credentials, and that they may list, read, write and delete there"
 _REASONS = {
-    "NETWORK_CONNECTION": "it cannot be reached; look at the network, the bucket's name and the endpoint",
+    "NETWORK_CONNECTION": _UNREACHABLE,
+    "UNAVAILABLE": _UNREACHABLE,
+    "": _UNREACHABLE,
     "NO_SUCH_BUCKET": "there is no such bucket",
     "ACCESS_DENIED": _REFUSED,
     "INVALID_ACCESS_KEY_ID": _REFUSED,
     "SIGNATURE_DOES_NOT_MATCH": _REFUSED,
     "403": _REFUSED,
+    "PERMISSION_DENIED": _REFUSED,
+    "UNAUTHENTICATED": _REFUSED,
+    "AuthenticationFailed": _REFUSED,
+    "AuthorizationFailure": _REFUSED,
+    "AuthorizationPermissionMismatch": _REFUSED,
 }
 """What the codes that people meet come to; any other is told as it is."""
 _ANSWERS = (
     re.compile(r"AWS Error (?P<code>\w+)(?: \(HTTP status (?P<status>\d+)\))? during (?P<call>\w+)"),
     re.compile(r"google::cloud::Status\((?P<code>\w+)"),
-    re.compile(r"Azure Error: \[(?P<code>\w+)\]"),
+    re.compile(r"Azure Error: \[(?P<code>\w*)\]"),
 )
 """Where Arrow's messages tell the store's answer. Nothing else of them is shown, for they may hold a credential."""
 
@@ -69,6 +78,7 @@ class ObjectFiles(Files):
 
     def __init__(self, uri: str) -> None:
         self._uri = checked_uri(uri)
+        self._scheme = self._uri.partition(":")[0]
         super().__init__(Path.home() / SCRATCH / hashlib.sha256(self._uri.encode()).hexdigest()[:16])
 
     def shown(self, name: str = "") -> str:
@@ -81,11 +91,11 @@ class ObjectFiles(Files):
 
     def has_root(self) -> bool:
         """Whether there is any object below the prefix: there is no other way for it to exist."""
-        return bool(self._listed("", recursive=False))
+        return self.exists("")
 
     def is_unused(self) -> bool:
-        """Whether there is no object below the prefix."""
-        return not self.has_root()
+        """Whether there is no object below the prefix; in a bucket without prefix, none in it."""
+        return not self._listed("")
 
     def is_writable(self) -> bool:
         """Always: the lock and temporaries lie on local disk, and what the bucket allows shows when it is asked."""
@@ -142,13 +152,13 @@ class ObjectFiles(Files):
             with self.reading(name):
                 return name, _PARQUET.make_fragment(info.path, self._filesystem, file_size=info.size).metadata
 
-        return dict(self.each(footer, self._matching(pattern)))
+        return dict(self.each(footer, self._objects_matching(pattern)))
 
     def scan(
         self, folder: str, schema: pa.Schema, keys: pa.Schema, columns: list[str], condition: pc.Expression | None
     ) -> pa.Table:
         """Rows of whole objects: those whose keys cannot meet the condition are not fetched."""
-        paths = [info.path for info in self._listed(folder, recursive=True)]
+        paths = [info.path for info in self._listed(folder)]
         above = self._path(folder).rpartition("/")[0]
         partitioning = ds.partitioning(keys, flavor="hive")
         partitions = [partitioning.parse(path.removeprefix(f"{above}/")) for path in paths]
@@ -170,35 +180,47 @@ class ObjectFiles(Files):
         return found
 
     def matching(self, pattern: str) -> list[str]:
-        """The names that match."""
-        return [self._name(info) for info in self._matching(pattern)]
+        """The names that match, by few listings: of all below a folder only if they end in a name that is known."""
+        parts = pattern.split("/")
+        if "*" not in parts[-1]:
+            return [self._name(info) for info in self._objects_matching(pattern)]
+        names = [""]
+        for part in parts:
+            names = [
+                f"{name}/{entry}" if name else entry
+                for name in names
+                for entry in (fnmatch.filter(self._entries(name), part) if "*" in part else [part])
+            ]
+        return sorted(names)
 
     def below(self, folder: str) -> list[str]:
         """The names of all objects below `folder`."""
-        return sorted(map(self._name, self._listed(folder, recursive=True)), key=lambda name: name.split("/"))
+        return sorted(map(self._name, self._listed(folder)), key=lambda name: name.split("/"))
 
     def each(self, read: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """What `read` gives for each item, many at once."""
         return list(_POOL.map(read, items))
 
-    def _matching(self, pattern: str) -> list[fs.FileInfo]:
-        """What matches, by few listings: of all below a folder only if that ends in a name that is known."""
-        parts = pattern.split("/")
-        wild = next(at for at, part in enumerate(parts) if "*" in part)
-        rest = parts[wild + 1 :]
-        if rest and "*" in rest[-1]:
-            folders = map(self._name, self._matching("/".join(parts[: wild + 1])))
-            return [info for folder in folders for info in self._matching("/".join([folder, *rest]))]
-        listed = self._listed("/".join(parts[:wild]), recursive=bool(rest))
+    def _objects_matching(self, pattern: str) -> list[fs.FileInfo]:
+        folder = pattern.partition("*")[0].rpartition("/")[0]
         matching = re.compile("[^/]*".join(map(re.escape, pattern.split("*"))))
-        return [info for info in listed if matching.fullmatch(self._name(info))]
+        return [info for info in self._listed(folder) if matching.fullmatch(self._name(info))]
 
-    def _listed(self, folder: str, *, recursive: bool) -> list[fs.FileInfo]:
-        """The objects and folders in a folder, or all objects below it, sorted by name."""
+    def _listed(self, folder: str) -> list[fs.FileInfo]:
+        """All objects below a folder, sorted by name."""
         with self.reading(folder):
-            selector = fs.FileSelector(self._path(folder), allow_not_found=True, recursive=recursive)
+            selector = fs.FileSelector(self._path(folder), allow_not_found=True, recursive=True)
             infos = self._filesystem.get_file_info(selector)
-            return sorted((info for info in infos if info.is_file or not recursive), key=self._name)
+            return sorted((info for info in infos if info.is_file), key=self._name)
+
+    def _entries(self, folder: str) -> list[str]:
+        """The names of objects and folders in a folder, each without what comes before."""
+        start = len(self._path(folder)) + 1
+        with self.reading(folder):
+            # For Google, Arrow finds a folder only by what lies below it.
+            selector = fs.FileSelector(self._path(folder), allow_not_found=True, recursive=self._scheme == "gs")
+            infos = self._filesystem.get_file_info(selector)
+            return sorted({info.path[start:].partition("/")[0] for info in infos})
 
     def _name(self, info: fs.FileInfo) -> str:
         return str(info.path.removeprefix(f"{self._base}/"))
@@ -214,15 +236,17 @@ class ObjectFiles(Files):
         return data
 
     def _put(self, name: str, data: pa.Buffer) -> None:
-        """Upload an object; to be called outside the main thread, for an interrupt would complete what there is.
-
-        In one request, Arrow sends it when the stream is closed. In several, the first must have been granted before
-        there is a stream: one that could not begin would put an empty object when it is closed.
-        """
-        filesystem = self._filesystem if data.size <= _ONE_REQUEST_BYTES else self._filesystem_for_parts
-        stream = filesystem.open_output_stream(self._path(name), compression=None)
-        stream.write(data)
-        stream.close()
+        """Upload an object; to be called outside the main thread, for an interrupt would complete what there is."""
+        path = self._path(name)
+        if self._scheme == "abfs":  # Arrow empties a blob before it uploads to it; a copy within the store replaces it
+            aside = self._path(f"{WORK_FOLDER}/{name}")
+            _upload(self._filesystem, aside, data)
+            self._filesystem.copy_file(aside, path)
+            self._filesystem.delete_file(aside)
+        elif self._scheme == "s3" and data.size > _ONE_REQUEST_BYTES:
+            _upload(self._filesystem_for_parts, path, data)
+        else:
+            _upload(self._filesystem, path, data)
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -252,10 +276,14 @@ class ObjectFiles(Files):
     @cached_property
     def _connection(self) -> tuple[fs.FileSystem, str]:
         """Made when it is first needed, under `reading` or `_writing`: for S3 the bucket's region is asked for."""
-        return _connected(f"{self._uri}{_OPTIONS[self._uri.partition(':')[0]]}")
+        return _connected(self._uri + _OPTIONS[self._scheme])
 
     @cached_property
     def _filesystem_for_parts(self) -> fs.FileSystem:
+        """For S3: it asks for an upload in parts before there is a stream, which would end an upload that was refused.
+
+        With the option for one request, it asks within the first write; closed after that, it puts an empty object.
+        """
         return _connected(self._uri)[0]
 
 
@@ -272,14 +300,20 @@ def _connected(uri: str) -> tuple[fs.FileSystem, str]:
     return filesystem, path
 
 
+def _upload(filesystem: fs.FileSystem, path: str, data: pa.Buffer) -> None:
+    stream = filesystem.open_output_stream(path, compression=None)
+    stream.write(data)
+    stream.close()
+
+
 def _reason(error: OSError) -> str:
     """Why the store refused, in words that hold nothing but what it answered, and to which call."""
     if isinstance(error, FileNotFoundError):
         return "there is no such object, or no such bucket"
     for form in _ANSWERS:
         if answer := form.search(str(error)):
-            code, *rest = answer.groups()
-            status, call = rest or (None, None)
+            code, status, call = (answer.groupdict().get(part) for part in ("code", "status", "call"))
             told = " ".join(filter(None, (code, status, call and f"to {call}")))
-            return f"{_REASONS.get(status or '') or _REASONS.get(code, 'the store failed')} ({told})"
+            reason = _REASONS.get(status or "") or _REASONS.get(code or "", "the store failed")
+            return f"{reason} ({told})" if told else reason
     return _DAMAGED

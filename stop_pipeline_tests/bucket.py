@@ -6,12 +6,13 @@ some. What does not: what a data root in a bucket is expected to do.
 
 import http.client
 import http.server
+import json
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self
@@ -21,12 +22,15 @@ import requests
 from pyarrow import fs
 
 REGION = "us-east-1"
-SECRET = "a-secret-key-that-is-not-shown"
+SECRET = "a-secret-key-that-is-not-shown"  # noqa: S105 – no secret
 _STUCK_AFTER_SECONDS = 60
 _REFUSAL = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
 Fault = Literal["refused", "done, but refused", "done, but cut off"]
 """What a request meets: a 403 in place of what it asked for, a 403 or no answer at all once it was done."""
+
+Choice = Callable[[str, str], Fault | None]
+"""Which fault a request of this method and target meets."""
 
 
 def environment(endpoint: str, *, key: str = "a-key-id", secret: str = SECRET) -> dict[str, str]:
@@ -102,8 +106,8 @@ class S3Server:
 
     def make_user(self, name: str, *, allowed: list[str]) -> tuple[str, str]:
         """A user that may do some actions and no other: access key and secret."""
-        actions = ", ".join(f'"{action}"' for action in allowed)
-        policy = f'{{"Statement": [{{"Effect": "Allow", "Action": [{actions}], "Resource": "*"}}]}}'
+        statement = {"Effect": "Allow", "Action": allowed, "Resource": "*"}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
         self._iam(Action="CreateUser", UserName=name)
         self._iam(Action="PutUserPolicy", UserName=name, PolicyName="few", PolicyDocument=policy)
         made = self._iam(Action="CreateAccessKey", UserName=name)
@@ -143,7 +147,7 @@ class Proxy:
     """
 
     upstream: str
-    fault: Callable[[str, str], Fault | None] = lambda method, target: None
+    fault: Choice = lambda method, target: None
     seen: list[tuple[str, str]] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -170,68 +174,96 @@ class Proxy:
     def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
         proxy = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def _pass_on(self) -> None:
+        class Handler(_PassingOn):
+            def answer(self, body: bytes) -> Answered | None:
                 proxy.seen.append((self.command, self.path))
-                body = self._body()
                 fault = proxy.fault(self.command, self.path)
-                if fault != "refused":
-                    status, headers, answer = self._ask(body)
+                answered = None if fault == "refused" else self.ask(proxy.upstream, body)
                 if fault == "done, but cut off":
-                    self.close_connection = True
-                    return
-                if fault is not None:
-                    status, headers, answer = 403, [("Content-Type", "application/xml")], _REFUSAL
-                self.send_response(status)
-                for name, value in headers:
-                    self.send_header(name, value)
-                if self.command != "HEAD":
-                    self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(answer)
-
-            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_on  # noqa: N815 – the names are http.server's
-
-            def _body(self) -> bytes:
-                if self.headers.get("Expect", "").lower() == "100-continue":
-                    self.send_response_only(100)
-                    self.end_headers()
-                if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-                    return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                chunks = []
-                while size := int(self.rfile.readline().split(b";")[0], 16):
-                    chunks.append(self.rfile.read(size))
-                    self.rfile.readline()
-                self.rfile.readline()
-                return b"".join(chunks)
-
-            def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-                connection = http.client.HTTPConnection(urlsplit(proxy.upstream).netloc, timeout=_STUCK_AFTER_SECONDS)
-                dropped = {"expect", "transfer-encoding"}
-                headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
-                connection.request(self.command, self.path, body, headers)
-                answer = connection.getresponse()
-                data = answer.read()
-                connection.close()
-                dropped = {"connection", "transfer-encoding", "date", "server"}
-                if self.command != "HEAD":
-                    dropped.add("content-length")
-                kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in dropped]
-                return answer.status, kept, data
-
-            def log_message(self, format: str, *arguments: object) -> None:
-                pass
+                    return None
+                return answered if answered and fault is None else Answered(403, [], _REFUSAL)
 
         return Handler
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What the server said: status, headers, body."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+class _PassingOn(http.server.BaseHTTPRequestHandler):
+    """Reads a request, answers it with what `answer` gives, or cuts the connection off."""
+
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, body: bytes) -> Answered | None:
+        raise NotImplementedError
+
+    def handle(self) -> None:
+        with suppress(ConnectionError):  # the client has hung up
+            super().handle()
+
+    def _answer(self) -> None:
+        answered = self.answer(self._body())
+        if answered is None:
+            self.close_connection = True
+            return
+        self.send_response(answered.status)
+        for name, value in answered.headers:
+            self.send_header(name, value)
+        if self.command != "HEAD":  # whose answer tells the length of what it does not bring
+            self.send_header("Content-Length", str(len(answered.body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answered.body)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 – http.server's names
+
+    def ask(self, upstream: str, body: bytes) -> Answered:
+        """What `upstream` says to this request."""
+        connection = http.client.HTTPConnection(urlsplit(upstream).netloc, timeout=_STUCK_AFTER_SECONDS)
+        try:
+            connection.request(self.command, self.path, body, _without(self.headers.items(), _OF_A_CONNECTION))
+            answer = connection.getresponse()
+            data = answer.read()
+        finally:
+            connection.close()
+        own = _OF_A_CONNECTION | (set() if self.command == "HEAD" else {"content-length"})
+        return Answered(answer.status, list(_without(answer.getheaders(), own).items()), data)
+
+    def _body(self) -> bytes:
+        if self.headers.get("Expect", "").lower() == "100-continue":
+            self.send_response_only(100)
+            self.end_headers()
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        chunks = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: a test says what it saw."""
+
+
+_OF_A_CONNECTION = {"connection", "date", "expect", "server", "transfer-encoding"}
+"""Headers that are not passed on, in lower case."""
+
+
+def _without(headers: Iterable[tuple[str, str]], names: set[str]) -> dict[str, str]:
+    return {name: value for name, value in headers if name.lower() not in names}
 
 
 WRITING = ("PUT", "POST", "DELETE")
 
 
-def nth_write(number: int, fault: Fault) -> Callable[[str, str], Fault | None]:
+def nth_write(number: int, fault: Fault) -> Choice:
     """The fault of the write of that number, counted from 0, and of every retry of it."""
     targets: list[str] = []
 
