@@ -167,11 +167,11 @@ class Files(ABC):
         Raises:
             StoreError: a folder cannot be listed, or a file not be read, or it has no footer.
         """
-        return {name: self._footer_or_sentence(name) for name in self.matching(pattern)}
-
-    def _footer_or_sentence(self, name: str) -> pq.FileMetaData:
-        with self.reading(name):
-            return self.footer(name)
+        footers = {}
+        for name in self.matching(pattern):
+            with self.reading(name):
+                footers[name] = self.footer(name)
+        return footers
 
     @abstractmethod
     def scan(

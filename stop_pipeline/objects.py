@@ -7,7 +7,7 @@ What belongs here: what an object store does otherwise than a disk. What does no
   stream completes it however it is closed, even when it is forgotten half written. So an object is built whole before
   its stream is opened, and written where no Ctrl-C reaches. A small one goes up in one request.
 - **There is no rename, and an open object is no inode**: two reads of one key can see two versions. So whoever may read
-  while a tick writes gets the whole object, by one request.
+  while a tick writes gets the whole object, its bytes by one request.
 - **A request takes milliseconds**: reads of many files go out together, footers are read alone, and a folder is listed
   once.
 - **No conditional writes**: pyarrow (26) sends no If-Match. One writer per account is up to Dagster's pool, and on one
@@ -18,7 +18,7 @@ import fnmatch
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -108,13 +108,13 @@ class ObjectFiles(Files):
     def write(self, account: str, name: str, data: bytes | pa.Buffer) -> None:  # noqa: ARG002 – no temporary is needed
         """Put the object."""
         with self._writing(name):
-            _POOL.submit(self._put, name, pa.py_buffer(data)).result()
+            self._put(name, pa.py_buffer(data))
 
     def adopt(self, temporary: Path, name: str) -> None:
         """Put the file's bytes, and remove it."""
         with self._writing(name):
             with pa.memory_map(str(temporary)) as file:
-                _POOL.submit(self._put, name, file.read_buffer()).result()
+                self._put(name, file.read_buffer())
             temporary.unlink()
 
     def remove(self, name: str) -> None:
@@ -226,27 +226,43 @@ class ObjectFiles(Files):
         return str(info.path.removeprefix(f"{self._base}/"))
 
     def _whole(self, path: str) -> pa.Buffer:
-        """An object's bytes, of one version: its size is asked for first, and a longer version may come in between."""
+        """An object's bytes, of one version: its size is asked for first, and a longer version may come in between.
+
+        Raises:
+            OSError: it cannot be read; FileNotFoundError, if there is none, or it vanishes.
+        """
         end = _ENDS.get(PurePosixPath(path).suffix, b"")
-        for _ in range(_READ_ATTEMPTS):
+        for attempt in range(_READ_ATTEMPTS):
             with self._filesystem.open_input_file(path) as file:
-                data = file.read_buffer()
+                try:
+                    data = file.read_buffer()
+                except OSError:  # it may have vanished; Arrow tells so only when it opens
+                    if attempt:
+                        raise
+                    continue
             if data.size >= len(end) and data.slice(data.size - len(end)).to_pybytes() == end:
                 break
         return data
 
     def _put(self, name: str, data: pa.Buffer) -> None:
-        """Upload an object; to be called outside the main thread, for an interrupt would complete what there is."""
+        upload = _POOL.submit(self._upload, name, data)
+        try:
+            upload.result()
+        finally:
+            wait([upload])  # an interrupt must not free the account's lock before it is over
+
+    def _upload(self, name: str, data: pa.Buffer) -> None:
+        """To be called outside the main thread: interrupted midway, a stream would complete what there is."""
         path = self._path(name)
         if self._scheme == "abfs":  # Arrow empties a blob before it uploads to it; a copy within the store replaces it
             aside = self._path(f"{WORK_FOLDER}/{name}")
-            _upload(self._filesystem, aside, data)
+            _write_through(self._filesystem, aside, data)
             self._filesystem.copy_file(aside, path)
             self._filesystem.delete_file(aside)
         elif self._scheme == "s3" and data.size > _ONE_REQUEST_BYTES:
-            _upload(self._filesystem_for_parts, path, data)
+            _write_through(self._filesystem_for_parts, path, data)
         else:
-            _upload(self._filesystem, path, data)
+            _write_through(self._filesystem, path, data)
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -300,7 +316,7 @@ def _connected(uri: str) -> tuple[fs.FileSystem, str]:
     return filesystem, path
 
 
-def _upload(filesystem: fs.FileSystem, path: str, data: pa.Buffer) -> None:
+def _write_through(filesystem: fs.FileSystem, path: str, data: pa.Buffer) -> None:
     stream = filesystem.open_output_stream(path, compression=None)
     stream.write(data)
     stream.close()
@@ -314,6 +330,6 @@ def _reason(error: OSError) -> str:
         if answer := form.search(str(error)):
             code, status, call = (answer.groupdict().get(part) for part in ("code", "status", "call"))
             told = " ".join(filter(None, (code, status, call and f"to {call}")))
-            reason = _REASONS.get(status or "") or _REASONS.get(code or "", "the store failed")
+            reason = _REASONS.get(str(status)) or _REASONS.get(str(code), "the store failed")
             return f"{reason} ({told})" if told else reason
     return _DAMAGED

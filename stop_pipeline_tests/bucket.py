@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import requests
 from pyarrow import fs
@@ -90,22 +91,23 @@ class S3Server:
 
     def objects(self, path: str) -> dict[str, bytes]:
         """Every object below `bucket/prefix`, by its name relative to that, with its bytes."""
-        filesystem = self.filesystem()
-        infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-        return {
-            info.path.removeprefix(f"{path}/"): filesystem.open_input_file(info.path).read()
-            for info in infos
-            if info.is_file
-        }
+        return {name: self.filesystem().open_input_file(f"{path}/{name}").read() for name in self.names(path)}
+
+    def names(self, path: str) -> list[str]:
+        """The name of every object below `bucket/prefix`."""
+        selector = fs.FileSelector(path, recursive=True, allow_not_found=True)
+        return [
+            info.path.removeprefix(f"{path}/") for info in self.filesystem().get_file_info(selector) if info.is_file
+        ]
 
     def copy(self, source: str, target: str) -> None:
         """Copy every object below a prefix."""
-        filesystem = self.filesystem()
-        for name in self.objects(source):
-            filesystem.copy_file(f"{source}/{name}", f"{target}/{name}")
+        for name in self.names(source):
+            self.filesystem().copy_file(f"{source}/{name}", f"{target}/{name}")
 
-    def make_user(self, name: str, *, allowed: list[str]) -> tuple[str, str]:
+    def make_user(self, *allowed: str) -> tuple[str, str]:
         """A user that may do some actions and no other: access key and secret."""
+        name = uuid4().hex
         statement = {"Effect": "Allow", "Action": allowed, "Resource": "*"}
         policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
         self._iam(Action="CreateUser", UserName=name)
