@@ -14,7 +14,8 @@ The rooms of the house, from the outside in:
     derive         committed → suppression list, counts
     charts         tables → pictures                             preview    a dozen rows, masked
     incidents      what runs came to → what is told              webhook    telling it
-    store          where tables lie                              files      atomic writes, the lock
+    store          where tables lie                              files      atomic writes, the lock, on disk
+    roots          folder or bucket                              objects    the same in a bucket
     reading        what a notebook gets
     suppression    a campaign held against the list              campaign   its file, read and written in parts
     verify         whether the files hold together               rebuild    kept answers → a fresh root

@@ -103,13 +103,12 @@ def verify(account: str | None) -> None:
 @main.command()
 @click.option(
     "--into",
-    type=click.Path(path_type=Path),
     metavar="DIR",
     required=True,
-    help="Fresh folder for the result; refused if it is not empty.",
+    help="Fresh folder, or prefix in a bucket, for the result; refused if it is not empty.",
 )
 @click.option("--account", metavar="A", help="Rebuild this account only.")
-def rebuild(into: Path, account: str | None) -> None:
+def rebuild(into: str, account: str | None) -> None:
     """Replay the answers that are kept, by today's rules, into a fresh folder, for a look at what they give."""
     from stop_pipeline.progress import progress_shown
     from stop_pipeline.rebuild import fresh_root

@@ -1,28 +1,35 @@
 """How bytes reach the data root: whole or not at all, readable by their owner only, one writer per account.
 
-What belongs here: atomic writes, opening and listing files, the lock, temporaries, and the sentence for a disk that
-refuses. What does not: which files there are and what is in them (`store`). Nobody else knows where a file lies: the
-other rooms name it relative to the data root, and only temporaries, always on local disk, are paths to them.
+What belongs here: what every data root can do (`Files`), the lock and temporaries, and how a folder on disk does it
+(`LocalFiles`). What does not: how a bucket does it (`objects`), which files there are and what is in them (`store`).
+Nobody else knows where a file lies: the other rooms name it relative to the data root, and only temporaries, always on
+local disk, are paths to them.
 
-A write goes to a temporary name in `.work/`, is synced, renamed onto its final path, and the folder is synced; whoever
-reads the folder sees the old file or the new one. Folders of data never hold anything but finished files.
+On disk, a write goes to a temporary name in `.work/`, is synced, renamed onto its final path, and the folder is synced;
+whoever reads the folder sees the old file or the new one. Folders of data never hold anything but finished files.
 """
 
 import errno
 import fnmatch
 import os
 import shutil
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 import filelock
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from pyarrow import fs
+import pyarrow.parquet as pq
 
 from stop_pipeline.errors import StoreError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 WORK_FOLDER = ".work"
 LOCK_TIMEOUT_SECONDS = 900
@@ -32,40 +39,42 @@ _NOT_TO_BE_REMOVED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT)
 """What a folder says that holds other files, or is gone already."""
 
 
-class Files:
-    """The files below one local data root. Paths are relative to it, with forward slashes."""
+class Files(ABC):
+    """The files below one data root. Names are relative to it, with forward slashes.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root.absolute()
+    The lock and temporaries lie in `scratch`, a folder on local disk.
+    """
 
-    def shown(self, name: str = "") -> str:
-        """Where `name`, or the data root itself, lies, as a person is told."""
-        return str(self._path(name))
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
 
+    @abstractmethod
     def uri(self, name: str) -> str:
         """The URI of `name`."""
-        return self._path(name).as_uri()
 
+    @abstractmethod
+    def shown(self, name: str = "") -> str:
+        """Where `name`, or the data root itself, lies, as a person is told."""
+
+    @abstractmethod
     def has_root(self) -> bool:
         """Whether there is such a data root."""
-        return self._root.is_dir()
 
+    @abstractmethod
     def is_unused(self) -> bool:
-        """Whether the data root is an empty folder, or not there yet.
+        """Whether nothing lies at the data root.
 
         Raises:
             StoreError: it cannot be looked at.
         """
-        with self.reading():
-            return not self._root.exists() or (self._root.is_dir() and not any(self._root.iterdir()))
 
+    @abstractmethod
     def is_writable(self) -> bool:
-        """Whether this process may write below the data root."""
-        return os.access(self._root, os.W_OK)
+        """Whether this process may take the lock and make temporaries."""
 
+    @abstractmethod
     def encloses(self, other: "Files") -> bool:
         """Whether the other data root is this one, or lies within it."""
-        return other._root.resolve().is_relative_to(self._root.resolve())  # noqa: SLF001 – of the same class
 
     @contextmanager
     def locked(self, account: str, *, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
@@ -76,9 +85,9 @@ class Files:
         Raises:
             StoreError: another process held the lock for `timeout_seconds`, or the data root cannot be written.
         """
-        with writable(self._root / WORK_FOLDER):
-            _make_folder(self._root / WORK_FOLDER)
-        lock = filelock.FileLock(self._root / WORK_FOLDER / f"account={account}.lock", mode=0o600)
+        with writable(self._scratch):
+            _make_folder(self._scratch)
+        lock = filelock.FileLock(self._scratch / f"account={account}.lock", mode=0o600)
         busy = False
         with writable(Path(lock.lock_file)):
             try:
@@ -105,10 +114,6 @@ class Files:
             _make_folder(self._work(account))
         return self._work(account) / uuid4().hex
 
-    def write(self, account: str, name: str, data: bytes | pa.Buffer) -> None:
-        """Put `data` at `name`, atomically."""
-        self.adopt(self.temporary_with(account, data), name)
-
     def temporary_with(self, account: str, data: bytes | pa.Buffer) -> Path:
         """A temporary file that holds `data`, to be used under the account's lock."""
         temporary = self.temporary(account)
@@ -117,6 +122,140 @@ class Files:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
         return temporary
+
+    @abstractmethod
+    def write(self, account: str, name: str, data: bytes | pa.Buffer) -> None:
+        """Put `data` at `name`, atomically, under the account's lock.
+
+        Raises:
+            StoreError: it was refused; what `name` held before stands.
+        """
+
+    @abstractmethod
+    def adopt(self, temporary: Path, name: str) -> None:
+        """Move a finished temporary file to `name`, as `write` would put it there."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Remove the file `name`, if there is one."""
+
+    @abstractmethod
+    def reading(self, name: str = "", damage: tuple[type[Exception], ...] = DAMAGE) -> AbstractContextManager[None]:
+        """Turn a failure to read `name`, or what its bytes should be, into one sentence; see `readable`."""
+
+    @abstractmethod
+    def open(self, name: str) -> pa.NativeFile:
+        """The file `name`, for reading anywhere in it; to be used under `reading`.
+
+        However long it is read, it is one version of the file, whatever is put at `name` meanwhile.
+
+        Raises:
+            OSError: it cannot be opened; FileNotFoundError, if there is none.
+        """
+
+    @abstractmethod
+    def footer(self, name: str) -> pq.FileMetaData:
+        """The footer of the Parquet file `name`; to be used under `reading`, and under the account's lock.
+
+        Raises:
+            OSError: it cannot be opened; FileNotFoundError, if there is none.
+        """
+
+    def footers(self, pattern: str) -> dict[str, pq.FileMetaData]:
+        """The footer of each Parquet file whose name matches `pattern`, as `footer` gives it, by name.
+
+        Raises:
+            StoreError: a folder cannot be listed, or a file not be read, or it has no footer.
+        """
+        footers = {}
+        for name in self.matching(pattern):
+            with self.reading(name):
+                footers[name] = self.footer(name)
+        return footers
+
+    @abstractmethod
+    def scan(
+        self, folder: str, schema: pa.Schema, keys: pa.Schema, columns: list[str], condition: pc.Expression | None
+    ) -> pa.Table:
+        """Some columns of the rows that meet a condition, of all Parquet files below `folder`, if there are any.
+
+        To be used under `reading`. Each file is read as `open` would; those that cannot meet the condition are not.
+
+        Args:
+            folder: Its name.
+            schema: Of the files, with their keys.
+            keys: The hive keys, from the folder's own name on.
+            columns: Which columns to give, in this order.
+            condition: On any column; None gives all rows.
+
+        Raises:
+            OSError: it cannot be read; FileNotFoundError, if a file vanished after it was listed.
+        """
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of `name`; None if there is no such file."""
+        with self.reading(name):
+            try:
+                with self.open(name) as file:
+                    return bytes(file.read())
+            except FileNotFoundError:
+                return None
+
+    @abstractmethod
+    def exists(self, name: str) -> bool:
+        """Whether there is a file or folder `name`; not to know is an error."""
+
+    @abstractmethod
+    def matching(self, pattern: str) -> list[str]:
+        """The names that match a pattern with `*` in some parts, sorted; not to know them all is an error."""
+
+    @abstractmethod
+    def below(self, folder: str) -> list[str]:
+        """The names of all files below `folder`, at any depth, sorted by their parts."""
+
+    def each(self, read: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """What `read` gives for each item, in their order; at once, where waiting is what takes the time."""
+        return [read(item) for item in items]
+
+    def _work(self, account: str) -> Path:
+        return self._scratch / f"account={account}"
+
+
+class LocalFiles(Files):
+    """The files below a folder on disk; its scratch is in that folder, so that a rename never leaves the disk."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+        super().__init__(self._root / WORK_FOLDER)
+
+    def shown(self, name: str = "") -> str:
+        """The absolute path."""
+        return str(self._path(name))
+
+    def uri(self, name: str) -> str:
+        """The URI, file://…, of the absolute path."""
+        return self._path(name).as_uri()
+
+    def has_root(self) -> bool:
+        """Whether there is such a folder."""
+        return self._root.is_dir()
+
+    def is_unused(self) -> bool:
+        """Whether the data root is an empty folder, or not there yet."""
+        with self.reading():
+            return not self._root.exists() or (self._root.is_dir() and not any(self._root.iterdir()))
+
+    def is_writable(self) -> bool:
+        """Whether this process may write to the folder, which holds the lock as well."""
+        return os.access(self._root, os.W_OK)
+
+    def encloses(self, other: Files) -> bool:
+        """Whether the other data root is this one, or lies within it, links followed."""
+        return isinstance(other, LocalFiles) and Path(other.shown()).resolve().is_relative_to(self._root.resolve())
+
+    def write(self, account: str, name: str, data: bytes | pa.Buffer) -> None:
+        """Put `data` at `name`: a temporary file, synced, then renamed."""
+        self.adopt(self.temporary_with(account, data), name)
 
     def adopt(self, temporary: Path, name: str) -> None:
         """Move a finished temporary file to `name`, atomically and synced."""
@@ -139,42 +278,35 @@ class Files:
                     raise
             _sync(next(parent for parent in path.parents if parent.exists()))
 
-    def open(self, name: str) -> pa.NativeFile:
-        """The file `name`, for reading anywhere in it; to be used under `reading`.
-
-        Raises:
-            OSError: it cannot be opened; FileNotFoundError, if there is none.
-        """
-        return pa.OSFile(self.shown(name))
-
-    def dataset(self, name: str, schema: pa.Schema, keys: pa.Schema) -> ds.Dataset:
-        """The Parquet files below the folder `name`, with hive `keys` from that folder's own name on.
-
-        To be used under `reading`.
-        """
-        return ds.dataset(
-            self.shown(name),
-            schema,
-            "parquet",
-            filesystem=fs.LocalFileSystem(),
-            partitioning=ds.partitioning(keys, flavor="hive"),
-            partition_base_dir=str(self._path(name).parent),
-        )
-
-    def read(self, name: str) -> bytes | None:
-        """The bytes of `name`; None if there is no such file."""
-        with self.reading(name):
-            try:
-                return self._path(name).read_bytes()
-            except FileNotFoundError:
-                return None
-
     def reading(self, name: str = "", damage: tuple[type[Exception], ...] = DAMAGE) -> AbstractContextManager[None]:
-        """Turn a failure to read `name`, or what its bytes should be, into one sentence; see `readable`."""
+        """As `readable`."""
         return readable(self._path(name), damage)
 
+    def open(self, name: str) -> pa.NativeFile:
+        """The file as it is now: a rename onto its name leaves an open file what it was."""
+        return pa.OSFile(self.shown(name))
+
+    def footer(self, name: str) -> pq.FileMetaData:
+        """The footer alone."""
+        return pq.read_metadata(self.shown(name))
+
+    def scan(
+        self, folder: str, schema: pa.Schema, keys: pa.Schema, columns: list[str], condition: pc.Expression | None
+    ) -> pa.Table:
+        """Rows of the files as they are when each is opened."""
+        if not self.exists(folder):
+            return schema.empty_table().select(columns)
+        dataset = ds.dataset(
+            self.shown(folder),
+            schema,
+            "parquet",
+            partitioning=ds.partitioning(keys, flavor="hive"),
+            partition_base_dir=str(self._path(folder).parent),
+        )
+        return dataset.to_table(columns, filter=condition)
+
     def exists(self, name: str) -> bool:
-        """Whether there is a file or folder `name`; not to know is an error (`Path.exists` may take it for a no)."""
+        """Whether there is a file or folder `name`; `Path.exists` may take not to know for a no."""
         with self.reading(name):
             try:
                 self._path(name).stat()
@@ -183,10 +315,10 @@ class Files:
             return True
 
     def matching(self, pattern: str) -> list[str]:
-        """The names that match a pattern with `*` in some parts, sorted.
+        """The names that match.
 
-        A folder that cannot be listed is an error. `Path.glob` takes it for an empty one; months that nobody sees
-        would be written anew, without their history.
+        `Path.glob` takes a folder that cannot be listed for an empty one; months that nobody sees would be written
+        anew, without their history.
         """
         names = [""]
         for part in pattern.split("/"):
@@ -198,7 +330,7 @@ class Files:
         return sorted(name for name in names if self.exists(name))
 
     def below(self, folder: str) -> list[str]:
-        """The names of all files below `folder`, at any depth, sorted by their parts."""
+        """The names of all files below `folder`."""
         paths = sorted(self._path(folder).rglob("*"))
         return [path.relative_to(self._root).as_posix() for path in paths if path.is_file()]
 
@@ -211,9 +343,6 @@ class Files:
                 return [path.name for path in self._path(name).iterdir()]
             except (FileNotFoundError, NotADirectoryError):
                 return []
-
-    def _work(self, account: str) -> Path:
-        return self._root / WORK_FOLDER / f"account={account}"
 
 
 @contextmanager

@@ -24,6 +24,7 @@ import filelock
 from stop_pipeline.definitions import build_definitions
 from stop_pipeline.defs.schedules import TICK_JOB
 from stop_pipeline.errors import ConfigurationError, StoreError
+from stop_pipeline.roots import is_remote
 from stop_pipeline.settings import Settings
 
 STOP_SECONDS = 30
@@ -91,7 +92,7 @@ def use_home(settings: Settings) -> Path:
                 "leave DAGSTER_HOME unset."
             )
         return Path(home)
-    if "://" in settings.data_root:
+    if is_remote(settings.data_root):
         home_path = Path.home() / ".stop_pipeline"
     else:
         home_path = Path(settings.data_root).absolute().parent / ".dagster_home"

@@ -48,7 +48,7 @@ class Rebuilt:
     open_rows: int
 
 
-def fresh_root(into: Path, source: Store) -> Store:
+def fresh_root(into: str | Path, source: Store) -> Store:
     """A store to replay into.
 
     Raises:

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from stop_pipeline.errors import ConfigurationError
 from stop_pipeline.model import Format
+from stop_pipeline.roots import checked_uri, is_remote
 
 DEFAULT_ACCOUNT = "main"
 DEFAULT_BASE_URL = "https://api.smspartner.fr/v1"
@@ -69,7 +70,7 @@ class Settings:
             base_url=_base_url(value("SMSPARTNER_BASE_URL", DEFAULT_BASE_URL)),
             answer_format=_answer_format(value("SMSPARTNER_FORMAT", "json")),
             timezone=_timezone(value("SMSPARTNER_TIMEZONE", PROVIDER_TIMEZONE)),
-            data_root=value("STOP_PIPELINE_DATA", DEFAULT_DATA_ROOT),
+            data_root=_data_root(value("STOP_PIPELINE_DATA", DEFAULT_DATA_ROOT)),
             cron=value("STOP_PIPELINE_CRON", DEFAULT_CRON),
             raw_days=_raw_days(value("STOP_PIPELINE_RAW_DAYS", str(DEFAULT_RAW_DAYS))),
             alert_webhook=_alert_webhook(value("STOP_PIPELINE_ALERT_WEBHOOK", "")),
@@ -161,6 +162,10 @@ def _timezone(text: str) -> str:
     if not known:
         raise ConfigurationError(f"SMSPARTNER_TIMEZONE is “{text}”, which is no IANA time zone such as Europe/Paris.")
     return text
+
+
+def _data_root(text: str) -> str:
+    return checked_uri(text) if is_remote(text) else text
 
 
 def _raw_days(text: str) -> int:

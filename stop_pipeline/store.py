@@ -1,7 +1,7 @@
 """Where files are, and how tables become files and tables again.
 
 What belongs here: the layout below the data root, the Parquet settings, the commit and its pending mark. What does not:
-what a tick changes (`merge`), and how bytes reach the disk (`files`).
+what a tick changes (`merge`), and how bytes reach the disk (`files`) or a bucket (`objects`).
 
     raw/account=A/…                                    answers as received, and latest.json
     snapshot/account=A/created_month=YYYY-MM/stop_snapshot.parquet
@@ -28,9 +28,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stop_pipeline.errors import SchemaVersionError, StoreError
-from stop_pipeline.files import Files, writable
+from stop_pipeline.files import Files, LocalFiles, writable
 from stop_pipeline.model import Answer, Counts, Figures, Format, Landed, Pending, RawFile, Snapshot, SnapshotInfo, State
+from stop_pipeline.objects import ObjectFiles
 from stop_pipeline.periods import as_committed, fingerprint, open_rows, split_by_month
+from stop_pipeline.roots import is_remote
 from stop_pipeline.schema import (
     ACCOUNT,
     CREATED_MONTH,
@@ -83,9 +85,7 @@ class Store:
     """
 
     def __init__(self, root: str | Path) -> None:
-        if "://" in str(root):
-            raise StoreError(f"STOP_PIPELINE_DATA is {root}: only a local folder can be the data root so far.")
-        self.files = Files(Path(root))
+        self.files: Files = ObjectFiles(str(root)) if is_remote(root) else LocalFiles(Path(root))
 
     @classmethod
     def existing(cls, root: str | Path) -> "Store":
@@ -241,16 +241,17 @@ class Store:
 
         The malformed rows go last, for their file says what the whole snapshot is.
         """
-        before = {_month_of(name): name for name in self.files.matching(snapshot_file(account, "*"))}
+        footers = self.files.footers(snapshot_file(account, "*"))
+        before = {_month_of(name): footer.metadata.get(METADATA_KEY) for name, footer in footers.items()}
         months = {}
         for month, rows in split_by_month(snapshot.listed):
             months[month] = fingerprint(rows)
             metadata = {"fingerprint": months[month], "timezone": info.timezone}
-            if month not in before or self._footer(before[month]) != metadata:
+            if before.get(month) != _json(metadata).encode():
                 name = snapshot_file(account, month)
                 self._write_table(account, name, _conformed(rows, STOP_SNAPSHOT), STOP_SNAPSHOT, metadata)
         for month in before.keys() - months.keys() - {NO_MONTH}:
-            self.files.remove(before[month])
+            self.files.remove(snapshot_file(account, month))
         info = dataclasses.replace(info, months=months)
         malformed = _conformed(snapshot.rejected, STOP_SNAPSHOT)
         self._write_table(account, snapshot_file(account, NO_MONTH), malformed, STOP_SNAPSHOT, _document(info))
@@ -260,8 +261,8 @@ class Store:
 
     def months(self, account: str) -> dict[str, MonthInfo]:
         """Every month that has a file, with what its footer says."""
-        names = self.files.matching(month_file(account, "*"))
-        return {_month_of(name): self._month_info(name) for name in names}
+        footers = self.files.footers(month_file(account, "*"))
+        return {_month_of(name): self._month_info(name, footer) for name, footer in footers.items()}
 
     def read_month(self, account: str, month: str) -> pa.Table:
         """All periods (`schema.STOPS`) of a month, sorted; a month without a file has no rows."""
@@ -272,14 +273,12 @@ class Store:
         folder = f"stops/account={account}"
         keys = pa.schema([ACCOUNT.field, CREATED_MONTH.field])
         schema = pa.schema([*STOPS.arrow, *keys])
-        if not self.files.exists(folder):
-            return schema.empty_table().select(columns)
         # A month that a killed tick began can vanish between the listing and the read, when the next takes it back.
         with self.files.reading(folder):
             for _ in range(_READ_ATTEMPTS - 1):
                 with suppress(FileNotFoundError):
-                    return self.files.dataset(folder, schema, keys).to_table(columns, filter=condition)
-            return self.files.dataset(folder, schema, keys).to_table(columns, filter=condition)
+                    return self.files.scan(folder, schema, keys, columns, condition)
+            return self.files.scan(folder, schema, keys, columns, condition)
 
     def stops_columns(
         self, account: str, columns: Iterable[str], *, each: Callable[[pa.Table], pa.Table] | None = None
@@ -287,9 +286,13 @@ class Store:
         """Some columns of all periods, in the order of `schema.STOPS`; of each month what `each` makes of it."""
         names = [name for name in STOPS.names if name in set(columns)]
         schema = pa.schema([STOPS.arrow.field(name) for name in names])
+
+        def read(file: str) -> pa.Table:
+            rows = self._read_table(file, names).cast(schema)
+            return each(rows) if each else rows
+
         files = self.files.matching(month_file(account, "*"))
-        months = (self._read_table(file, names).cast(schema) for file in files)
-        return pa.concat_tables([schema.empty_table(), *(map(each, months) if each else months)])
+        return pa.concat_tables([schema.empty_table(), *self.files.each(read, files)])
 
     def write_month(self, account: str, month: str, periods: pa.Table) -> None:
         """Replace a month's file by `periods`, sorted; without any, remove it."""
@@ -413,9 +416,8 @@ class Store:
             except FileNotFoundError:
                 return schema.arrow.empty_table()
 
-    def _month_info(self, name: str) -> MonthInfo:
-        with self.files.reading(name), self.files.open(name) as source:
-            footer = pq.read_metadata(source)
+    def _month_info(self, name: str, footer: pq.FileMetaData) -> MonthInfo:
+        with self.files.reading(name):
             written = json.loads(footer.metadata[METADATA_KEY])
             statistics = {
                 name: [footer.row_group(group).column(position).statistics for group in range(footer.num_row_groups)]
@@ -435,8 +437,7 @@ class Store:
         """What this package wrote into the file's metadata; None if there is no such file."""
         with self.files.reading(name):
             try:
-                with self.files.open(name) as source:
-                    return dict(json.loads(pq.read_metadata(source).metadata[METADATA_KEY]))
+                return dict(json.loads(self.files.footer(name).metadata[METADATA_KEY]))
             except FileNotFoundError:
                 return None
 

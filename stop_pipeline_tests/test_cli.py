@@ -77,6 +77,7 @@ def test_run_without_a_key_exits_2_and_says_what_to_do(tmp_path: Path) -> None:
         ("SMSPARTNER_TIMEZONE", "Europe/Nowhere"),
         ("SMSPARTNER_ACCOUNTS", "paris,paris"),
         ("STOP_PIPELINE_CRON", "sometimes"),
+        ("STOP_PIPELINE_DATA", "ftp://host/data"),
     ],
 )
 def test_a_wrong_setting_exits_2_and_is_named(tmp_path: Path, variable: str, value: str) -> None:

@@ -33,7 +33,7 @@ import pytest
 
 from stop_pipeline import read_stops, read_stops_per_day, read_suppression_list, tick
 from stop_pipeline.errors import StoreError
-from stop_pipeline.files import Files
+from stop_pipeline.files import LocalFiles
 from stop_pipeline.merge import Guard
 from stop_pipeline.model import Answer
 from stop_pipeline.store import Store
@@ -234,7 +234,7 @@ def _tick_once(root: Path, account: str, count: int) -> float:
 
 def _wait_for_lock(root: Path, account: str) -> str:
     try:
-        with Files(root).locked(account, timeout_seconds=0.2):
+        with LocalFiles(root).locked(account, timeout_seconds=0.2):
             return "held"
     except StoreError as error:
         return str(error)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stop_pipeline import read_rejected, read_stops, schema
-from stop_pipeline.errors import SchemaVersionError, StoreError
+from stop_pipeline.errors import ConfigurationError, SchemaVersionError, StoreError
 from stop_pipeline.model import Pending
 from stop_pipeline.periods import fingerprint
 from stop_pipeline.store import Store
@@ -177,6 +177,31 @@ def test_an_unchanged_answer_only_moves_the_time_it_was_fetched(ticker: Ticker) 
     assert landed.file.startswith(f"{ticker.now - timedelta(hours=1):%Y%m%dT%H}")
 
 
-def test_a_uri_is_refused_until_object_stores_are_supported() -> None:
-    with pytest.raises(StoreError, match="STOP_PIPELINE_DATA"):
-        Store("s3://bucket/prefix")
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "ftp://host/prefix",
+        "s3://",
+        "s3:///prefix",
+        "s3://bucket//prefix",
+        "s3://key:a-secret@bucket/prefix",
+        "s3://a-secret@bucket/prefix",
+        "s3://bucket/prefix?secret_key=a-secret",
+        "gs://bucket/prefix#part",
+        "abfs://container/prefix",
+        "abfs://container:a-secret@account.dfs.core.windows.net/prefix",
+        "s3://[bucket/prefix",
+    ],
+)
+def test_a_uri_that_cannot_be_a_data_root_is_refused_without_repeating_it(uri: str) -> None:
+    with pytest.raises(ConfigurationError, match="STOP_PIPELINE_DATA") as refused:
+        Store(uri)
+    assert "a-secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://bucket", "s3://bucket/a/b/", "gs://bucket/a", "abfs://container@account.dfs.core.windows.net/a"]
+)
+def test_a_uri_is_shown_as_it_was_given_and_not_asked_for_before_it_is_used(uri: str) -> None:
+    assert Store(uri).root == uri.rstrip("/")
+    assert Store(uri).uri("stops", "main") == f"{uri.rstrip('/')}/stops/account=main"

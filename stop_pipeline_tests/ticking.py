@@ -76,9 +76,9 @@ class CannedClient:
 class Ticker:
     """Ticks one account of one data root, an hour apart."""
 
-    def __init__(self, root: Path, account: str = "main", start: datetime = START) -> None:
+    def __init__(self, root: str | Path, account: str = "main", start: datetime = START) -> None:
         self.store = Store(root)
-        self.root = root
+        self.root = Path(root)  # of use for a folder only
         self.account = account
         self.now = start
 
