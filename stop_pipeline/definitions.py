@@ -20,7 +20,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         ConfigurationError: a setting is wrong.
     """
     return dg.Definitions(
-        assets=partitioned_by_account(ASSETS, settings.accounts),
+        assets=partitioned_by_account(ASSETS, settings),
         jobs=[TICK_JOB],
         schedules=[tick_schedule(settings)],
         resources=build_resources(settings),
