@@ -24,6 +24,7 @@ DEFAULT_BASE_URL = "https://api.smspartner.fr/v1"
 DEFAULT_CRON = "*/15 * * * *"
 DEFAULT_DATA_ROOT = "data"
 DEFAULT_RAW_DAYS = 30
+DEFAULT_HISTORY_DAYS = 90
 PROVIDER_TIMEZONE = "Europe/Paris"
 """`createdAt` has no zone; everything else that this provider shows is French time."""
 
@@ -47,6 +48,7 @@ class Settings:
         data_root: Folder (or URI) below which everything is stored, as given.
         cron: When the schedule ticks, in Europe/Paris.
         raw_days: For how many days an answer is kept as received, once a newer one is committed.
+        history_days: For how many days Dagster remembers a run.
     """
 
     accounts: tuple[str, ...] = (DEFAULT_ACCOUNT,)
@@ -58,6 +60,7 @@ class Settings:
     data_root: str = DEFAULT_DATA_ROOT
     cron: str = DEFAULT_CRON
     raw_days: int = DEFAULT_RAW_DAYS
+    history_days: int = DEFAULT_HISTORY_DAYS
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
@@ -89,6 +92,7 @@ class Settings:
             data_root=value("STOP_PIPELINE_DATA", DEFAULT_DATA_ROOT),
             cron=value("STOP_PIPELINE_CRON", DEFAULT_CRON),
             raw_days=whole_number("STOP_PIPELINE_RAW_DAYS", DEFAULT_RAW_DAYS),
+            history_days=whole_number("STOP_PIPELINE_HISTORY_DAYS", DEFAULT_HISTORY_DAYS),
         )
 
     def accounts_with_key(self, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
