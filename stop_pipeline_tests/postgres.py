@@ -6,6 +6,7 @@ what Dagster keeps there.
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -74,7 +75,7 @@ def running() -> Iterator[Postgres]:
             _wait_until_ready(programs, port, process)
             yield Postgres(f"postgresql+psycopg2://{USER}@127.0.0.1:{port}/postgres")
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # which does not wait for clients to hang up
             process.wait()
     finally:
         shutil.rmtree(folder)
