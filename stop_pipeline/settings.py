@@ -118,13 +118,15 @@ def read_keys(file: Path) -> dict[str, str]:
             not even as a name: who swaps the two sides of a line has written a key there.
     """
     text = _read_private(file)
-    place = None
+    refused = ""
     try:
         keys = tomllib.loads(text).get("accounts")
-    except tomllib.TOMLDecodeError as error:
-        place = re.search(r"at line \d+|at end", str(error))
-    if place is not None:
-        raise _refused_file(file, f"is no TOML that names each account once: look {place[0]}")
+    except ValueError as error:
+        # Of the error its place only: the rest may quote the file.
+        place = re.search(r"at line \d+", str(error))
+        refused = f"is no TOML that names each account once: look {place[0] if place else 'at its end'}"
+    if refused:
+        raise _refused_file(file, refused)
     if not isinstance(keys, dict) or not keys:
         raise _refused_file(file, 'needs a table [accounts] with a line such as lyon = "its API key" for each account')
     for number, (name, key) in enumerate(keys.items(), 1):

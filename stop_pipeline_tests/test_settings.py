@@ -70,6 +70,7 @@ def test_a_file_of_keys_that_others_have_a_right_to_is_refused(mode: int, tmp_pa
         ('[accounts]\nparis = "s3cret"\nparis = "s3cret-2"\n', "names each account once: look at line 3"),
         ("[accounts]\nparis = s3cret\n", "look at line 2"),
         ('[accounts]\nparis = "s3cret', "look at"),
+        ("[accounts]\nparis = 1" + 5_000 * "0", "look at"),
         ('[accounts]\n"" = "s3cret"\n', "its number 1, that is not lower-case letters"),
         ('[accounts]\nparis = "s3cret"\n"../etc" = "s3cret"\n', "its number 2, that is not lower-case letters"),
         ('[accounts]\n"s3cret/+" = "paris"\n', "its number 1, that is not lower-case letters"),
