@@ -5,7 +5,8 @@ For a notebook: `read_stops` and its siblings, and `suppress`. They need no Dags
 The rooms of the house, from the outside in:
 
     cli            the command `stop-pipeline`
-    definitions    what Dagster loads; defs/ holds its assets, checks, schedule, sensor and resources
+    definitions    what Dagster loads; defs/ holds its assets, checks, schedules, sensor, partitions and resources
+    fleet/         Dagster's configuration for many accounts: PostgreSQL, and a cluster's run launcher
     tick           the steps of one tick, without Dagster
     client         HTTP: the answer, or a typed error            envelope   the provider's codes
     snapshot       rows → typed rows and malformed rows          document   bytes → rows, in batches

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stop_pipeline.errors import ConfigurationError, StopPipelineError, StoreError, UnfitListError
-from stop_pipeline.settings import Settings, key_variable, missing_key
+from stop_pipeline.settings import Settings, missing_key
 
 if TYPE_CHECKING:
     from stop_pipeline.store import Store
@@ -52,8 +52,8 @@ def run(account: str | None, accept_removals: int | None) -> None:
         accounts = _chosen(settings, account)
         if accept_removals is not None and len(accounts) > 1:
             raise ConfigurationError("--accept-removals is about one account: name it with --account.")
-        if not any(os.environ.get(key_variable(name)) for name in accounts):
-            raise missing_key(accounts[0])
+        if not set(accounts) & set(settings.accounts_with_key()):
+            raise missing_key(accounts[0], settings.accounts_file)
         sys.exit(_tick(settings, accounts, accept_removals))
 
 
@@ -189,7 +189,7 @@ def _chosen(settings: Settings, account: str | None) -> tuple[str, ...]:
         return settings.accounts
     if account not in settings.accounts:
         raise ConfigurationError(
-            f"--account {account} is none of the accounts in SMSPARTNER_ACCOUNTS ({', '.join(settings.accounts)})."
+            f"--account {account} is none of the accounts that are set up ({', '.join(settings.accounts)})."
         )
     return (account,)
 
@@ -275,7 +275,8 @@ def _sandboxed(environ: MutableMapping[str, str]) -> Iterator[None]:
     from stop_pipeline.sandbox import serve
 
     with serve() as server:
-        environ.pop("SMSPARTNER_ACCOUNTS", None)
+        for variable in ("SMSPARTNER_ACCOUNTS", "SMSPARTNER_ACCOUNTS_FILE"):
+            environ.pop(variable, None)
         environ.update(SMSPARTNER_BASE_URL=server.base_url, SMSPARTNER_API_KEY=server.api_key)
         environ.setdefault("STOP_PIPELINE_DATA", f"{DEMO_FOLDER}/data")
         yield

@@ -1,15 +1,18 @@
 """The environment, read once into typed settings.
 
-What belongs here: every variable that this package reads, its default, and the sentence that refuses a wrong value.
-What does not: API keys, which are known here by the names of their variables only. The address of the webhook is a
-secret as well: whoever knows it can post to it. It is kept out of `repr` and of every message.
+What belongs here: every variable that this package reads, its default, and the sentence that refuses a wrong value; and
+where an account's API key is to be found. What does not: the keys themselves, which `Settings` never holds. The address
+of the webhook is a secret as well, for whoever knows it can post to it: it is kept out of `repr` and of every message.
 """
 
 import ipaddress
 import os
 import re
+import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -23,11 +26,14 @@ DEFAULT_BASE_URL = "https://api.smspartner.fr/v1"
 DEFAULT_CRON = "*/15 * * * *"
 DEFAULT_DATA_ROOT = "data"
 DEFAULT_RAW_DAYS = 30
+DEFAULT_HISTORY_DAYS = 90
 PROVIDER_TIMEZONE = "Europe/Paris"
 """`createdAt` has no zone; everything else that this provider shows is French time."""
 
 _ACCOUNT_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_WHOLE_DAYS = re.compile(r"[0-9]{1,6}")
+_A_NAME = "lower-case letters, digits and underscores, a letter first"
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,6}")
+_RIGHTS_OF_OTHERS = 0o077
 
 
 @dataclass(frozen=True)
@@ -36,22 +42,28 @@ class Settings:
 
     Attributes:
         accounts: Names of the SMS Partner accounts, in the order given.
+        accounts_file: The file that names them and holds their keys, absolute; None if variables do.
+        accounts_per_run: How many of several accounts a run of the schedule ticks.
         base_url: Of the API, without a trailing slash.
         answer_format: Which of its two formats to ask for.
         timezone: IANA name of the zone that `createdAt` is read in.
         data_root: Folder (or URI) below which everything is stored, as given.
         cron: When the schedule ticks, in Europe/Paris.
         raw_days: For how many days an answer is kept as received, once a newer one is committed.
+        history_days: For how many days Dagster remembers a run.
         alert_webhook: Where alerts are posted; None for nowhere.
     """
 
     accounts: tuple[str, ...] = (DEFAULT_ACCOUNT,)
+    accounts_file: Path | None = None
+    accounts_per_run: int = 1
     base_url: str = DEFAULT_BASE_URL
     answer_format: Format = "json"
     timezone: str = PROVIDER_TIMEZONE
     data_root: str = DEFAULT_DATA_ROOT
     cron: str = DEFAULT_CRON
     raw_days: int = DEFAULT_RAW_DAYS
+    history_days: int = DEFAULT_HISTORY_DAYS
     alert_webhook: str | None = field(default=None, repr=False)
 
     @classmethod
@@ -65,16 +77,90 @@ class Settings:
         def value(name: str, default: str) -> str:
             return environ.get(name, "").strip() or default
 
+        def whole_number(name: str, default: int) -> int:
+            return _whole_number(name, value(name, str(default)))
+
+        names, file = value("SMSPARTNER_ACCOUNTS", ""), value("SMSPARTNER_ACCOUNTS_FILE", "")
+        if names and file:
+            raise ConfigurationError(
+                "SMSPARTNER_ACCOUNTS and SMSPARTNER_ACCOUNTS_FILE are both set: name the accounts in one of them."
+            )
+        accounts_file = Path(file).absolute() if file else None
         return cls(
-            accounts=_accounts(value("SMSPARTNER_ACCOUNTS", DEFAULT_ACCOUNT)),
+            accounts=_accounts(names or DEFAULT_ACCOUNT) if accounts_file is None else tuple(read_keys(accounts_file)),
+            accounts_file=accounts_file,
+            accounts_per_run=whole_number("STOP_PIPELINE_ACCOUNTS_PER_RUN", 1),
             base_url=_base_url(value("SMSPARTNER_BASE_URL", DEFAULT_BASE_URL)),
             answer_format=_answer_format(value("SMSPARTNER_FORMAT", "json")),
             timezone=_timezone(value("SMSPARTNER_TIMEZONE", PROVIDER_TIMEZONE)),
             data_root=_data_root(value("STOP_PIPELINE_DATA", DEFAULT_DATA_ROOT)),
             cron=value("STOP_PIPELINE_CRON", DEFAULT_CRON),
-            raw_days=_raw_days(value("STOP_PIPELINE_RAW_DAYS", str(DEFAULT_RAW_DAYS))),
+            raw_days=whole_number("STOP_PIPELINE_RAW_DAYS", DEFAULT_RAW_DAYS),
+            history_days=whole_number("STOP_PIPELINE_HISTORY_DAYS", DEFAULT_HISTORY_DAYS),
             alert_webhook=_alert_webhook(value("STOP_PIPELINE_ALERT_WEBHOOK", "")),
         )
+
+    def accounts_with_key(self, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+        """The accounts that have an API key at this moment.
+
+        Raises:
+            ConfigurationError: the file that holds the keys is refused.
+        """
+        if self.accounts_file is None:
+            return tuple(account for account in self.accounts if environ.get(key_variable(account)))
+        keys = read_keys(self.accounts_file)
+        return tuple(account for account in self.accounts if keys.get(account))
+
+
+def read_keys(file: Path) -> dict[str, str]:
+    """The API key of each account by its name, in the order of the file; an empty key counts as none.
+
+    Args:
+        file: TOML, whose table `accounts` gives each account's name its key; readable by its owner only.
+
+    Raises:
+        ConfigurationError: others may read it, or it is no such file. The message holds nothing that stands in it,
+            not even as a name: who swaps the two sides of a line has written a key there.
+    """
+    text = _read_private(file)
+    refused = ""
+    try:
+        keys = tomllib.loads(text).get("accounts")
+    except ValueError as error:
+        # Of the error its place only: the rest may quote the file.
+        place = re.search(r"at line \d+", str(error))
+        refused = f"is no TOML that names each account once: look {place[0] if place else 'at its end'}"
+    if refused:
+        raise _refused_file(file, refused)
+    if not isinstance(keys, dict) or not keys:
+        raise _refused_file(file, 'needs a table [accounts] with a line such as lyon = "its API key" for each account')
+    for number, (name, key) in enumerate(keys.items(), 1):
+        if not _ACCOUNT_NAME.fullmatch(name):
+            raise _refused_file(file, f"has a name, its number {number}, that is not {_A_NAME}")
+        if not isinstance(key, str):
+            raise _refused_file(file, f"has a key, its number {number}, that is not in quotes")
+    return keys
+
+
+def _read_private(file: Path) -> str:
+    """The text of a file that nobody but its owner may read."""
+    try:
+        with file.open(encoding="utf-8") as opened:
+            # Asked of the open file, which nobody can exchange in between.
+            private = not os.fstat(opened.fileno()).st_mode & _RIGHTS_OF_OTHERS
+            text = opened.read() if private else ""
+        refused = "" if private else f"can be read by others than its owner: run chmod 600 {file}"
+    except OSError as error:
+        refused = f"cannot be read: {error.strerror}"
+    except UnicodeDecodeError:
+        refused = "is not in UTF-8"
+    if refused:
+        raise _refused_file(file, refused)
+    return text
+
+
+def _refused_file(file: Path, reason: str) -> ConfigurationError:
+    return ConfigurationError(f"SMSPARTNER_ACCOUNTS_FILE: {file} {reason}.")
 
 
 def key_variable(account: str) -> str:
@@ -82,8 +168,13 @@ def key_variable(account: str) -> str:
     return "SMSPARTNER_API_KEY" if account == DEFAULT_ACCOUNT else f"SMSPARTNER_API_KEY_{account.upper()}"
 
 
-def missing_key(account: str) -> ConfigurationError:
-    """The error of an account that has no API key."""
+def missing_key(account: str, accounts_file: Path | None = None) -> ConfigurationError:
+    """The error of an account that has no API key, where keys are in variables or in that file."""
+    if accounts_file is not None:
+        return ConfigurationError(
+            f"SMSPARTNER_ACCOUNTS_FILE: {accounts_file} has no API key for the account “{account}”, which its SMS "
+            "Partner page shows."
+        )
     return ConfigurationError(
         f"{key_variable(account)} is not set: set it to the API key of the account “{account}”, which its SMS Partner "
         "page shows, or try “stop-pipeline demo”, which needs none."
@@ -92,14 +183,12 @@ def missing_key(account: str) -> ConfigurationError:
 
 def _accounts(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
-    for name in names:
+    for name, count in Counter(names).items():
         if not _ACCOUNT_NAME.fullmatch(name):
             raise ConfigurationError(
-                f"SMSPARTNER_ACCOUNTS holds the name “{name}”: a name is lower-case letters, digits and underscores, "
-                "a letter first, with commas between names."
+                f"SMSPARTNER_ACCOUNTS holds the name “{name}”, which is not {_A_NAME}; commas stand between names."
             )
-    for name in names:
-        if names.count(name) > 1:
+        if count > 1:
             raise ConfigurationError(f"SMSPARTNER_ACCOUNTS names “{name}” more than once.")
     return names
 
@@ -168,7 +257,7 @@ def _data_root(text: str) -> str:
     return checked_uri(text) if is_remote(text) else text
 
 
-def _raw_days(text: str) -> int:
-    if not _WHOLE_DAYS.fullmatch(text) or int(text) < 1:
-        raise ConfigurationError(f"STOP_PIPELINE_RAW_DAYS is “{text}”: it must be a whole number from 1 to 999999.")
+def _whole_number(variable: str, text: str) -> int:
+    if not _WHOLE_NUMBER.fullmatch(text) or int(text) < 1:
+        raise ConfigurationError(f"{variable} is “{text}”: it must be a whole number from 1 to 999999.")
     return int(text)

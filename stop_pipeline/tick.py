@@ -274,7 +274,10 @@ def _request(client: Client, into: Path, account: str) -> Answer:
     try:
         return client.fetch(into, progress)
     except KeyRefusedError as error:
-        failure = KeyRefusedError(f"{error} The key of the account “{account}” is read from {key_variable(account)}.")
+        failure = KeyRefusedError(
+            f"{error} The key of the account “{account}” is read from {key_variable(account)}, or from "
+            "SMSPARTNER_ACCOUNTS_FILE where that is set."
+        )
     raise failure
 
 

@@ -420,6 +420,25 @@ def test_the_other_accounts_keys_are_no_less_hidden(tmp_path: Path) -> None:
             assert reversed_key not in data.lower(), path
 
 
+def test_keys_in_a_file_are_no_less_hidden(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.mktemp("keys") / "accounts.toml"
+    file.touch(mode=0o600)
+    file.write_text(f"[accounts]\nparis = {json.dumps(KEY)}\nlyon = {json.dumps(KEY[::-1])}\n")
+    outcome = run_in(
+        tmp_path / "run",
+        Scenario("", echo_refusal(10)),
+        SMSPARTNER_ACCOUNTS_FILE=str(file),
+        DAGSTER_HOME=str(make_home(tmp_path / "home")),
+    )
+    assert outcome.asked == (KEY, KEY[::-1])
+    assert ["SMSPARTNER_ACCOUNTS_FILE" in sentence for sentence in outcome.sentences] == [True] * 2
+    reversed_key = KEY[::-1].encode().lower()
+    for path in files_below(tmp_path):
+        for data in (outcome.done.stderr, *contents(path)):
+            assert key_in(data) is None, path
+            assert reversed_key not in data.lower(), path
+
+
 # By `dev`, over GraphQL
 
 LAUNCH = """

@@ -1,24 +1,121 @@
 """Accounts as Dagster partitions.
 
-What belongs here: how many partitions the assets have. One account: no partitions, so
-that one click materialises everything. Several: one static partition each, so that a run launcher spreads them.
+What belongs here: how several accounts become partitions, and the op that ticks those of a run. What does not: what a
+tick of an account does (`assets`), and when it is due (`schedules`).
+
+One account: five assets, unpartitioned, each an op of its own, one click. Several: the same five assets with a static
+partition for each account, made by one op, because a run may tick many accounts and one that fails must not stop the
+others. Dagster cannot fail one partition of an op and go on: what the op gives out stands for every partition of the
+run, and while it gives nothing out no later op starts (dagster-io/dagster, issues 17836 and 21072). An op that need
+give nothing out can report each partition by itself, though; a partition that was planned, and not reported when the
+run failed, is shown as failed, which is what it is.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 import dagster as dg
 
+from stop_pipeline.defs.assets import StopsConfig, stops
+from stop_pipeline.defs.resources import SmsPartnerResource, StoreResource
+from stop_pipeline.errors import ConfigurationError, StopPipelineError
+from stop_pipeline.settings import Settings
 
-def account_partitions(accounts: Sequence[str]) -> dg.StaticPartitionsDefinition | None:
-    """A partition for each account; None for a single one."""
-    return dg.StaticPartitionsDefinition(list(accounts)) if len(accounts) > 1 else None
+log = logging.getLogger(__name__)
+
+Reported = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 
-def partitioned_by_account(
-    assets: Sequence[dg.AssetsDefinition], accounts: Sequence[str]
-) -> Sequence[dg.AssetsDefinition]:
-    """The assets with a partition for each account, or as they are for a single one."""
-    partitions = account_partitions(accounts)
-    if partitions is None:
+def accounts_by_run(settings: Settings) -> list[tuple[str, ...]]:
+    """The accounts as the schedule's runs tick them: neighbours, as many as STOP_PIPELINE_ACCOUNTS_PER_RUN says."""
+    accounts, size = settings.accounts, settings.accounts_per_run
+    return [accounts[at : at + size] for at in range(0, len(accounts), size)]
+
+
+def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Settings) -> Sequence[dg.AssetsDefinition]:
+    """The assets with a partition for each account, or as they are for a single one.
+
+    Args:
+        assets: Those of one account, in the order in which a tick makes them.
+        settings: Which accounts there are, and how many of them one run of a backfill ticks.
+    """
+    if len(settings.accounts) == 1:
         return assets
-    return [asset.map_asset_specs(lambda spec: spec.replace_attributes(partitions_def=partitions)) for asset in assets]
+    partitions = dg.StaticPartitionsDefinition(list(settings.accounts))
+
+    @dg.multi_asset(
+        # The op of one account that takes a person's word for removals: the run config is the same for several.
+        name=stops.op.name,
+        specs=[
+            spec.replace_attributes(partitions_def=partitions, skippable=True)
+            for asset in assets
+            for spec in asset.specs
+        ],
+        # A check that is not partitioned would show only how the account that was ticked last fared.
+        check_specs=[spec._replace(partitions_def=partitions) for asset in assets for spec in asset.check_specs],
+        can_subset=True,
+        # No pool: it would make accounts wait for each other. `dagster.yaml` allows one run at a time per partition.
+        backfill_policy=dg.BackfillPolicy.multi_run(settings.accounts_per_run),
+    )
+    def tick_accounts(
+        context: dg.AssetExecutionContext, config: StopsConfig, sms_partner: SmsPartnerResource, store: StoreResource
+    ) -> Iterator[Reported]:
+        """Tick the accounts of the run one after the other; one that fails stops none of the others."""
+        accounts = context.partition_keys
+        if config.accept_removals is not None and len(accounts) > 1:
+            raise ConfigurationError("accept_removals is about one account: start a run of its partition alone.")
+        selected = [asset for asset in assets if asset.key in context.selected_asset_keys]
+        resources = {"sms_partner": sms_partner, "store": store}
+        failures: dict[str, Exception] = {}
+        for account in accounts:
+            try:
+                yield from _tick(context, account, selected, config, resources)
+            except Exception as error:
+                if len(accounts) == 1:
+                    raise
+                failures[account] = error
+                log.error("%s", _sentence(account, error))  # noqa: TRY400 – a traceback could hold what it was about
+        if failures:
+            raise dg.Failure(
+                f"{len(failures):,} of {len(accounts):,} accounts failed, the others are done. "
+                + " ".join(_sentence(account, error) for account, error in failures.items())
+            )
+
+    return [tick_accounts]
+
+
+def _tick(
+    context: dg.AssetExecutionContext,
+    account: str,
+    assets: Sequence[dg.AssetsDefinition],
+    config: StopsConfig,
+    resources: Mapping[str, object],
+) -> Iterator[Reported]:
+    """Make each asset for one account, and report it with its checks as of that partition."""
+    for asset in assets:
+        with dg.build_asset_context(resources, partition_key=account, instance=context.instance) as of_account:
+            made = asset(of_account, config=config) if asset is stops else asset(of_account)
+        result = cast(dg.MaterializeResult[None], made)
+        yield dg.AssetMaterialization(
+            asset.key,
+            partition=account,
+            metadata=result.metadata,
+            tags=result.data_version and {"dagster/data_version": result.data_version.value},
+        )
+        for check in result.check_results:
+            yield dg.AssetCheckEvaluation(
+                asset_key=asset.key,
+                check_name=str(check.check_name),
+                passed=check.passed,
+                severity=check.severity,
+                description=check.description,
+                metadata=check.metadata,
+                partition=account,
+            )
+
+
+def _sentence(account: str, error: Exception) -> str:
+    if isinstance(error, StopPipelineError):
+        return f"Account {account}: {error}"
+    return f"Account {account}: {type(error).__name__}, which nobody foresaw; a run of its partition alone tells more."

@@ -1,13 +1,20 @@
 """When the pipeline ticks.
 
-What belongs here: the job over all assets and its schedule. What does not: anything that a tick does.
+What belongs here: the job over all assets, its schedule, and which accounts are due when. What does not: anything that
+a tick does.
+
+One account ticks at the times of STOP_PIPELINE_CRON. Of several, each ticks once from one of these times to the next,
+spread evenly, so that neither the provider nor the machines meet them all at once. Dagster cannot put a run off; so
+their schedule is evaluated every minute, and asks for the runs that are due in it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
 import dagster as dg
 
 from stop_pipeline.defs.assets import GROUP
+from stop_pipeline.defs.partitions import accounts_by_run
 from stop_pipeline.errors import ConfigurationError
 from stop_pipeline.settings import PROVIDER_TIMEZONE, Settings, key_variable
 
@@ -17,35 +24,93 @@ TICK_JOB = dg.define_asset_job(
     description="One tick: fetch the list, parse it, bring it into the table, remake what is made from it.",
 )
 
+Run = tuple[str, ...]
+"""The accounts that one run ticks."""
+
 
 def tick_schedule(settings: Settings) -> dg.ScheduleDefinition:
-    """Tick every account at the times of STOP_PIPELINE_CRON, in Europe/Paris; skip while no account has a key.
+    """Tick every account once per interval of STOP_PIPELINE_CRON, in Europe/Paris; skip while no account has a key.
 
     Raises:
         ConfigurationError: STOP_PIPELINE_CRON is no cron expression.
     """
+    intervals = intervals_of(settings.cron)
+    runs = accounts_by_run(settings)
+    several = len(settings.accounts) > 1
 
     def requests(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        variables = [key_variable(account) for account in settings.accounts]
-        if not any(dg.EnvVar(variable).get_value() for variable in variables):
-            yield dg.SkipReason(f"No API key is set: set {' or '.join(variables)}, then restart Dagster.")
+        if not settings.accounts_with_key():
+            yield dg.SkipReason(f"No API key is set: {_how_to_set_one(settings)}.")
             return
-        time = context.scheduled_execution_time.isoformat()
-        for account in settings.accounts:
-            partition = account if len(settings.accounts) > 1 else None
-            # The key makes a tick that the daemon evaluates twice one run.
-            yield dg.RunRequest(run_key=f"{account} {time}", partition_key=partition)
+        interval = interval_around(context.scheduled_execution_time, intervals)
+        due = due_in_minute(runs, context.scheduled_execution_time, interval)
+        if not due:
+            yield dg.SkipReason("No account is due in this minute.")
+        for accounts in due:
+            # The key makes a minute that the daemon evaluates twice one run. A minute that it misses costs time only:
+            # every answer is the whole list, so an account's next tick brings what the missed one would have brought.
+            key = f"{accounts[0]} {interval.start.astimezone(UTC).isoformat()}"
+            yield dg.RunRequest(key, tags=_partition_tags(accounts) if several else None)
 
+    return dg.ScheduleDefinition(
+        name="every_tick",
+        job=TICK_JOB,
+        cron_schedule="* * * * *" if several else settings.cron,
+        execution_timezone=PROVIDER_TIMEZONE,
+        execution_fn=requests,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Ticks each account once per interval of STOP_PIPELINE_CRON (Europe/Paris)."
+        if several
+        else "Ticks at the times of STOP_PIPELINE_CRON (Europe/Paris).",
+    )
+
+
+def interval_around(time: datetime, intervals: dg.TimeWindowPartitionsDefinition) -> dg.TimeWindow:
+    """The interval that holds `time`, from the last time of its cron expression, itself included, to the next."""
+    before = intervals.get_prev_partition_window(time, respect_bounds=False)
+    assert before is not None  # noqa: S101 – without bounds there always is one
+    around = intervals.get_next_partition_window(before.end, respect_bounds=False)
+    assert around is not None  # noqa: S101
+    return around
+
+
+def due_in_minute(runs: Sequence[Run], time: datetime, interval: dg.TimeWindow) -> Sequence[Run]:
+    """The runs whose turn is the minute of `time`, if all are spread evenly over the minutes of the interval."""
+    start = interval.start.timestamp()  # of instants: an hour that the clocks skip or repeat counts as it lasts
+    minutes = int(interval.end.timestamp() - start) // 60
+    minute = int(time.timestamp() - start) // 60
+    first, end = (-(-len(runs) * number // minutes) for number in (minute, minute + 1))
+    return runs[first:end]
+
+
+def intervals_of(cron: str) -> dg.TimeWindowPartitionsDefinition:
+    """The intervals from each time of a cron expression, in Europe/Paris, to the next.
+
+    Raises:
+        ConfigurationError: STOP_PIPELINE_CRON is no cron expression.
+    """
     try:
-        return dg.ScheduleDefinition(
-            name="every_tick",
-            job=TICK_JOB,
-            cron_schedule=settings.cron,
-            execution_timezone=PROVIDER_TIMEZONE,
-            execution_fn=requests,
-            default_status=dg.DefaultScheduleStatus.RUNNING,
-            description="Ticks at the times of STOP_PIPELINE_CRON (Europe/Paris).",
+        return dg.TimeWindowPartitionsDefinition(
+            start=datetime(2000, 1, 1),  # noqa: DTZ001 – in the zone that is named beside it
+            fmt="%Y-%m-%dT%H:%M",
+            cron_schedule=cron,
+            timezone=PROVIDER_TIMEZONE,
         )
     except dg.DagsterInvalidDefinitionError:
-        refused = f"STOP_PIPELINE_CRON is “{settings.cron}”, which is no cron expression such as */15 * * * *."
+        refused = f"STOP_PIPELINE_CRON is “{cron}”, which is no cron expression such as */15 * * * *."
     raise ConfigurationError(refused)
+
+
+def _partition_tags(accounts: Run) -> dict[str, str]:
+    if len(accounts) == 1:
+        return {"dagster/partition": accounts[0]}
+    return {
+        "dagster/asset_partition_range_start": accounts[0],
+        "dagster/asset_partition_range_end": accounts[-1],
+    }
+
+
+def _how_to_set_one(settings: Settings) -> str:
+    if settings.accounts_file is not None:
+        return f"write one into {settings.accounts_file}"
+    return f"set {' or '.join(map(key_variable, settings.accounts))}, then restart Dagster"

@@ -1,0 +1,81 @@
+"""A fleet's instance as it is shipped, on a real PostgreSQL: where Dagster's history goes, and how it is forgotten."""
+
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from stop_pipeline import read_stops
+from stop_pipeline.defs.history import forget_runs
+from stop_pipeline_tests import postgres
+from stop_pipeline_tests.commands import run_command
+from stop_pipeline_tests.postgres import Postgres
+from stop_pipeline_tests.test_accounts import KEYS, fleet, provider, run, status_of
+
+GROWING = ("runs", "run_tags", "event_logs", "asset_event_tags", "asset_check_executions")
+"""Dagster's tables that get rows with every run."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with postgres.running() as server:
+        yield server
+
+
+@pytest.fixture
+def home(tmp_path: Path, server: Postgres, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A DAGSTER_HOME with the configuration as it is shipped."""
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(str(files("stop_pipeline") / "fleet" / "dagster.yaml"), home)
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", server.url)
+    return home
+
+
+@pytest.mark.cluster
+def test_the_history_of_a_fleet_is_in_postgres_and_in_no_file(tmp_path: Path, home: Path, server: Postgres) -> None:
+    with provider({"lille": 3, "lyon": 5, "paris": 9}) as api:
+        settings = fleet(tmp_path, api, KEYS)
+        done = run_command(
+            "run",
+            cwd=tmp_path,
+            SMSPARTNER_ACCOUNTS_FILE=str(settings.accounts_file),
+            SMSPARTNER_BASE_URL=api.base_url,
+            STOP_PIPELINE_DATA=settings.data_root,
+            DAGSTER_HOME=str(home),
+            DAGSTER_POSTGRES_URL=server.url,
+        )
+    assert done.returncode == 1
+    assert "\nnice: SMS Partner" in done.stderr
+    assert read_stops(settings.data_root)["account"].value_counts().to_dict() == {"lille": 3, "lyon": 5, "paris": 9}
+    statuses = dict(server.query("SELECT status, count(*) FROM runs GROUP BY status"))
+    assert statuses == {"SUCCESS": 3, "FAILURE": 1}
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        expected = {"lille": "MATERIALIZED", "lyon": "MATERIALIZED", "nice": "FAILED", "paris": "MATERIALIZED"}
+        assert status_of(instance, "stops", settings) == expected
+    assert {path.name for path in home.rglob("*") if path.is_file()} <= {"dagster.yaml", ".opening.lock"}
+    events = server.query("SELECT event FROM event_logs")
+    assert not [event for (event,) in events if any(key in event for key in KEYS.values())]
+
+
+@pytest.mark.cluster
+def test_old_runs_are_forgotten_with_all_that_belongs_to_them(tmp_path: Path, home: Path, server: Postgres) -> None:
+    with provider({"lille": 3, "lyon": 5}) as api, dg.DagsterInstance.from_config(str(home)) as instance:
+        settings = fleet(tmp_path, api, KEYS)
+        forget_runs(instance, datetime.now(UTC))
+        assert not any(map(server.rows, GROWING))
+        run(settings, instance, "lille", "nice")
+        middle = datetime.now(UTC)
+        later = run(settings, instance, "lille", "nice")
+        assert forget_runs(instance, middle - timedelta(days=1)) == 0
+        assert all(map(server.rows, GROWING))
+        assert forget_runs(instance, middle) == 1
+        assert [record.dagster_run.run_id for record in instance.get_run_records()] == [later.run_id]
+        assert status_of(instance, "stops", settings)["lyon"] == "MATERIALIZED"
+        assert forget_runs(instance, datetime.now(UTC)) == 1
+        assert not any(map(server.rows, GROWING))
+    assert len(read_stops(settings.data_root)) == 8
