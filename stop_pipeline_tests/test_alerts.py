@@ -53,12 +53,16 @@ class Watched:
 
     def tick(self, *answers: Script, account: str | None = None) -> None:
         """A tick for each answer."""
+        for answer in answers:
+            self.tick_once(answer, tags=None if account is None else {"dagster/partition": account})
+
+    def tick_once(self, *answers: Script, tags: dict[str, str] | None) -> None:
+        """One run, whose requests get these answers."""
         with Loopback(*answers) as provider:
             settings = Settings(accounts=self.accounts, base_url=provider.base_url, data_root=str(self.root))
             job = build_definitions(settings).resolve_job_def("tick")
             config = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-            for _ in answers:
-                job.execute_in_process(config, instance=self.instance, partition_key=account, raise_on_error=False)
+            job.execute_in_process(config, instance=self.instance, tags=tags, raise_on_error=False)
 
     def evaluate(self, *webhook: Script) -> list[str]:
         """One evaluation of the sensor; gives the texts that were posted."""
@@ -164,12 +168,31 @@ def test_each_account_has_its_own_incidents(tmp_path: Path, instance: dg.Dagster
     fleet.tick(listing(3), REFUSED, account="lyon")
     (text,) = fleet.evaluate()
     assert [line.split(" at ")[0] for line in text.splitlines()] == [
-        "STOP list of main: raw_stop_list failed",
-        "STOP list of lyon: raw_stop_list failed",
+        "STOP list of main: stops failed",
+        "STOP list of lyon: stops failed",
     ]
     fleet.tick(listing(3), account="lyon")
     (text,) = fleet.evaluate()
     assert text.startswith("STOP list of lyon: all is well again")
+
+
+def test_of_a_run_that_ticks_several_accounts_those_are_told_that_failed(
+    tmp_path: Path, instance: dg.DagsterInstance, watched: Watched
+) -> None:
+    fleet = Watched(tmp_path, instance, ("main", "lyon"))
+    both = {"dagster/asset_partition_range_start": "main", "dagster/asset_partition_range_end": "lyon"}
+    fleet.tick_once(listing(100), REFUSED, tags=both)
+    (text,) = fleet.evaluate()
+    assert text.startswith("STOP list of lyon: stops failed")
+    assert "SMSPARTNER_API_KEY_LYON" in text
+    assert len(text.splitlines()) == 1
+
+    fleet.tick_once(listing(30), listing(3), tags=both)
+    (text,) = fleet.evaluate()
+    assert [line.split(" at ")[0] for line in text.splitlines()] == [
+        "STOP list of main: check removals_plausible failed",
+        "STOP list of lyon: all is well again",
+    ]
 
 
 @pytest.mark.parametrize("answer", [reply(500), reply(404), reply(302, b"", {"Location": "/"}), raw(b"")])

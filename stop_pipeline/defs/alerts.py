@@ -10,7 +10,7 @@ POST for each evaluation, at least once for each message.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -32,7 +32,6 @@ OVERLAP = timedelta(minutes=2)
 RUNS_READ = 200
 """In one evaluation, so that a backlog does not exceed the minute that Dagster gives a sensor."""
 
-_PARTITION_TAG = "dagster/partition"
 _NAMES = frozenset(asset.key.path[-1] for asset in ASSETS)
 _EVENTS = {
     dg.DagsterEventType.STEP_FAILURE,
@@ -92,9 +91,10 @@ def alert_sensor(settings: Settings) -> dg.SensorDefinition:
         before = Cursor.from_json(context.cursor) if context.cursor else Cursor(datetime.now(UTC) - FIRST_LOOK_BACK)
         records = _records(context.instance, before)
         outcomes = [
-            _outcome(context.instance, record, settings.accounts[0])
+            outcome
             for record in records
             if _is_new(record, before) and _is_ours(record)
+            for outcome in _outcomes(context.instance, record, settings.accounts)
         ]
         incidents, sentences = follow(before.incidents, sorted(outcomes, key=lambda outcome: outcome.ended_at))
         if sentences:
@@ -145,31 +145,59 @@ def _moved_on(cursor: Cursor, records: Sequence[dg.RunRecord], incidents: Mappin
     return Cursor(since, frozenset(read), incidents)
 
 
-def _outcome(instance: dg.DagsterInstance, record: dg.RunRecord, default_account: str) -> Outcome:
+def _outcomes(instance: dg.DagsterInstance, record: dg.RunRecord, all_accounts: Sequence[str]) -> list[Outcome]:
+    """What a run came to, for each account that it ticked."""
     run = record.dagster_run
-    failed: dict[str, str] = {}
-    passed: set[str] = set()
+    accounts = _accounts_of(run, all_accounts)
+    failed: dict[str, dict[str, str]] = {account: {} for account in accounts}
+    passed: dict[str, set[str]] = {account: {THE_RUN} if run.is_success else set() for account in accounts}
     stopped_in_a_step = False
     for entry in instance.all_logs(run.run_id, of_type=_EVENTS):
         event = entry.get_dagster_event()
         stopped_in_a_step |= event.is_step_failure
         if event.step_key not in _NAMES:  # a person can materialise assets of several projects in one run
             continue
-        if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-            check = event.asset_check_evaluation_data
-            if check.passed:
-                passed.add(f"check {check.check_name}")
-            elif check.severity is dg.AssetCheckSeverity.ERROR:
-                failed[f"check {check.check_name}"] = check.description or ""
-        elif event.is_step_failure:
-            failed[event.step_key] = _sentence(event)
-        else:
-            passed.add(event.step_key)
-    if run.is_success:
-        passed.add(THE_RUN)
-    elif not stopped_in_a_step:
-        failed[THE_RUN] = "It ended before it could say why: its page in the Dagster UI tells more."
-    return Outcome(run.tags.get(_PARTITION_TAG, default_account), run.run_id, _ended_at(record), failed, passed)
+        for account, problem, sentence in _told_by(event, accounts):
+            if sentence is None:
+                passed[account].add(problem)
+            else:
+                failed[account][problem] = sentence
+    if not run.is_success and not stopped_in_a_step:
+        for account in accounts:
+            failed[account][THE_RUN] = "It ended before it could say why: its page in the Dagster UI tells more."
+    ended_at = _ended_at(record)
+    return [Outcome(account, run.run_id, ended_at, failed[account], passed[account]) for account in accounts]
+
+
+def _told_by(event: dg.DagsterEvent, accounts: Sequence[str]) -> Iterator[tuple[str, str, str | None]]:
+    """Account, step or check, and why it failed, or None if it passed; nothing of a check that only warns."""
+    if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+        check = event.asset_check_evaluation_data
+        if check.passed or check.severity is dg.AssetCheckSeverity.ERROR:
+            sentence = None if check.passed else check.description or ""
+            yield check.partition or accounts[0], f"check {check.check_name}", sentence
+        return
+    why = _sentences(event, accounts) if event.is_step_failure else {}
+    for account in accounts:
+        yield account, str(event.step_key), why.get(account)
+
+
+def _accounts_of(run: dg.DagsterRun, accounts: Sequence[str]) -> Sequence[str]:
+    """The accounts that a run ticked: its partition, or its range of them; without either, the only one there is."""
+    if partition := run.tags.get("dagster/partition"):
+        return [partition]
+    ends = [run.tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end")]
+    if ends[0] in accounts and ends[1] in accounts:
+        return accounts[accounts.index(ends[0]) : accounts.index(ends[1]) + 1]
+    return accounts[:1]
+
+
+def _sentences(failure: dg.DagsterEvent, accounts: Sequence[str]) -> dict[str, str]:
+    """Why a step failed, for each account of its run that it failed for (see `partitions`)."""
+    told = failure.step_failure_data.user_failure_data
+    if told is not None and told.metadata:
+        return {account: str(told.metadata[account].value) for account in accounts if account in told.metadata}
+    return dict.fromkeys(accounts, _sentence(failure))
 
 
 def _sentence(failure: dg.DagsterEvent) -> str:

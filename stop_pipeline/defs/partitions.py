@@ -75,11 +75,12 @@ def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Sett
                 if len(accounts) == 1:
                     raise
                 failures[account] = error
-                log.error("%s", _sentence(account, error))  # noqa: TRY400 – a traceback could hold what it was about
+                log.error("Account %s: %s", account, _sentence(error))  # noqa: TRY400 – a traceback could hold what it was about
         if failures:
             raise dg.Failure(
                 f"{len(failures):,} of {len(accounts):,} accounts failed, the others are done. "
-                + " ".join(_sentence(account, error) for account, error in failures.items())
+                + " ".join(f"Account {account}: {_sentence(error)}" for account, error in failures.items()),
+                metadata={account: _sentence(error) for account, error in failures.items()},
             )
 
     return [tick_accounts]
@@ -115,7 +116,7 @@ def _tick(
             )
 
 
-def _sentence(account: str, error: Exception) -> str:
+def _sentence(error: Exception) -> str:
     if isinstance(error, StopPipelineError):
-        return f"Account {account}: {error}"
-    return f"Account {account}: {type(error).__name__}, which nobody foresaw; a run of its partition alone tells more."
+        return str(error)
+    return f"{type(error).__name__}, which nobody foresaw; a run of its partition alone tells more."
