@@ -34,11 +34,13 @@ MAX_EXTRA_FIELDS = 20
 MAX_EXTRA_FIELD_LENGTH = 40
 
 _CREATED_AT_FORM = "%Y-%m-%d %H:%M:%S"
+_KEPT = [name for name in LISTED.names if name != "created_at"]
+"""What is held of a good row until all are read; `created_at` follows from the wall clock."""
 
 
 @dataclass(frozen=True)
 class _Typed:
-    """One batch: its good rows (`LISTED`), ordered by month, repeats not yet looked for, and its malformed ones."""
+    """One batch: its good rows (`_KEPT`), ordered by month, repeats not yet looked for, and its malformed ones."""
 
     listed: pa.Table
     malformed: tuple[Malformed, ...]
@@ -71,7 +73,7 @@ def parse(
         columns = _columns(batch, timezone)
         usable = _dated(columns, latest)
         misdated = tuple(_set_aside(columns.filter(pc.invert(usable)), BAD_CREATED_AT, batch))
-        listed = _ordered_by_month(columns.select(LISTED.names).filter(usable).cast(LISTED.arrow))
+        listed = _ordered_by_month(columns.select(_KEPT).filter(usable))
         return _Typed(listed, batch.malformed + misdated, batch.rows, batch.extra_fields)
 
     reading = read_document(path, answer_format, typed, secrets=secrets)
@@ -94,10 +96,10 @@ def parse(
             pa.concat_tables([columns for columns, _ in again]), [row for _, rows in again for row in rows]
         )
         others = [table.filter(pc.invert(pc.is_in(table["id"], value_set=repeated))) for table in tables]
-        tables = [*others, _ordered_by_month(kept.select(LISTED.names).cast(LISTED.arrow))]
+        tables = [*others, _ordered_by_month(kept.select(_KEPT))]
         malformed += conflicting
 
-    listed = _gathered_by_month(tables)
+    listed = _gathered_by_month(tables, timezone)
     rejected = _rejected(malformed)
     return Snapshot(
         listed=listed,
@@ -119,13 +121,12 @@ def _columns(batch: Batch, timezone: str) -> pa.Table:
     """`LISTED`, both times null where `createdAt` is no such date; with it `spelling`, and `row`, its place."""
     phone_numbers, countries = read_phone_numbers(batch.spellings)
     wall_clocks = _wall_clocks(batch.created_at)
-    instants = pc.assume_timezone(wall_clocks, timezone, ambiguous="earliest", nonexistent="latest")
     return pa.table(
         {
             "id": batch.ids,
             "phone_number": phone_numbers,
             "country": countries,
-            "created_at": instants.cast(UTC_TIME),
+            "created_at": _instants(wall_clocks, timezone),
             "created_at_local": wall_clocks,
             "spelling": batch.spellings,
             "row": pa.array(np.arange(len(batch.ids))),
@@ -142,6 +143,11 @@ def _wall_clocks(created_at: pa.Array) -> pa.Array:
     survives = pc.equal(moments.cast(pa.string()), created_at)
     recent = pc.greater_equal(moments, pa.scalar(EARLIEST_CREATED_AT, pa.timestamp("s")))
     return pc.if_else(pc.and_(survives, recent), moments, None).cast(WALL_CLOCK)
+
+
+def _instants(wall_clocks: pa.Array | pa.ChunkedArray, timezone: str) -> pa.Array | pa.ChunkedArray:
+    """`created_at`: an hour that happens twice means the earlier instant, one that never happens the next valid one."""
+    return pc.assume_timezone(wall_clocks, timezone, ambiguous="earliest", nonexistent="latest").cast(UTC_TIME)
 
 
 def _dated(columns: pa.Table, latest: datetime) -> pa.ChunkedArray:
@@ -202,16 +208,21 @@ def _ordered_by_month(rows: pa.Table) -> pa.Table:
     return rows if in_order else rows.take(pa.array(np.argsort(months, kind="stable")))
 
 
-def _gathered_by_month(tables: list[pa.Table]) -> pa.Table:
-    """The rows of all tables, which are emptied, sorted by `created_at_local`, `id`; each month lies in one chunk."""
+def _gathered_by_month(tables: list[pa.Table], timezone: str) -> pa.Table:
+    """`LISTED` of all tables, which are emptied, sorted by `created_at_local`, `id`; each month lies in one chunk."""
     parts: defaultdict[str, list[pa.Table]] = defaultdict(list)
     tables.reverse()
     while tables:
         for month, rows in split_by_month(tables.pop()):
             parts[month].append(rows)
-    # Each month lets go of its parts: else a long list would be held twice.
-    months = in_threads(lambda month: _sorted(pa.concat_tables(parts.pop(month)).combine_chunks()), sorted(parts))
-    return pa.concat_tables([LISTED.arrow.empty_table(), *months])
+
+    def gathered(month: str) -> pa.Table:
+        # Each month lets go of its parts: else a long list would be held twice.
+        rows = _sorted(pa.concat_tables(parts.pop(month)).combine_chunks())
+        return rows.append_column("created_at", _instants(rows["created_at_local"], timezone)).select(LISTED.names)
+
+    listed = [rows.cast(LISTED.arrow) for rows in in_threads(gathered, sorted(parts))]
+    return pa.concat_tables([LISTED.arrow.empty_table(), *listed])
 
 
 def _sorted(rows: pa.Table) -> pa.Table:
