@@ -155,14 +155,14 @@ class Files(ABC):
 
     @abstractmethod
     def footer(self, name: str) -> pq.FileMetaData:
-        """The footer of the Parquet file `name`; to be used under `reading`, and under the account's lock.
+        """The footer of the Parquet file `name`; to be used under `reading`.
 
         Raises:
             OSError: it cannot be opened; FileNotFoundError, if there is none.
         """
 
     def footers(self, pattern: str) -> dict[str, pq.FileMetaData]:
-        """The footer of each Parquet file whose name matches `pattern`, as `footer` gives it, by name.
+        """The footer of each Parquet file whose name matches `pattern`, by name; to be used under the account's lock.
 
         Raises:
             StoreError: a folder cannot be listed, or a file not be read, or it has no footer.

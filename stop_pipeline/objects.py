@@ -38,9 +38,10 @@ SCRATCH = Path(".stop_pipeline") / "work"
 
 _ONE_REQUEST_BYTES = 8_000_000
 """Up to this size an object goes up in one request; Arrow's own limit is 10 MiB."""
+_END_BYTES = 65_536
 _READ_ATTEMPTS = 10
-_ENDS = {".parquet": b"PAR1", ".json": b"}\n"}
-"""How files end that are ever replaced: one that does not was replaced by a longer one while it was read."""
+_ENDS = {".parquet": b"PAR1", ".json": b"\n}\n"}
+"""How files end that are ever replaced: one that does not was replaced while it was read."""
 _OPTIONS = {"s3": "?allow_delayed_open=true", "gs": "?retry_limit_seconds=60", "abfs": ""}
 """Amazon's: a small object in one request. Google's: else its client would go on for a quarter of an hour."""
 _DAMAGED = "it is damaged or no file of this package; restore it from a backup"
@@ -137,12 +138,14 @@ class ObjectFiles(Files):
 
     def open(self, name: str) -> pa.NativeFile:
         """The whole object, in memory."""
-        return pa.BufferReader(self._whole(self._path(name)))
+        return pa.BufferReader(self._bytes(self._path(name)))
 
     def footer(self, name: str) -> pq.FileMetaData:
-        """The end of the object alone."""
-        with self._filesystem.open_input_file(self._path(name)) as file:
-            return pq.read_metadata(file)
+        """The footer, of the end of the object alone if that holds it."""
+        end = self._bytes(self._path(name), last=_END_BYTES)
+        length = int.from_bytes(end[-8:-4], "little")  # as Parquet files tell it, before their last four bytes
+        data = end if length + 8 <= len(end) else self._bytes(self._path(name))
+        return pq.read_metadata(pa.BufferReader(data))
 
     def footers(self, pattern: str) -> dict[str, pq.FileMetaData]:
         """The ends of the objects alone, many at once; their sizes are known from the listing."""
@@ -167,8 +170,8 @@ class ObjectFiles(Files):
         )
 
         def fetched(fragment: ds.ParquetFileFragment) -> ds.ParquetFileFragment:
-            data = self._whole(fragment.path)
-            return _PARQUET.make_fragment(data, partition_expression=fragment.partition_expression)
+            data = self._bytes(fragment.path)
+            return _PARQUET.make_fragment(pa.py_buffer(data), partition_expression=fragment.partition_expression)
 
         fragments = self.each(fetched, listed.get_fragments(condition))
         return ds.FileSystemDataset(fragments, schema, _PARQUET).to_table(columns, filter=condition)
@@ -225,8 +228,11 @@ class ObjectFiles(Files):
     def _name(self, info: fs.FileInfo) -> str:
         return str(info.path.removeprefix(f"{self._base}/"))
 
-    def _whole(self, path: str) -> pa.Buffer:
-        """An object's bytes, of one version: its size is asked for first, and a longer version may come in between.
+    def _bytes(self, path: str, *, last: int | None = None) -> bytearray:
+        """An object's bytes, or the last so many of them, of one version.
+
+        Arrow asks for the size first, and takes as many bytes for read, whatever came. So a longer version that came in
+        between is cut, and of a shorter one what lies behind it is what was in memory before, which here is nothing.
 
         Raises:
             OSError: it cannot be read; FileNotFoundError, if there is none, or it vanishes.
@@ -234,13 +240,16 @@ class ObjectFiles(Files):
         end = _ENDS.get(PurePosixPath(path).suffix, b"")
         for attempt in range(_READ_ATTEMPTS):
             with self._filesystem.open_input_file(path) as file:
+                size = file.size()
+                data = bytearray(size if last is None else min(size, last))
                 try:
-                    data = file.read_buffer()
+                    file.seek(size - len(data))
+                    file.readinto(data)
                 except OSError:  # it may have vanished; Arrow tells so only when it opens
                     if attempt:
                         raise
                     continue
-            if data.size >= len(end) and data.slice(data.size - len(end)).to_pybytes() == end:
+            if data.endswith(end):
                 break
         return data
 

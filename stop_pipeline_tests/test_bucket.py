@@ -307,8 +307,8 @@ def test_an_answer_that_is_lost_on_the_way_is_asked_for_again(
 
     with Proxy(server.endpoint, lose_once) as proxy:
         direct(proxy.endpoint)
-        ObjectFiles(f"s3://{prefix}").write("main", "state/account=main.json", b"{}\n")
-        assert ObjectFiles(f"s3://{prefix}").read("state/account=main.json") == b"{}\n"
+        ObjectFiles(f"s3://{prefix}").write("main", "state/account=main.json", b"{\n}\n")
+        assert ObjectFiles(f"s3://{prefix}").read("state/account=main.json") == b"{\n}\n"
     assert len(lost) >= 3
 
 
@@ -329,11 +329,28 @@ def test_an_object_replaced_while_it_is_read_is_read_as_one_version(
     assert sorted(stops["id"]) == sorted(row.id for row in FIRST)
 
 
+@pytest.mark.parametrize("later", [b'{\n  "a": 1\n}\n', b'{\n  "a": {\n    "b": 12\n  }\n}\n'])
+def test_a_document_replaced_by_a_shorter_or_longer_one_while_it_is_read_is_one_of_the_two(
+    server: S3Server, prefix: str, direct: Callable[[str], None], later: bytes
+) -> None:
+    name, first = "state/account=main.json", b'{\n  "a": {\n    "b": 1\n  }\n}\n'
+    files = ObjectFiles(f"s3://{prefix}")
+    files.write("main", name, first)
+
+    def replace_before_the_bytes_are_sent(method: str, target: str) -> None:
+        if method == "GET" and len(proxy.seen) == 2:
+            files.write("main", name, later)
+
+    with Proxy(server.endpoint, replace_before_the_bytes_are_sent) as proxy:
+        direct(proxy.endpoint)
+        assert ObjectFiles(f"s3://{prefix}").read(name) == later
+
+
 def test_an_object_removed_while_it_is_read_is_not_there(
     server: S3Server, prefix: str, direct: Callable[[str], None]
 ) -> None:
     files = ObjectFiles(f"s3://{prefix}")
-    files.write("main", "state/account=main.json", b"{}\n")
+    files.write("main", "state/account=main.json", b"{\n}\n")
 
     def remove_before_the_bytes_are_sent(method: str, target: str) -> None:
         if method == "GET" and target.endswith(".json"):
