@@ -1,4 +1,4 @@
-"""A fleet's instance as it is shipped, on a real PostgreSQL: where Dagster's history goes, and how it is forgotten."""
+"""A fleet's instance as shipped, on a real PostgreSQL: what the daemon starts, and what becomes of its history."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,8 +12,9 @@ import pytest
 from stop_pipeline import read_stops
 from stop_pipeline.defs.history import forget_runs
 from stop_pipeline_tests import postgres
-from stop_pipeline_tests.commands import run_command
+from stop_pipeline_tests.commands import clean_environment, run_command
 from stop_pipeline_tests.postgres import Postgres
+from stop_pipeline_tests.ray_cluster import PROGRAMS, started, wait_until
 from stop_pipeline_tests.test_accounts import KEYS, fleet, provider, run, status_of
 
 GROWING = ("runs", "run_tags", "event_logs", "asset_event_tags", "asset_check_executions")
@@ -79,3 +80,36 @@ def test_old_runs_are_forgotten_with_all_that_belongs_to_them(tmp_path: Path, ho
         assert forget_runs(instance, datetime.now(UTC)) == 1
         assert not any(map(server.rows, GROWING))
     assert len(read_stops(settings.data_root)) == 8
+
+
+@pytest.mark.cluster
+def test_the_daemon_starts_what_the_schedule_asks_for(tmp_path: Path, home: Path, server: Postgres) -> None:
+    with provider({"lille": 3, "lyon": 5, "paris": 9}) as api, dg.DagsterInstance.from_config(str(home)) as instance:
+        settings = fleet(tmp_path, api, KEYS)
+        forget_runs(instance, datetime.now(UTC))
+        environment = clean_environment(
+            DAGSTER_HOME=str(home),
+            DAGSTER_POSTGRES_URL=server.url,
+            SMSPARTNER_ACCOUNTS_FILE=str(settings.accounts_file),
+            SMSPARTNER_BASE_URL=api.base_url,
+            STOP_PIPELINE_ACCOUNTS_PER_RUN="3",
+            STOP_PIPELINE_CRON="* * * * *",
+            STOP_PIPELINE_DATA=settings.data_root,
+        )
+        daemon = [str(PROGRAMS / "dagster-daemon"), "run", "-m", "stop_pipeline.definitions"]
+        with started(daemon, tmp_path / "log", environment):
+            first = wait_until(lambda: _runs_of_first_minute(instance), "the runs of a minute")
+        assert sorted((run.tags["dagster/run_key"].split()[0], run.status.value) for run in first) == [
+            ("lille", "FAILURE"),
+            ("paris", "SUCCESS"),
+        ]
+        expected = {"lille": "MATERIALIZED", "lyon": "MATERIALIZED", "nice": "FAILED", "paris": "MATERIALIZED"}
+        assert status_of(instance, "stops", settings) == expected
+
+
+def _runs_of_first_minute(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """Those that were asked for in the first minute that there are any of, once all have ended."""
+    runs = instance.get_runs()
+    minutes = {run.tags[".dagster/scheduled_execution_time"] for run in runs}
+    first = [run for run in runs if run.tags[".dagster/scheduled_execution_time"] == min(minutes)]
+    return first if len(first) > 1 and all(run.is_finished for run in first) else []
