@@ -158,9 +158,11 @@ def _draw_every_day(axes: Any, days: npt.NDArray[np.datetime64], stops: npt.NDAr
 
 def _draw_by_country(axes: Any, days: npt.NDArray[np.datetime64], by_country: dict[str, npt.NDArray[np.int64]]) -> None:
     below = np.zeros(len(days))
+    midnights = np.append(days, days[-1] + 1) - np.timedelta64(12, "h")
     for (name, stops), colour in zip(by_country.items(), (*_COLOURS, _OTHER_COLOUR), strict=False):
-        axes.bar(days, stops, bottom=below, width=0.85, color=colour, label=f"{name} {stops.sum():,}")
-        below += stops
+        # One shape for each country: a bar for each day as well takes twice the time of the whole chart.
+        axes.stairs(below + stops, midnights, baseline=below, fill=True, color=colour, label=f"{name} {stops.sum():,}")
+        below = below + stops
     _legend(axes)
     _title(axes, f"Last {RECENT_DAYS} days by country, to {days[-1]}", above_legend=True)
     _dates(axes, days, RECENT_DAYS)
