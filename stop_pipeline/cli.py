@@ -62,10 +62,11 @@ def run(account: str | None, accept_removals: int | None) -> None:
 @click.option("--sandbox", is_flag=True, help="Bring a stand-in for SMS Partner along; no key is needed.")
 def dev(port: int, *, sandbox: bool) -> None:
     """Open the Dagster UI, with its daemon, on a history that lasts. Ctrl-C ends both."""
-    from stop_pipeline.local_dagster import serve
-
     with _plain_errors(), _sandboxed(os.environ) if sandbox else nullcontext():
-        sys.exit(serve(Settings.from_environment(), port))
+        settings = Settings.from_environment()  # first: loading the definitions refuses a wrong setting by a traceback
+        from stop_pipeline.local_dagster import serve
+
+        sys.exit(serve(settings, port))
 
 
 @main.command()

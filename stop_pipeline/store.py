@@ -264,6 +264,10 @@ class Store:
         footers = self.files.footers(month_file(account, "*"))
         return {_month_of(name): self._month_info(name, footer) for name, footer in footers.items()}
 
+    def month_names(self, account: str) -> list[str]:
+        """Every month that has a file, in order."""
+        return [_month_of(name) for name in self.files.matching(month_file(account, "*"))]
+
     def read_month(self, account: str, month: str) -> pa.Table:
         """All periods (`schema.STOPS`) of a month, sorted; a month without a file has no rows."""
         return self._read_if_any(month_file(account, month), STOPS)
