@@ -42,8 +42,9 @@ class Pages:
 
     @staticmethod
     def shown(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, dg.MetadataValue[Any]]:
-        (event,) = result.asset_materializations_for_node(asset)
-        return dict(event.metadata)
+        events = (event for event in result.all_events if event.is_step_materialization)
+        (made,) = (event.materialization for event in events if event.asset_key == dg.AssetKey(asset))
+        return dict(made.metadata)
 
 
 @pytest.fixture
