@@ -69,6 +69,7 @@ def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Sett
         resources = {"sms_partner": sms_partner, "store": store}
         failures: dict[str, Exception] = {}
         for account in accounts:
+            log.info("Account %s: its tick begins", account)
             try:
                 yield from _tick(context, account, selected, config, resources)
             except Exception as error:
