@@ -101,12 +101,14 @@ class Derived:
 
     Attributes:
         commit: The commit that it is made from.
+        applied_at: Fetch time of that commit's answer.
         rows: How many it holds.
         remade: Whether it had to be remade for the commit.
         read: Gives the table; from memory, if it was remade.
     """
 
     commit: str
+    applied_at: datetime
     rows: int
     remade: bool
     read: Callable[[], pa.Table]
@@ -425,15 +427,15 @@ def _figures(store: Store, account: str, info: SnapshotInfo) -> Figures:
 def _derive(store: Store, account: str, schema: TableSchema, make: Callable[[Store, str, State], pa.Table]) -> Derived:
     with store.locked(account):
         state = store.state(account)
-        commit = state.commit
-        if commit is None:
+        commit, applied_at = state.commit, state.applied_at
+        if commit is None or applied_at is None:
             raise StoreError(f"Nothing is committed yet for the account “{account}”: materialise stops first.")
         if store.derived_commit(schema, account) == commit:
             rows = store.derived_rows(schema, account)
-            return Derived(commit, rows, remade=False, read=lambda: store.read_derived(schema, account))
+            return Derived(commit, applied_at, rows, remade=False, read=lambda: store.read_derived(schema, account))
         table = make(store, account, state)
         store.write_derived(schema, account, table, commit)
-        return Derived(commit, table.num_rows, remade=True, read=lambda: table)
+        return Derived(commit, applied_at, table.num_rows, remade=True, read=lambda: table)
 
 
 def _suppression_list(store: Store, account: str, state: State) -> pa.Table:

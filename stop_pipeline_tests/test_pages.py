@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from stop_pipeline import charts, schema
 from stop_pipeline.definitions import build_definitions
-from stop_pipeline.defs import metadata
+from stop_pipeline.defs import metadata, pictures
 from stop_pipeline.model import State
 from stop_pipeline.settings import Settings
 from stop_pipeline_tests.loopback import Loopback, reply, reply_json
@@ -67,7 +68,10 @@ def test_every_count_is_a_number_that_dagster_can_plot(pages: Pages) -> None:
 
 
 @pytest.mark.parametrize("asset", ["stops", "stops_per_day"])
-def test_a_chart_is_drawn_when_the_list_changed_and_is_linked_until_it_changes_again(pages: Pages, asset: str) -> None:
+def test_a_chart_is_drawn_when_the_list_changed_and_is_linked_until_it_changes_again(
+    pages: Pages, asset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "DRAWN_EVERY", timedelta(microseconds=1))
     first, unchanged, again, changed = pages.tick(*(answer_body(rows(count)) for count in (30, 30, 30, 31)))
     image = pages.shown(first, asset)["chart"]
     assert isinstance(image, dg.MarkdownMetadataValue)
@@ -77,6 +81,18 @@ def test_a_chart_is_drawn_when_the_list_changed_and_is_linked_until_it_changes_a
     for result in (unchanged, again):
         assert pages.shown(result, asset)["chart"] == dg.MetadataValue.dagster_run(first.run_id)
     assert isinstance(pages.shown(changed, asset)["chart"], dg.MarkdownMetadataValue)
+
+
+def test_a_list_that_changes_within_the_hour_is_told_in_figures_and_the_chart_is_linked(pages: Pages) -> None:
+    first, changed, again = pages.tick(*(answer_body(rows(count)) for count in (5, 6, 7)))
+    for result, count in ((changed, 6), (again, 7)):
+        for asset in ("stops", "stops_per_day"):
+            assert pages.shown(result, asset)["chart"] == dg.MetadataValue.dagster_run(first.run_id)
+            assert pages.shown(result, asset)["chart_as_of"] == pages.shown(first, asset)["chart_as_of"]
+        for asset in ("stops", "suppression_list"):
+            preview = pages.shown(result, asset)["preview"]
+            assert isinstance(preview, dg.TableMetadataValue)
+            assert len(preview.records) == count
 
 
 def test_the_figures_of_the_delays_are_repeated_while_the_list_is_unchanged(pages: Pages) -> None:

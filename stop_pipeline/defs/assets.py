@@ -146,8 +146,8 @@ def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreRe
       written once and ended at most once, so the table tells what was known at any time.
     - **Goes wrong when** the list is likely another account's: the run fails, and nothing changes. Removals that look
       wrong are withheld: a check fails, and says how to accept them.
-    - **The chart** tells how long opt-outs took to be listed; while the list is unchanged it is a link to the run that
-      drew it.
+    - **The chart** tells how long opt-outs took to be listed. It is drawn at most once an hour; until then it is a link
+      to the run that drew it.
     """
     from stop_pipeline import tick
     from stop_pipeline.merge import Guard
@@ -193,8 +193,8 @@ def stops_per_day(context: dg.AssetExecutionContext, store: StoreResource) -> dg
     - **Cadence:** every tick; remade when the commit of `stops` changed.
     - **A row** is a local day and a country that had opt-outs.
     - **Goes wrong when** nothing is committed yet: materialise `stops` first.
-    - **The chart** shows every day, and the last 90 by country; while the list is unchanged it is a link to the run
-      that drew it.
+    - **The chart** shows every day, and the last 90 by country. It is drawn at most once an hour; until then it is a
+      link to the run that drew it.
     """
     from stop_pipeline import tick
 
