@@ -278,6 +278,12 @@ def test_a_list_that_shares_no_id_with_twenty_open_rows_is_refused_whole(ticker:
     assert tree(ticker.root, "stops", "state") == before
 
 
+def test_a_list_whose_rows_all_moved_to_another_month_is_no_other_accounts(ticker: Ticker) -> None:
+    ticker.tick(rows(20))
+    counts = ticker.tick(rows(20, month="2025-07")).counts
+    assert (counts.changed, counts.new, counts.withheld) == (20, 0, 20)
+
+
 def test_with_nineteen_open_rows_a_list_of_other_ids_is_added(ticker: Ticker) -> None:
     ticker.tick(rows(19))
     assert ticker.tick(rows(19, first_id=1000)).counts.new == 19
