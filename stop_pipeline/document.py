@@ -50,6 +50,8 @@ _MAX_COUNT_DIGITS = 18
 _HEAD_BYTES = 4096
 _CHUNK_BYTES = 1 << 20
 _CUT_WINDOW_BYTES = 64 << 10
+_WHITE_SPACE = b" \t\n\r"
+"""JSON's; Python takes more for white space."""
 
 
 def _json_pattern(pattern: bytes) -> re.Pattern[bytes]:
@@ -175,7 +177,7 @@ def _read_json_in_pieces(file: BinaryIO, each: Callable[[Batch], T], secrets: Co
     def read(piece: tuple[int, int]) -> list[T]:
         piece_start, piece_end = piece
         text = os.pread(file.fileno(), piece_end - piece_start, piece_start)
-        return [] if pieces == [piece] and not text.strip() else list(map(each, _batches(text)))
+        return [] if pieces == [piece] and not text.strip(_WHITE_SPACE) else list(map(each, _batches(text)))
 
     try:
         batches = [made for batch in in_threads(read, pieces) for made in batch]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # the command's help loads this module, and must not load Arr
 Format = Literal["json", "xml"]
 
 SUCCESS_CODE = 200
+
+_COMMIT_TIME = "%Y%m%dT%H%M%S.%fZ"
 
 MAX_REMOVED_SHARE = 0.05
 """Of the open rows, how many one answer may take away without a person's word."""
@@ -205,7 +207,12 @@ class State:
         """A name for the commit, by which derived files say what they were made from."""
         if self.applied_at is None or self.sha256 is None:
             return None
-        return f"{self.applied_at:%Y%m%dT%H%M%S.%fZ}-{self.sha256[:12]}"
+        return f"{self.applied_at:{_COMMIT_TIME}}-{self.sha256[:12]}"
+
+
+def commit_time(commit: str) -> datetime:
+    """The `applied_at` that the name of a commit tells."""
+    return datetime.strptime(commit.partition("-")[0], _COMMIT_TIME).replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)

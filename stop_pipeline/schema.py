@@ -94,7 +94,7 @@ STOP_SNAPSHOT = TableSchema(
         Column("reason", pa.string(), "Why the row is malformed; null for a good row.", nullable=True),
     ),
 )
-"""One answer, good and malformed rows in one file so that they are replaced together."""
+"""One answer: its good rows month by month, and its malformed rows, which are of no month."""
 
 _PERIOD_COLUMNS = (
     Column("first_seen_at", UTC_TIME, "Fetch time of the first answer that listed the row so, UTC."),

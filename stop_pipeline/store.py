@@ -208,41 +208,44 @@ class Store:
         document = self._footer(snapshot_file(account, NO_MONTH))
         if document is None:
             return None
-        return SnapshotInfo(
-            **document | {"fetched_at": _time(document["fetched_at"]), "extra_fields": tuple(document["extra_fields"])}
-        )
+        with self.files.reading(snapshot_file(account, NO_MONTH), (KeyError, TypeError, ValueError)):
+            return SnapshotInfo(
+                **document
+                | {"fetched_at": _time(document["fetched_at"]), "extra_fields": tuple(document["extra_fields"])}
+            )
 
     def read_listed(self, account: str, info: SnapshotInfo, month: str) -> pa.Table:
         """The snapshot's good rows of one month (`schema.LISTED`), sorted; none if it has none of that month.
 
         Raises:
-            StoreError: the file is not that of this snapshot, since the run that wrote a newer one was killed.
+            StoreError: the file is not that of this snapshot, as where a backup brought back a part of one.
         """
         if month not in info.months:
             return LISTED.arrow.empty_table()
         name = snapshot_file(account, month)
         with self.files.reading(name), self.files.open(name) as source, pq.ParquetFile(source) as file:
-            rows = file.read(list(LISTED.names)).replace_schema_metadata().cast(LISTED.arrow)
-            written = json.loads(file.metadata.metadata[METADATA_KEY])
-        if written["fingerprint"] != info.months[month]:
+            rows = _columns(file, LISTED.arrow)
+            written = _written(file.metadata)
+        if written.get("fingerprint") != info.months[month]:
             raise StoreError(
-                f"The snapshot of the account “{account}” is half written, since a run was killed: materialise "
-                "stop_snapshot again."
+                f"{self.files.shown(name)} is of another answer than the rest of the snapshot: remove the folder "
+                f"snapshot/account={account}, and the next tick parses anew."
             )
         return rows
 
     def read_malformed(self, account: str) -> pa.Table:
         """The snapshot's malformed rows (`schema.REJECTED_ROWS`), sorted."""
-        table = self._read_table(snapshot_file(account, NO_MONTH), list(REJECTED_ROWS.names))
-        return table.cast(REJECTED_ROWS.arrow)
+        return self._read_table(snapshot_file(account, NO_MONTH), REJECTED_ROWS.arrow)
 
     def write_snapshot(self, account: str, info: SnapshotInfo, snapshot: Snapshot) -> SnapshotInfo:
         """Replace the snapshot; a month in which nothing changed keeps its file. Gives `info` with its months.
 
-        The malformed rows go last, for their file says what the whole snapshot is.
+        The malformed rows go first and come last, for their file says what the whole snapshot is: where a run is killed
+        in between, there is none, and the next one parses anew.
         """
         footers = self.files.footers(snapshot_file(account, "*"))
-        before = {_month_of(name): footer.metadata.get(METADATA_KEY) for name, footer in footers.items()}
+        before = {_month_of(name): (footer.metadata or {}).get(METADATA_KEY) for name, footer in footers.items()}
+        self.files.remove(snapshot_file(account, NO_MONTH))
         months = {}
         for month, rows in split_by_month(snapshot.listed):
             months[month] = fingerprint(rows)
@@ -292,7 +295,7 @@ class Store:
         schema = pa.schema([STOPS.arrow.field(name) for name in names])
 
         def read(file: str) -> pa.Table:
-            rows = self._read_table(file, names).cast(schema)
+            rows = self._read_table(file, schema)
             return each(rows) if each else rows
 
         files = self.files.matching(month_file(account, "*"))
@@ -407,9 +410,9 @@ class Store:
         )
         self.files.write(account, name, sink.getvalue())
 
-    def _read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+    def _read_table(self, name: str, schema: pa.Schema) -> pa.Table:
         with self.files.reading(name), self.files.open(name) as source, pq.ParquetFile(source) as file:
-            return file.read(columns).replace_schema_metadata()
+            return _columns(file, schema)
 
     def _read_if_any(self, name: str, schema: TableSchema) -> pa.Table:
         """The table, without rows if there is no such file."""
@@ -422,7 +425,7 @@ class Store:
 
     def _month_info(self, name: str, footer: pq.FileMetaData) -> MonthInfo:
         with self.files.reading(name):
-            written = json.loads(footer.metadata[METADATA_KEY])
+            written = _written(footer)
             statistics = {
                 name: [footer.row_group(group).column(position).statistics for group in range(footer.num_row_groups)]
                 for position, name in enumerate(STOPS.names)
@@ -441,7 +444,7 @@ class Store:
         """What this package wrote into the file's metadata; None if there is no such file."""
         with self.files.reading(name):
             try:
-                return dict(json.loads(self.files.footer(name).metadata[METADATA_KEY]))
+                return _written(self.files.footer(name))
             except FileNotFoundError:
                 return None
 
@@ -461,6 +464,24 @@ class Store:
 
     def _write_json(self, account: str, name: str, document: Mapping[str, Any]) -> None:
         self.files.write(account, name, _json(document).encode() + b"\n")
+
+
+def _columns(file: pq.ParquetFile, schema: pa.Schema) -> pa.Table:
+    """The columns of `schema`.
+
+    Raises:
+        ArrowException, ValueError: the file lacks one, or has another type.
+    """
+    return file.read(schema.names).replace_schema_metadata().cast(schema)
+
+
+def _written(footer: pq.FileMetaData) -> dict[str, Any]:
+    """What this package wrote into a file's footer.
+
+    Raises:
+        KeyError, ValueError: it is a file of another program.
+    """
+    return dict(json.loads((footer.metadata or {})[METADATA_KEY]))
 
 
 def _document(value: Any) -> dict[str, Any]:

@@ -21,7 +21,17 @@ from stop_pipeline import derive
 from stop_pipeline.errors import KeyRefusedError, StoreError
 from stop_pipeline.files import readable
 from stop_pipeline.merge import Guard, bring_in, compare_month, judge, merge_rejected
-from stop_pipeline.model import Answer, Counts, Figures, Landed, Pending, Snapshot, SnapshotInfo, State
+from stop_pipeline.model import (
+    Answer,
+    Counts,
+    Figures,
+    Landed,
+    Pending,
+    Snapshot,
+    SnapshotInfo,
+    State,
+    commit_time,
+)
 from stop_pipeline.periods import as_committed, open_rows
 from stop_pipeline.schema import STOPS_PER_DAY, SUPPRESSION_LIST, UTC_TIME, TableSchema
 from stop_pipeline.settings import key_variable
@@ -439,11 +449,11 @@ def _derive(store: Store, account: str, schema: TableSchema, make: Callable[[Sto
 
 
 def _suppression_list(store: Store, account: str, state: State) -> pa.Table:
-    """From the list of the commit before, if that is what lies there and the tick touched few of its numbers."""
+    """From the list of the commit before, if that is what lies there and few of its numbers were touched since."""
     rejected = as_committed(store.read_rejected(account), state.applied_at)
     if state.parent is not None and store.derived_commit(SUPPRESSION_LIST, account) == state.parent:
         before = store.read_derived(SUPPRESSION_LIST, account)
-        touched = _touched_numbers(store, account, state, rejected)
+        touched = _touched_numbers(store, account, commit_time(state.parent), rejected)
         if len(touched) <= before.num_rows * _FEW_NUMBERS:
             stops = _committed(store, account, state, ["phone_number", "created_at"], numbers=touched)
             rejected = rejected.filter(pc.is_in(rejected["phone_number"], value_set=touched))
@@ -451,15 +461,18 @@ def _suppression_list(store: Store, account: str, state: State) -> pa.Table:
     return derive.suppression_list(_committed(store, account, state, ["phone_number", "created_at"]), rejected)
 
 
-def _touched_numbers(store: Store, account: str, state: State, rejected: pa.Table) -> pa.Array:
-    """The numbers of the rows that the last tick added or ended, each once."""
-    changed = [month for month, stored in store.months(account).items() if stored.changed_at == state.applied_at]
-    tables = [rejected, *(store.read_month(account, month) for month in changed)]
-    time = pa.scalar(state.applied_at, UTC_TIME)
+def _touched_numbers(store: Store, account: str, since: datetime, rejected: pa.Table) -> pa.Array:
+    """The numbers of the rows first seen or ended after a commit, each once.
+
+    Not those of the last tick alone: the months may hold more that the commit's list lacks, where a backup brought back
+    an older commit than theirs. What a killed tick left may be among them, for a number too many does no harm.
+    """
+    changed = [month for month, stored in store.months(account).items() if stored.changed_at > since]
+    time = pa.scalar(since, UTC_TIME)
     chunks = []
-    for periods in tables:
-        ended = pc.fill_null(pc.equal(periods["removed_at"], time), fill_value=False)
-        chunks += periods["phone_number"].filter(pc.or_(pc.equal(periods["first_seen_at"], time), ended)).chunks
+    for periods in (rejected, *(store.read_month(account, month) for month in changed)):
+        ended = pc.fill_null(pc.greater(periods["removed_at"], time), fill_value=False)
+        chunks += periods["phone_number"].filter(pc.or_(pc.greater(periods["first_seen_at"], time), ended)).chunks
     return pc.unique(pa.chunked_array(chunks, pa.string())).drop_null()
 
 

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 
 from stop_pipeline import read_stops, schema
 from stop_pipeline.definitions import build_definitions
+from stop_pipeline.defs import checks
 from stop_pipeline.errors import ConfigurationError, ForeignListError
+from stop_pipeline.periods import STOPS_ORDER
 from stop_pipeline.settings import Settings
 from stop_pipeline_tests.commands import clean_environment
 from stop_pipeline_tests.loopback import Loopback, reply
-from stop_pipeline_tests.ticking import answer_body, rows
+from stop_pipeline_tests.ticking import Row, Ticker, answer_body, rows
 
 REPOSITORY = Path(__file__).parent.parent
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -242,3 +245,23 @@ def test_the_key_is_a_reference_marked_secret() -> None:
     schema_of_fields: Any = type(resource).to_config_schema().as_field().config_type
     assert schema_of_fields.fields["api_keys"].is_secret
     assert "key-of-main" not in repr(resource)
+
+
+@pytest.mark.parametrize(("doubled", "gone", "passed"), [(0, 0, True), (1, 0, False), (2, 1, False), (0, 1, True)])
+def test_an_id_that_stands_twice_without_a_reason_fails_its_check(
+    tmp_path: Path, doubled: int, gone: int, *, passed: bool
+) -> None:
+    ticker = Ticker(tmp_path)
+    ticker.tick(rows(30))
+    # What no tick does: rows that stand are written once more.
+    month = ticker.store.read_month("main", "2025-06")
+    with ticker.store.locked("main"):
+        periods = pa.concat_tables([month, month.slice(0, doubled)]).sort_by(
+            [(name, "ascending") for name in STOPS_ORDER]
+        )
+        ticker.store.write_month("main", "2025-06", periods)
+
+    applied = ticker.tick([*rows(30)[: 30 - gone], Row(99, created_at="2025-07-01 10:00:00")], nb_data=99)
+
+    assert (applied.state.figures.doubled_open_ids, applied.counts.withheld) == (doubled, gone)
+    assert {check.check_name: check.passed for check in checks.of_applied(applied, "main")}["open_ids_unique"] is passed

@@ -168,6 +168,8 @@ UNREADABLE_JSON = {
     "data null": document([], data=None).encode(),
     "data an object": document([], data={}).encode(),
     "data a string": document([], data="").encode(),
+    "a form feed among no rows": document([]).replace("[]", "[\f]").encode(),
+    "a form feed among rows": document([GOOD]).replace("]", "\f]").encode(),
 }
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from stop_pipeline import read_rejected, read_stops, schema
+from stop_pipeline import read_rejected, read_stops, schema, tick
 from stop_pipeline.errors import ConfigurationError, SchemaVersionError, StoreError
 from stop_pipeline.model import Pending
 from stop_pipeline.periods import fingerprint
-from stop_pipeline.store import Store
-from stop_pipeline_tests.ticking import Row, Ticker, rows, tree
+from stop_pipeline.store import NO_MONTH, Store
+from stop_pipeline_tests.ticking import PARIS, Row, Ticker, answer_body, rows, tree
 
 
 @pytest.fixture
@@ -205,3 +206,77 @@ def test_a_uri_that_cannot_be_a_data_root_is_refused_without_repeating_it(uri: s
 def test_a_uri_is_shown_as_it_was_given_and_not_asked_for_before_it_is_used(uri: str) -> None:
     assert Store(uri).root == uri.rstrip("/")
     assert Store(uri).uri("stops", "main") == f"{uri.rstrip('/')}/stops/account=main"
+
+
+SNAPSHOT_FOLDER = "snapshot/account=main"
+MONTH_OF_SNAPSHOT = f"{SNAPSHOT_FOLDER}/created_month=2025-06/stop_snapshot.parquet"
+NO_MONTH_OF_SNAPSHOT = f"{SNAPSHOT_FOLDER}/created_month={NO_MONTH}/stop_snapshot.parquet"
+
+
+def kill_before_the_snapshot_is_whole(ticker: Ticker, listed: list[Row]) -> None:
+    """Parse an answer, and end up as if the run had been killed before its last file."""
+    ticker.fetch(answer_body(listed))
+    write_table = Store._write_table  # noqa: SLF001
+
+    def killed(store: Store, account: str, name: str, *rest: Any) -> None:
+        if NO_MONTH in name:
+            raise KeyboardInterrupt
+        write_table(store, account, name, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "_write_table", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tick.parse_newest(ticker.store, "main", timezone=PARIS)
+
+
+def test_a_snapshot_that_was_half_written_is_made_whole_though_the_answer_before_comes_again(ticker: Ticker) -> None:
+    listed = rows(30) + rows(5, first_id=100, month="2025-07")
+    ticker.tick(listed)
+    before = tree(ticker.root, "snapshot")
+    kill_before_the_snapshot_is_whole(ticker, [*rows(29), Row(77, created_at="2023-01-01 00:00:00")])
+
+    assert ticker.tick(listed).outcome == "recognised"
+    assert tree(ticker.root, "snapshot") == before
+
+
+def test_a_month_of_another_snapshot_is_told_and_what_to_do_about_it_helps(ticker: Ticker) -> None:
+    ticker.tick(rows(30))
+    other = (ticker.root / MONTH_OF_SNAPSHOT).read_bytes()
+    ticker.fetch(answer_body(rows(29)))
+    tick.parse_newest(ticker.store, "main", timezone=PARIS)
+    (ticker.root / MONTH_OF_SNAPSHOT).write_bytes(other)
+
+    with pytest.raises(StoreError, match=f"of another answer .* remove the folder {SNAPSHOT_FOLDER},"):
+        ticker.apply()
+    shutil.rmtree(ticker.root / SNAPSHOT_FOLDER)
+    assert ticker.apply().counts.removed == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "stops/account=main/created_month=2025-06/stops.parquet",
+        "rejected/account=main/rejected.parquet",
+        NO_MONTH_OF_SNAPSHOT,
+        "suppression_list/account=main/suppression_list.parquet",
+    ],
+)
+def test_a_file_that_another_program_wrote_is_told_by_a_sentence(ticker: Ticker, name: str) -> None:
+    ticker.tick([*rows(30), {"id": None}])
+    path = ticker.root / name
+    with pq.ParquetFile(path) as file:
+        others = file.read().replace_schema_metadata().drop_columns("phone_number")
+    pq.write_table(others, path, store_schema=False)
+    assert pq.read_metadata(path).metadata is None
+
+    with pytest.raises(StoreError, match="no file of this package"):
+        ticker.tick([*rows(29), {"id": "x"}])
+
+
+def test_a_month_of_the_snapshot_that_another_program_wrote_is_replaced(ticker: Ticker) -> None:
+    ticker.tick(rows(30))
+    path = ticker.root / MONTH_OF_SNAPSHOT
+    before = path.read_bytes()
+    pq.write_table(pa.table({"x": [1]}), path, store_schema=False)
+    ticker.tick(rows(30)[::-1])
+    assert path.read_bytes() == before

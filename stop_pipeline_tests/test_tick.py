@@ -1,5 +1,6 @@
 """The promises of a tick, shown on real files: what is added, ended, withheld, refused, and what stays untouched."""
 
+import dataclasses
 import json
 import tempfile
 from datetime import timedelta
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, tick
 from stop_pipeline.errors import ForeignListError, UnreadableAnswerError
-from stop_pipeline_tests.ticking import IN_MEMORY, START, Row, Ticker, rows, tree
+from stop_pipeline.model import Pending
+from stop_pipeline_tests.ticking import IN_MEMORY, START, Row, Ticker, answer_body, rows, tree
 
 DATA = Path(__file__).parent / "data"
 
@@ -276,6 +278,12 @@ def test_a_list_that_shares_no_id_with_twenty_open_rows_is_refused_whole(ticker:
     assert tree(ticker.root, "stops", "state") == before
 
 
+def test_a_list_whose_rows_all_moved_to_another_month_is_no_other_accounts(ticker: Ticker) -> None:
+    ticker.tick(rows(20))
+    counts = ticker.tick(rows(20, month="2025-07")).counts
+    assert (counts.changed, counts.new, counts.withheld) == (20, 0, 20)
+
+
 def test_with_nineteen_open_rows_a_list_of_other_ids_is_added(ticker: Ticker) -> None:
     ticker.tick(rows(19))
     assert ticker.tick(rows(19, first_id=1000)).counts.new == 19
@@ -412,3 +420,45 @@ def test_a_suppression_list_brought_up_to_date_is_byte_for_byte_the_one_made_ane
     derived = tick.derive_suppression_list(ticker.store, "main")
     assert (derived.remade, derived.rows) == (True, len(read_suppression_list(ticker.root)))
     assert file.read_bytes() == up_to_date
+
+
+LATE = "+33639990001", "+33639990002"
+"""Numbers that none of `rows` bears."""
+
+
+def _suppressed(ticker: Ticker, *numbers: str) -> bool:
+    """Whether the list holds these beside the numbers of `rows(100)`, and no other."""
+    expected = {row.phone_number for row in rows(100)} | set(numbers)
+    return set(read_suppression_list(ticker.root)["phone_number"]) == expected
+
+
+def test_a_list_made_between_a_commit_and_the_leftovers_of_a_killed_tick_has_the_numbers_of_the_commit(
+    ticker: Ticker,
+) -> None:
+    ticker.tick(rows(100))
+    listed = [*rows(100), Row(500, LATE[0])]
+    ticker.fetch(answer_body(listed))
+    state = ticker.apply().state  # and killed before the list is made
+    listed.append(Row(501, LATE[1]))
+    ticker.fetch(answer_body(listed))
+    ticker.apply()
+    # As if it had been killed just before its commit: the month that both wrote was changed by the second last.
+    ticker.store.write_state("main", dataclasses.replace(state, pending=Pending(ticker.now, ("2025-06",))))
+
+    tick.derive_suppression_list(ticker.store, "main")
+    assert _suppressed(ticker, LATE[0])
+
+    ticker.tick(listed)
+    assert _suppressed(ticker, *LATE)
+
+
+def test_a_list_that_was_restored_with_its_commit_beside_newer_months_gains_their_numbers(ticker: Ticker) -> None:
+    ticker.tick(rows(100))
+    backup = tree(ticker.root, "state", "suppression_list")
+    listed = [*rows(100), Row(500, LATE[0])]
+    ticker.tick(listed)
+    for name, data in backup.items():
+        (ticker.root / name).write_bytes(data)
+
+    ticker.tick([*listed, Row(501, LATE[1])])
+    assert _suppressed(ticker, *LATE)

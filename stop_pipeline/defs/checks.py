@@ -72,16 +72,16 @@ def of_applied(applied: Applied, account: str) -> list[dg.AssetCheckResult]:
     return [
         _result(
             OPEN_IDS_UNIQUE,
-            passed=applied.state.figures.doubled_open_ids == 0 or withheld > 0,
-            advice="Ids stand twice though nothing is withheld: restore the data root from a backup, data first, then "
+            passed=state.figures.doubled_open_ids <= withheld,
+            advice="More ids stand twice than ends are withheld: restore the data root from a backup, data first, then "
             "state/, and report this.",
-            doubled_open_ids=applied.state.figures.doubled_open_ids,
+            doubled_open_ids=state.figures.doubled_open_ids,
         ),
         _result(
             NO_NULLS,
-            passed=applied.state.figures.nulls == 0,
+            passed=state.figures.nulls == 0,
             advice="A file holds nulls that this package never writes: restore the data root from a backup.",
-            nulls=applied.state.figures.nulls,
+            nulls=state.figures.nulls,
         ),
         _result(
             NB_DATA_EQUALS_ROWS,
