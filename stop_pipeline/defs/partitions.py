@@ -73,10 +73,11 @@ def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Sett
             try:
                 yield from _tick(context, account, selected, config, resources)
             except Exception as error:
+                # A line of its own among the run's events. A traceback could hold what it was about.
+                context.log.error("Account %s: %s", account, _sentence(error))  # noqa: TRY400
                 if len(accounts) == 1:
                     raise
                 failures[account] = error
-                log.error("Account %s: %s", account, _sentence(error))  # noqa: TRY400 – a traceback could hold what it was about
         if failures:
             raise dg.Failure(
                 f"{len(failures):,} of {len(accounts):,} accounts failed, the others are done. "
@@ -97,6 +98,7 @@ def _tick(
     """Make each asset for one account, and report it with its checks as of that partition."""
     for asset in assets:
         with dg.build_asset_context(resources, partition_key=account, instance=context.instance) as of_account:
+            of_account.log.setLevel(logging.CRITICAL)  # it is of no run, and would write to the console
             made = asset(of_account, config=config) if asset is stops else asset(of_account)
         result = cast(dg.MaterializeResult[None], made)
         yield dg.AssetMaterialization(
