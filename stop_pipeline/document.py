@@ -177,6 +177,8 @@ def _read_json_in_pieces(file: BinaryIO, each: Callable[[Batch], T], secrets: Co
     def read(piece: tuple[int, int]) -> list[T]:
         piece_start, piece_end = piece
         text = os.pread(file.fileno(), piece_end - piece_start, piece_start)
+        if len(text) < piece_end - piece_start:  # systems read no more than 2 GiB at once
+            raise _NotAListError
         return [] if pieces == [piece] and not text.strip(_WHITE_SPACE) else list(map(each, _batches(text)))
 
     try:

@@ -36,6 +36,7 @@ MAX_EXTRA_FIELD_LENGTH = 40
 _CREATED_AT_FORM = "%Y-%m-%d %H:%M:%S"
 _KEPT = [name for name in LISTED.names if name != "created_at"]
 """What is held of a good row until all are read; `created_at` follows from the wall clock."""
+_BY_ID = [(name, "ascending") for name in ("id", "created_at_local", "phone_number")]
 
 
 @dataclass(frozen=True)
@@ -83,20 +84,19 @@ def parse(
     tables = [batch.listed for batch in reading.batches]
     del reading.batches[:]  # a long list is held once
 
-    repeated = _repeated_ids(tables)
-    if len(repeated):
+    tables, shared = _collapsed(tables)
+    if len(shared):
         # Rare, so what these rows said word for word is read again instead of being kept for all.
-        def of_repeated_ids(batch: Batch) -> tuple[pa.Table, list[Malformed]]:
+        def of_shared_ids(batch: Batch) -> tuple[pa.Table, list[Malformed]]:
             columns = _columns(batch, timezone)
-            columns = columns.filter(pc.and_(_dated(columns, latest), pc.is_in(columns["id"], value_set=repeated)))
+            columns = columns.filter(pc.and_(_dated(columns, latest), pc.is_in(columns["id"], value_set=shared)))
             return columns, _set_aside(columns, CONFLICTING_ID, batch)
 
-        again = read_document(path, answer_format, of_repeated_ids, secrets=secrets).batches
+        again = read_document(path, answer_format, of_shared_ids, secrets=secrets).batches
         kept, conflicting = _one_row_per_id(
             pa.concat_tables([columns for columns, _ in again]), [row for _, rows in again for row in rows]
         )
-        others = [table.filter(pc.invert(pc.is_in(table["id"], value_set=repeated))) for table in tables]
-        tables = [*others, _ordered_by_month(kept.select(_KEPT))]
+        tables = [*_without(tables, shared), _ordered_by_month(kept.select(_KEPT))]
         malformed += conflicting
 
     listed = _gathered_by_month(tables, timezone)
@@ -164,6 +164,22 @@ def _repeated_ids(tables: list[pa.Table]) -> pa.Array:
     return pa.array(np.unique(ids[1:][ids[1:] == ids[:-1]]))
 
 
+def _collapsed(tables: list[pa.Table]) -> tuple[list[pa.Table], pa.Array]:
+    """Of equal rows one; and the ids that rows which differ share."""
+    repeated = _repeated_ids(tables)
+    if not len(repeated):
+        return tables, repeated
+    rows = pa.concat_tables([table.filter(pc.is_in(table["id"], value_set=repeated)) for table in tables])
+    ordered = rows.sort_by(_BY_ID)
+    distinct = ordered.filter(~_repeats(ordered, "id", "created_at_local", "phone_number"))
+    return [*_without(tables, repeated), _ordered_by_month(distinct)], _repeated_ids([distinct])
+
+
+def _without(tables: list[pa.Table], ids: pa.Array) -> list[pa.Table]:
+    """The tables without the rows of these ids."""
+    return [table.filter(pc.invert(pc.is_in(table["id"], value_set=ids))) for table in tables]
+
+
 def _one_row_per_id(columns: pa.Table, malformed: list[Malformed]) -> tuple[pa.Table, list[Malformed]]:
     """Of each id the row with the smallest (`createdAt`, phone number); the others that differ from it, as malformed.
 
@@ -174,9 +190,9 @@ def _one_row_per_id(columns: pa.Table, malformed: list[Malformed]) -> tuple[pa.T
         malformed: The same rows as malformed ones.
     """
     columns = columns.drop_columns("row").append_column("row", pa.array(np.arange(columns.num_rows)))
-    ordered = columns.sort_by([(name, "ascending") for name in ("id", "created_at_local", "phone_number")])
-    same_id = _repeats(ordered["id"])
-    same_row = same_id & _repeats(ordered["created_at_local"]) & _repeats(ordered["phone_number"])
+    ordered = columns.sort_by(_BY_ID)
+    same_id = _repeats(ordered, "id")
+    same_row = _repeats(ordered, "id", "created_at_local", "phone_number")
     run = np.cumsum(~same_row) - 1
     conflicts = np.flatnonzero(same_id[~same_row][run])
     smallest: dict[int, Malformed] = {}
@@ -187,10 +203,11 @@ def _one_row_per_id(columns: pa.Table, malformed: list[Malformed]) -> tuple[pa.T
     return ordered.filter(~same_id), list(smallest.values())
 
 
-def _repeats(column: pa.ChunkedArray) -> NDArray[np.bool_]:
-    """Whether each value equals the one before it."""
-    repeats = np.zeros(len(column), dtype=np.bool_)
-    repeats[1:] = np.asarray(pc.equal(column.slice(1), column.slice(0, len(column) - 1)))
+def _repeats(rows: pa.Table, *names: str) -> NDArray[np.bool_]:
+    """Whether each row has the values of the one before it in these columns."""
+    repeats = np.arange(rows.num_rows) > 0
+    for name in names:
+        repeats[1:] &= np.asarray(pc.equal(rows[name].slice(1), rows[name].slice(0, rows.num_rows - 1)))
     return repeats
 
 

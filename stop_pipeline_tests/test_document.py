@@ -1,6 +1,7 @@
 """A document read in pieces is the document read whole, wherever it is cut; and plain rows never become objects."""
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -183,3 +184,14 @@ def test_a_row_longer_than_a_piece_is_read_as_any_other() -> None:
     rows = [plain(1), json.dumps(long), plain(2)]
     with read(answer(rows), piece_bytes=50) as path:
         assert as_outcome(in_pieces(path)) == as_outcome(whole(path))
+
+
+def test_a_piece_that_the_system_reads_a_part_of_only_is_not_taken_for_the_list(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = ["[1]"] * 100_000  # between which there is no cut
+    most = len(",".join(rows[:50_000]))
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, start: pread(file, min(size, most), start))
+    with read(answer(rows, ","), piece_bytes=1000) as path:
+        assert sum(batch.rows for batch in in_pieces(path).batches) == len(rows)

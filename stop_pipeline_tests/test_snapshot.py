@@ -18,6 +18,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from stop_pipeline.document import Batch
 from stop_pipeline.errors import ApiError, KeyRefusedError, TransientApiError, UnreadableAnswerError
 from stop_pipeline.model import (
     BAD_CREATED_AT,
@@ -496,6 +497,23 @@ def test_at_most_20_extra_fields_are_named_each_in_at_most_40_characters() -> No
 def test_equal_rows_collapse_however_they_are_spelled() -> None:
     snapshot = read_rows(GOOD, GOOD, {**GOOD, "id": "1", "phoneNumber": "06 39 98 00 12", "more": 1})
     assert (snapshot.rows, snapshot.listed.num_rows, snapshot.rejected.num_rows, snapshot.duplicates) == (3, 1, 0, 2)
+
+
+def test_equal_rows_collapse_without_being_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+    raw = Batch.raw
+
+    def noted(batch: Batch, position: int) -> str:
+        texts.append(raw(batch, position))
+        return texts[-1]
+
+    monkeypatch.setattr(Batch, "raw", noted)
+    differs = GOOD | {"phoneNumber": "+33639980013"}
+
+    assert read_rows(*[GOOD | {"id": number} for number in (1, 2, 3) * 100]).duplicates == 297
+    assert texts == []
+    assert read_rows(GOOD, GOOD | {"id": 2}, GOOD | {"id": 2}, differs).duplicates == 1
+    assert {json.loads(text)["id"] for text in texts} == {1}
 
 
 def test_equal_malformed_rows_collapse_whatever_the_order_of_their_fields() -> None:

@@ -97,7 +97,7 @@ def raw_stop_list(
 def stop_snapshot(
     context: dg.AssetExecutionContext, sms_partner: SmsPartnerResource, store: StoreResource
 ) -> dg.MaterializeResult:
-    """The newest answer as typed rows: good ones first, then malformed ones with the reason.
+    """The newest answer as typed rows: good ones month by month, and malformed ones with the reason.
 
     - **Source:** the newest answer in `raw_stop_list`.
     - **Cadence:** every tick; an answer that is parsed already is not parsed again.
