@@ -8,8 +8,7 @@ What does not: the answers (`workload`), and who is timed against whom (`speed`)
 table that it keeps below STATE: new rows are added, altered ones replaced, those no longer listed are marked with the
 time at which they were missed. Nothing is imported before a contender needs it, so that none pays for another.
 
-`check` counts the rows that stand and looks for the ids that must be among them; `land` is what precedes the core of
-our own tick, in which the answer lies on disk already; `ticks` is many ticks in one process.
+`check` counts the rows that stand and looks for the ids that must be among them; `ticks` is many ticks in one process.
 """
 
 import hashlib
@@ -52,32 +51,16 @@ class Ours(Contender):
     """This package, without Dagster."""
 
     def tick(self, state: Path, answer: Path, fetched_at: datetime) -> None:
-        self.land(state, answer, fetched_at)
-        self.core(state)
-        self.derive(state)
-
-    def land(self, state: Path, answer: Path, fetched_at: datetime) -> None:
-        from stop_pipeline import tick
-        from stop_pipeline.store import Store
-
-        tick.fetch(Store(state), ACCOUNT, canned_client(answer, fetched_at), timezone=TIMEZONE)
-
-    def core(self, state: Path) -> None:
-        """From the landed bytes to `stops`."""
         from stop_pipeline import tick
         from stop_pipeline.merge import Guard
         from stop_pipeline.store import Store
 
-        tick.parse_newest(Store(state), ACCOUNT, timezone=TIMEZONE)
-        tick.apply_newest(Store(state), ACCOUNT, Guard())
-
-    def derive(self, state: Path) -> None:
-        """The tables that are made from `stops`."""
-        from stop_pipeline import tick
-        from stop_pipeline.store import Store
-
-        tick.derive_suppression_list(Store(state), ACCOUNT)
-        tick.derive_stops_per_day(Store(state), ACCOUNT)
+        store = Store(state)
+        tick.fetch(store, ACCOUNT, canned_client(answer, fetched_at), timezone=TIMEZONE)
+        tick.parse_newest(store, ACCOUNT, timezone=TIMEZONE)
+        tick.apply_newest(store, ACCOUNT, Guard())
+        tick.derive_suppression_list(store, ACCOUNT)
+        tick.derive_stops_per_day(store, ACCOUNT)
 
     def standing_ids(self, state: Path) -> "pa.Array":
         import pyarrow.compute as pc
@@ -106,10 +89,28 @@ class Ours(Contender):
 
 
 class OursCore(Ours):
-    """The same without landing and without derived tables."""
+    """What a tick does between an answer as received and `stops`: no copy of it is landed, and no table is derived."""
 
-    def tick(self, state: Path, answer: Path, fetched_at: datetime) -> None:  # noqa: ARG002 – landed before
-        self.core(state)
+    def tick(self, state: Path, answer: Path, fetched_at: datetime) -> None:
+        from stop_pipeline import tick
+        from stop_pipeline.merge import Guard
+        from stop_pipeline.model import Format, SnapshotInfo
+        from stop_pipeline.snapshot import parse
+        from stop_pipeline.store import Store
+
+        store = Store(state)
+        form: Format = "xml" if answer.suffix == ".xml" else "json"
+        with answer.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        with store.locked(ACCOUNT):
+            snapshot = parse(answer, form, fetched_at=fetched_at, timezone=TIMEZONE)
+            size_bytes = answer.stat().st_size
+            info = SnapshotInfo.of(
+                snapshot, fetched_at=fetched_at, sha256=sha256, size_bytes=size_bytes, timezone=TIMEZONE
+            )
+            store.write_snapshot(ACCOUNT, info, snapshot)
+        del snapshot
+        tick.apply_newest(store, ACCOUNT, Guard())
 
 
 class Naive(Contender):
@@ -372,8 +373,6 @@ def main() -> None:
     match part:
         case "tick":
             print(json.dumps({"rows": contender.tick(Path(state), Path(answer), fetched_at)}))
-        case "land":
-            Ours().land(Path(state), Path(answer), fetched_at)
         case "ticks":
             Ours().ticks(Path(state), Path(answer), fetched_at, int(rest[1]))
 

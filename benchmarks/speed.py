@@ -161,18 +161,16 @@ class Workshop:
         """The ids that an answer lists on top."""
         return self._new_ids[answer]
 
-    def state(self, contender: str, *steps: tuple[str, Path, str]) -> Path:
-        """The state after some steps of a contender, each (“tick” or “land”, answer, fetch time)."""
-        names = [f"{part}-{answer.stem}" for part, answer, _ in steps]
-        path = self.runner.work / "-".join(["state", contender.replace(" ", "_"), *names])
+    def state(self, contender: str, answer: Path | None) -> Path:
+        """The state after a contender's first tick, with this answer; without one, before it."""
+        path = self.runner.work / f"state-{contender.replace(' ', '_')}-{answer.stem if answer else 'empty'}"
         if path.exists():
             return path
-        if not steps:
+        if answer is None:
             path.mkdir()
             return path
-        *earlier, (part, answer, fetched_at) = steps
-        with self.copied(self.state(contender, *earlier)) as copy:
-            self.runner.python("contenders.py", part, contender, copy, answer, fetched_at)
+        with self.copied(self.state(contender, None)) as copy:
+            self.runner.python("contenders.py", "tick", contender, copy, answer, BASE_FETCHED_AT)
             copy.rename(path)  # whole, or not there: who fails may be asked again
         return path
 
@@ -265,11 +263,8 @@ def tick_of(shop: Workshop, contender: str, before: Path | None, answer: Path, *
     """The tick that brings `answer` into the state that `before` left; then `rows` rows must stand."""
 
     def turn() -> Taken:
-        steps = [] if before is None else [("tick", before, BASE_FETCHED_AT)]
-        if contender == "ours core":
-            steps.append(("land", answer, NEXT_FETCHED_AT))
         family = "ours" if contender.startswith("ours") else contender
-        with shop.copied(shop.state("empty" if contender in WITHOUT_STATE else family, *steps)) as state:
+        with shop.copied(shop.state(family, None if contender in WITHOUT_STATE else before)) as state:
             taken = shop.runner.python("contenders.py", "tick", contender, state, answer, NEXT_FETCHED_AT)
             if contender in WITHOUT_STATE:
                 counted = (taken.printed or {}).get("rows")
@@ -335,7 +330,7 @@ def many_ticks(shop: Workshop, rows: int) -> Measured:
     answer = shop.answer(rows)
 
     def turn() -> Taken:
-        with shop.copied(shop.state("ours", ("tick", answer, BASE_FETCHED_AT))) as state:
+        with shop.copied(shop.state("ours", answer)) as state:
             taken = shop.runner.python(
                 "contenders.py", "ticks", "ours", state, answer, NEXT_FETCHED_AT, str(shop.ticks)
             )
@@ -398,7 +393,7 @@ def command(shop: Workshop, rows: int) -> Measured:
 
 def disk(shop: Workshop, rows: int) -> Measured:
     """What `stops` takes, and what reading one month of it costs beside that month's file alone."""
-    state = shop.state("ours", ("tick", shop.answer(rows), BASE_FETCHED_AT))
+    state = shop.state("ours", shop.answer(rows))
     scratch = shop.runner.work / "scratch"
 
     def sized() -> Taken:
@@ -421,11 +416,11 @@ def profile(shop: Workshop, rows: int) -> Measured:
     base, following = shop.answer(rows), shop.answer(rows, new=NEW_ROWS)
 
     def turn() -> Taken:
-        with shop.copied(shop.state("ours", ("tick", base, BASE_FETCHED_AT))) as state:
+        with shop.copied(shop.state("ours", base)) as state:
             return shop.runner.python("stages.py", state, following, NEXT_FETCHED_AT)
 
     def floors() -> Taken:
-        with shop.copied(shop.state("ours", ("tick", base, BASE_FETCHED_AT))) as state:
+        with shop.copied(shop.state("ours", base)) as state:
             return shop.runner.python("floors.py", state, following, state)
 
     sides = [Side("stages", SHOWN["ours"], turn), Side("floors", "single calls", floors)]

@@ -54,11 +54,11 @@ def suppression_list(stops: pa.Table, rejected: pa.Table) -> pa.Table:
 
 
 def updated_suppression_list(before: pa.Table, touched: pa.Array, stops: pa.Table, rejected: pa.Table) -> pa.Table:
-    """The list after a tick, from the one before it; equal to `suppression_list` of all periods.
+    """The list of a commit, from that of an earlier one; equal to `suppression_list` of all periods.
 
     Args:
-        before: The list before the tick (`schema.SUPPRESSION_LIST`), sorted.
-        touched: The numbers of the rows that the tick added or ended, each once.
+        before: The earlier list (`schema.SUPPRESSION_LIST`), sorted.
+        touched: At least the numbers of the rows first seen or ended since, each once.
         stops: Committed periods, at least all that bear one of these numbers, and none that bears another.
         rejected: The same of malformed rows.
     """

@@ -110,6 +110,26 @@ class SnapshotInfo:
     nb_data: int | None
     extra_fields: tuple[str, ...]
 
+    @classmethod
+    def of(
+        cls, snapshot: Snapshot, *, fetched_at: datetime, sha256: str, size_bytes: int, timezone: str
+    ) -> SnapshotInfo:
+        """What is known of a snapshot that is not written yet, and so has no fingerprints."""
+        return cls(
+            fetched_at=fetched_at,
+            sha256=sha256,
+            size_bytes=size_bytes,
+            timezone=timezone,
+            listed=snapshot.listed.num_rows,
+            rejected=snapshot.rejected.num_rows,
+            months={},
+            rows=snapshot.rows,
+            duplicates=snapshot.duplicates,
+            code=snapshot.code,
+            nb_data=snapshot.nb_data,
+            extra_fields=snapshot.extra_fields,
+        )
+
     @property
     def whole(self) -> bool:
         """As `Snapshot.whole`."""

@@ -5,7 +5,7 @@ not: what a document and its fields must be (`document`), how a phone number is 
 the last answer (`merge`). Everything is pure: the file given is all that is read.
 
 The outcome does not depend on the order of the rows. Rows are typed batch by batch while the document is read, and then
-gathered month by month, so that a long list is held once.
+gathered month by month, so that a long list in order of time is held once.
 """
 
 from collections import defaultdict
@@ -82,7 +82,7 @@ def parse(
     rows = sum(batch.rows for batch in reading.batches)
     extra_fields = frozenset[str]().union(*(batch.extra_fields for batch in reading.batches))
     tables = [batch.listed for batch in reading.batches]
-    del reading.batches[:]  # a long list is held once
+    del reading.batches[:]  # so that `tables` alone holds them
 
     tables, shared = _collapsed(tables)
     if len(shared):
@@ -234,7 +234,8 @@ def _gathered_by_month(tables: list[pa.Table], timezone: str) -> pa.Table:
             parts[month].append(rows)
 
     def gathered(month: str) -> pa.Table:
-        # Each month lets go of its parts: else a long list would be held twice.
+        # Each month lets go of its parts, and the last month of a table of its memory. So a list in order of time is
+        # held once; of another, every table has rows of every month, and is held until the last.
         rows = _sorted(pa.concat_tables(parts.pop(month)).combine_chunks())
         return rows.append_column("created_at", _instants(rows["created_at_local"], timezone)).select(LISTED.names)
 

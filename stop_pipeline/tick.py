@@ -188,19 +188,8 @@ def parse_newest(store: Store, account: str, *, timezone: str) -> Parsed:
             path = store.unpack(account, landed)
             with readable(path, damage=()):
                 snapshot = parse(path, landed.format, fetched_at=read_as_of, timezone=timezone)
-        info = SnapshotInfo(
-            fetched_at=read_as_of,
-            sha256=landed.sha256,
-            size_bytes=landed.size_bytes,
-            timezone=timezone,
-            listed=snapshot.listed.num_rows,
-            rejected=snapshot.rejected.num_rows,
-            months={},
-            rows=snapshot.rows,
-            duplicates=snapshot.duplicates,
-            code=snapshot.code,
-            nb_data=snapshot.nb_data,
-            extra_fields=snapshot.extra_fields,
+        info = SnapshotInfo.of(
+            snapshot, fetched_at=read_as_of, sha256=landed.sha256, size_bytes=landed.size_bytes, timezone=timezone
         )
         info = store.write_snapshot(account, info, snapshot)
     log.info("Account %s: parsed %s rows, %s malformed", account, f"{info.rows:,}", f"{info.rejected:,}")
