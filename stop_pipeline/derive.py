@@ -5,6 +5,7 @@ are remade (`tick`), or where they lie (`store`).
 """
 
 from bisect import bisect_left
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -66,8 +67,10 @@ def updated_suppression_list(before: pa.Table, touched: pa.Array, stops: pa.Tabl
     kept = before.filter(pc.invert(pc.is_in(before["phone_number"], value_set=touched)))
     numbers = kept["phone_number"].combine_chunks()
     places = [bisect_left(numbers, number, key=pa.StringScalar.as_py) for number in fresh["phone_number"].to_pylist()]
-    order = np.insert(np.arange(kept.num_rows), places, kept.num_rows + np.arange(fresh.num_rows))
-    return pa.concat_tables([kept, fresh]).take(pa.array(order))
+    pieces = []
+    for row, (start, end) in enumerate(pairwise([0, *places, kept.num_rows])):
+        pieces += [kept.slice(start, end - start), fresh.slice(row, 1)]
+    return pa.concat_tables(pieces).combine_chunks()
 
 
 def stops_per_day(stops: pa.Table) -> pa.Table:

@@ -23,7 +23,6 @@ from uuid import uuid4
 import filelock
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from stop_pipeline.errors import StoreError
@@ -296,6 +295,8 @@ class LocalFiles(Files):
         """Rows of the files as they are when each is opened."""
         if not self.exists(folder):
             return schema.empty_table().select(columns)
+        import pyarrow.dataset as ds  # noqa: PLC0415 – it loads pandas, which a tick that changes nothing can do without
+
         dataset = ds.dataset(
             self.shown(folder),
             schema,

@@ -30,7 +30,6 @@ import pyarrow.parquet as pq
 from stop_pipeline.errors import SchemaVersionError, StoreError
 from stop_pipeline.files import Files, LocalFiles, writable
 from stop_pipeline.model import Answer, Counts, Figures, Format, Landed, Pending, RawFile, Snapshot, SnapshotInfo, State
-from stop_pipeline.objects import ObjectFiles
 from stop_pipeline.periods import as_committed, fingerprint, open_rows, split_by_month
 from stop_pipeline.roots import is_remote
 from stop_pipeline.schema import (
@@ -85,7 +84,13 @@ class Store:
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.files: Files = ObjectFiles(str(root)) if is_remote(root) else LocalFiles(Path(root))
+        self.files: Files
+        if is_remote(root):
+            from stop_pipeline.objects import ObjectFiles  # noqa: PLC0415 – it loads what only a bucket needs
+
+            self.files = ObjectFiles(str(root))
+        else:
+            self.files = LocalFiles(Path(root))
 
     @classmethod
     def existing(cls, root: str | Path) -> "Store":

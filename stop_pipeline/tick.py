@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 PROGRESS_BYTES = 20_000_000
 """How often a long download says how far it has come."""
 
-_FEW_NUMBERS = 0.05
-"""Up to this share of `suppression_list`, bringing in what changed is quicker than making it anew."""
+_FEW_NUMBERS = 10_000
+"""Up to so many, numbers are put into the list one by one; beyond, it is made anew."""
 
 
 class Client(Protocol):
@@ -443,7 +443,7 @@ def _suppression_list(store: Store, account: str, state: State) -> pa.Table:
     if state.parent is not None and store.derived_commit(SUPPRESSION_LIST, account) == state.parent:
         before = store.read_derived(SUPPRESSION_LIST, account)
         touched = _touched_numbers(store, account, commit_time(state.parent), rejected)
-        if len(touched) <= before.num_rows * _FEW_NUMBERS:
+        if len(touched) <= _FEW_NUMBERS:
             stops = _committed(store, account, state, ["phone_number", "created_at"], numbers=touched)
             rejected = rejected.filter(pc.is_in(rejected["phone_number"], value_set=touched))
             return derive.updated_suppression_list(before, touched, stops, rejected)

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline import derive, read_rejected, read_stops, tick
+from stop_pipeline import derive, read_rejected, read_stops
 from stop_pipeline.errors import ForeignListError
 from stop_pipeline.schema import STOPS, SUPPRESSION_LIST
 from stop_pipeline.store import Store
@@ -161,22 +160,14 @@ def _suppresses_what_stands(store: Store) -> None:
     assert store.read_derived(SUPPRESSION_LIST, "main").to_pylist() == made_anew.to_pylist()
 
 
-@pytest.fixture(autouse=True)
-def _always_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many numbers a tick touches, the suppression list is made from the one before."""
-    monkeypatch.setattr(tick, "_FEW_NUMBERS", 1)
-
-
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(SEQUENCES)
 def test_any_sequence_of_answers_gives_the_table_of_the_model(steps: list[Step]) -> None:
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         _run(Path(folder), steps)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None)
 @given(SEQUENCES)
 def test_the_same_sequence_gives_the_same_bytes(steps: list[Step]) -> None:
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as one, tempfile.TemporaryDirectory(dir=IN_MEMORY) as other:
