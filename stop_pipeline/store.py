@@ -45,8 +45,8 @@ from stop_pipeline.schema import (
 )
 
 METADATA_KEY = b"stop_pipeline"
-NO_MONTH = "__HIVE_DEFAULT_PARTITION__"
-"""What hive, and every reader of its folders, takes for a null key: the month of malformed rows."""
+NO_MONTH = "none"
+"""The month of malformed rows in the snapshot; a null key, as hive would have it, is one that pandas cannot read."""
 
 _FETCH_TIME = "%Y%m%dT%H%M%S.%fZ"
 _ACCOUNT_NAME = re.compile(r"account=([a-z][a-z0-9_]*)(?:\.json)?")

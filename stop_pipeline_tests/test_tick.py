@@ -6,6 +6,10 @@ import tempfile
 from datetime import timedelta
 from pathlib import Path
 
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -462,3 +466,15 @@ def test_a_list_that_was_restored_with_its_commit_beside_newer_months_gains_thei
 
     ticker.tick([*listed, Row(501, LATE[1])])
     assert _suppressed(ticker, *LATE)
+
+
+@pytest.mark.parametrize("table", ["snapshot", "stops", "rejected", "suppression_list", "stops_per_day"])
+def test_pandas_duckdb_and_polars_read_every_folder(ticker: Ticker, table: str) -> None:
+    ticker.tick([*rows(3), *rows(2, first_id=50, month="2025-07"), {"id": None}])
+    folder = ticker.root / table
+    count = sum(pq.read_metadata(file).num_rows for file in folder.rglob("*.parquet"))
+    files = [str(file) for file in folder.rglob("*.parquet")]
+    assert count > 0
+    assert len(pd.read_parquet(folder)) == count
+    assert len(duckdb.read_parquet(files, hive_partitioning=True).fetchall()) == count
+    assert pl.read_parquet(folder).height == count
