@@ -354,7 +354,10 @@ class Store:
                     "applied_at": _time(document["applied_at"]),
                     "verified_at": _time(document["verified_at"]),
                     "counts": Counts(**document["counts"]),
-                    "figures": Figures(**document["figures"]),
+                    # An older version of this package committed none.
+                    "figures": Figures(**document["figures"])
+                    if "figures" in document
+                    else figures_of(self.months(account)),
                     "settings": tuple((name, document["settings"][name]) for name in document["settings"]),
                     "pending": pending and Pending(_time(pending["fetched_at"]), tuple(pending["months"])),
                 }
@@ -510,6 +513,16 @@ def _time(text: str | None) -> Any:
 
 def _single_file(folder: str, table: str, account: str) -> str:
     return f"{folder}/account={account}/{table}.parquet"
+
+
+def figures_of(months: Mapping[str, MonthInfo], *, doubled_open_ids: int = 0) -> Figures:
+    """The figures of the table, from the footers of its months."""
+    return Figures(
+        rows=sum(month.rows for month in months.values()),
+        open_rows=sum(month.open_rows for month in months.values()),
+        doubled_open_ids=doubled_open_ids,
+        nulls=sum(month.nulls for month in months.values()),
+    )
 
 
 def month_file(account: str, month: str) -> str:

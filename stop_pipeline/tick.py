@@ -36,7 +36,7 @@ from stop_pipeline.periods import as_committed, open_rows
 from stop_pipeline.schema import STOPS_PER_DAY, SUPPRESSION_LIST, UTC_TIME, TableSchema
 from stop_pipeline.settings import key_variable
 from stop_pipeline.snapshot import parse
-from stop_pipeline.store import Store
+from stop_pipeline.store import Store, figures_of
 
 log = logging.getLogger(__name__)
 
@@ -415,12 +415,7 @@ def _figures(store: Store, account: str, info: SnapshotInfo) -> Figures:
         columns = store.stops_columns(account, ("id", "removed_at"))
         ids = open_rows(columns)["id"]
         doubled = len(ids) - pc.count_distinct(ids).as_py()
-    return Figures(
-        rows=sum(month.rows for month in stored.values()),
-        open_rows=sum(month.open_rows for month in stored.values()),
-        doubled_open_ids=doubled,
-        nulls=sum(month.nulls for month in stored.values()),
-    )
+    return figures_of(stored, doubled_open_ids=doubled)
 
 
 def _derive(store: Store, account: str, schema: TableSchema, make: Callable[[Store, str, State], pa.Table]) -> Derived:

@@ -280,3 +280,20 @@ def test_a_month_of_the_snapshot_that_another_program_wrote_is_replaced(ticker: 
     pq.write_table(pa.table({"x": [1]}), path, store_schema=False)
     ticker.tick(rows(30)[::-1])
     assert path.read_bytes() == before
+
+
+def test_a_commit_of_an_older_version_is_read_with_the_figures_of_its_files(ticker: Ticker) -> None:
+    ticker.tick(rows(40))
+    figures = ticker.tick(rows(39)).state.figures
+    file = ticker.root / "state/account=main.json"
+    document = json.loads(file.read_bytes())
+    for added_since in ("figures", "parent", "withheld_from"):
+        del document[added_since]
+    file.write_text(json.dumps(document))
+
+    assert (figures.rows, figures.open_rows) == (40, 39)
+    assert ticker.store.state("main").figures == figures
+    applied = ticker.tick(rows(39))
+    assert (applied.outcome, applied.state.figures) == ("recognised", figures)
+    counts = ticker.tick(rows(41)).counts
+    assert (counts.new, counts.restored, counts.unchanged) == (1, 1, 39)
