@@ -12,6 +12,7 @@ import base64
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -40,6 +41,7 @@ def of_stops(context: dg.AssetExecutionContext, store: "Store", account: str, st
 
     shown, run_id = _shown_last(context)
 
+    @cache  # the chart and the figures are of the same rows
     def delays() -> charts.Delays:
         return charts.delays(store.stops_columns(account, ("id", "created_at", "first_seen_at")))
 
