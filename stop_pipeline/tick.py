@@ -418,24 +418,27 @@ def _figures(store: Store, account: str, info: SnapshotInfo) -> Figures:
     return figures_of(stored, doubled_open_ids=doubled)
 
 
-def _derive(store: Store, account: str, schema: TableSchema, make: Callable[[Store, str, State], pa.Table]) -> Derived:
+def _derive(
+    store: Store, account: str, schema: TableSchema, make: Callable[[Store, str, State, str | None], pa.Table]
+) -> Derived:
     with store.locked(account):
         state = store.state(account)
         commit, applied_at = state.commit, state.applied_at
         if commit is None or applied_at is None:
             raise StoreError(f"Nothing is committed yet for the account “{account}”: materialise stops first.")
-        if store.derived_commit(schema, account) == commit:
+        made_from = store.derived_commit(schema, account)
+        if made_from == commit:
             rows = store.derived_rows(schema, account)
             return Derived(commit, applied_at, rows, remade=False, read=lambda: store.read_derived(schema, account))
-        table = make(store, account, state)
+        table = make(store, account, state, made_from)
         store.write_derived(schema, account, table, commit)
         return Derived(commit, applied_at, table.num_rows, remade=True, read=lambda: table)
 
 
-def _suppression_list(store: Store, account: str, state: State) -> pa.Table:
+def _suppression_list(store: Store, account: str, state: State, made_from: str | None) -> pa.Table:
     """From the list of the commit before, if that is what lies there and few of its numbers were touched since."""
     rejected = as_committed(store.read_rejected(account), state.applied_at)
-    if state.parent is not None and store.derived_commit(SUPPRESSION_LIST, account) == state.parent:
+    if state.parent is not None and made_from == state.parent:
         before = store.read_derived(SUPPRESSION_LIST, account)
         touched = _touched_numbers(store, account, commit_time(state.parent), rejected)
         if len(touched) <= _FEW_NUMBERS:
@@ -460,7 +463,7 @@ def _touched_numbers(store: Store, account: str, since: datetime, rejected: pa.T
     return pc.unique(pa.chunked_array(chunks, pa.string())).drop_null()
 
 
-def _stops_per_day(store: Store, account: str, state: State) -> pa.Table:
+def _stops_per_day(store: Store, account: str, state: State, _made_from: str | None) -> pa.Table:
     return derive.stops_per_day(_committed(store, account, state, ["id", "country", "created_at_local"]))
 
 
