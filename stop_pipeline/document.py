@@ -1,13 +1,13 @@
 """An answer's bytes → what stands around its rows, and the rows in batches of plain columns.
 
-What belongs here: what a JSON or XML document with a list must be, and which fields of a row have usable types. What
-does not: typed columns, and rows that repeat or contradict each other (`snapshot`); what a code means (`envelope`).
+What belongs here: what a JSON or XML document with a list must be, and which fields of a row are usable. What does not:
+rows that repeat or contradict each other (`snapshot`); what a code means (`envelope`).
 
 A list of millions of rows must not become millions of Python objects. So the text of the list is cut between rows into
-pieces, and a piece whose rows are all written as the provider writes them is read in Arrow; any other is cut smaller,
-until what is odd goes through Python's parser with few neighbours. Wherever a cut falls, JSON's grammar keeps it right:
-texts that are lists of values each by itself are, with commas between, the list that they were cut from. A piece that
-is no such list sends the whole document to Python's parser, which then tells why.
+pieces, of which the rows that are written as the provider writes them become columns (`plain_rows`); what lies between
+them goes through Python's parser. Wherever a cut falls, JSON's grammar keeps it right: texts that are lists of values
+each by itself are, with commas between, the list that they were cut from. A piece that is no such list sends the whole
+document to Python's parser, which then tells why.
 """
 
 import json
@@ -17,32 +17,30 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 from xml.parsers.expat import ErrorString
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, XMLParser
-from numpy.typing import NDArray
 
 from stop_pipeline.envelope import Envelope, refusal
 from stop_pipeline.errors import UnreadableAnswerError, excerpt, redact
 from stop_pipeline.model import BAD_CREATED_AT, BAD_ID, BAD_PHONE_NUMBER, NOT_AN_OBJECT, Format
 from stop_pipeline.phones import read_phone_number
+from stop_pipeline.plain_rows import Frame, read_plain_rows
+from stop_pipeline.wall_clocks import FORM, read_wall_clocks
 
 FIELDS = ("id", "phoneNumber", "createdAt")
 """Of a row; in XML, in this order."""
 
 MAX_ID = 2**63 - 1
 
-PIECE_BYTES = 8 << 20
+PIECE_BYTES = 4 << 20
 """How much text of the list is read at a time, by each of several threads."""
-
-ODD_PIECE_BYTES = 64 << 10
-"""A piece with an odd row in it is cut down to this size before Python's parser has it."""
 
 _CANONICAL_DIGITS = re.compile(r"[1-9][0-9]{0,18}")
 _MAX_CODE_DIGITS = 6
@@ -60,14 +58,11 @@ def _json_pattern(pattern: bytes) -> re.Pattern[bytes]:
 
 
 _LIST_BEGINS = _json_pattern(rb'"data" W : W \[')
-_BETWEEN_ROWS = _json_pattern(rb"\} W (,) W \{")
+_BETWEEN_ROWS = _json_pattern(rb"\} W , W (\{)")
 _PLAIN_ROW = _json_pattern(
-    rb'(W \{ W "id" W : W) ([1-9][0-9]*) (W , W "phoneNumber" W : W ") [^"]* (" W , W "createdAt" W : W ") [^"]*'
-    rb'(" W \} W (?: , W \{ W "id" W : W )?)'
+    rb'(\{ W "id" W : W) [0-9]+ (W , W "phoneNumber" W : W ") [^"]* (" W , W "createdAt" W : W ") [^"]*'
+    rb'(" W \} W , W) (?=\{)'
 )
-_LAST_ROW_ENDS = _json_pattern(rb'" W \} W')
-_QUOTES_OF_A_ROW = 10
-_PARTS_OF_A_ROW = 4
 
 _ROWS_MARK = "rows"
 _MOST_THREADS = 4
@@ -87,20 +82,20 @@ class Malformed:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rows of an answer: columns of equal length of those whose fields have usable types, and all others.
+    """Some rows of an answer, in no order: columns of equal length of those with usable fields, and all others.
 
     Attributes:
         ids: int64, from 1.
         spellings: Phone numbers as spelled (string), without white space around them.
-        created_at: `createdAt` as written (string), not yet known to be a date.
-        malformed: The rows without a usable `id`, phone number or text for `createdAt`.
+        created_at_local: `createdAt`, a real time from 2000 on (`schema.WALL_CLOCK`).
+        malformed: The rows without a usable `id`, phone number or `createdAt`.
         extra_fields: Names of row fields that are not documented.
         objects: The rows of the columns as Python objects; None where the columns tell all that was written.
     """
 
     ids: pa.Array
     spellings: pa.Array
-    created_at: pa.Array
+    created_at_local: pa.Array
     malformed: tuple[Malformed, ...] = ()
     extra_fields: frozenset[str] = field(default=frozenset())
     objects: tuple[Any, ...] | None = None
@@ -114,8 +109,10 @@ class Batch:
         """A row of the columns as JSON text, the same for rows that differ only in the order of their fields."""
         if self.objects is not None:
             return _raw(self.objects[position])
-        values = (column[position].as_py() for column in (self.ids, self.spellings, self.created_at))
-        return _raw(dict(zip(FIELDS, values, strict=True)))
+        row_id, spelling, time = (
+            column[position].as_py() for column in (self.ids, self.spellings, self.created_at_local)
+        )
+        return _raw(dict(zip(FIELDS, (row_id, spelling, time.strftime(FORM)), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -145,7 +142,7 @@ class _NotAListError(Exception):
 def read_document(
     path: Path, answer_format: Format, each: Callable[[Batch], T], *, secrets: Collection[str] = ()
 ) -> Reading[T]:
-    """Read a document and give its rows, batch by batch and in order, to `each`, which several threads may call.
+    """Read a document and give its rows, batch by batch, to `each`, which several threads may call.
 
     Args:
         path: The answer's body, as received.
@@ -179,7 +176,9 @@ def _read_json_in_pieces(file: BinaryIO, each: Callable[[Batch], T], secrets: Co
         text = os.pread(file.fileno(), piece_end - piece_start, piece_start)
         if len(text) < piece_end - piece_start:  # systems read no more than 2 GiB at once
             raise _NotAListError
-        return [] if pieces == [piece] and not text.strip(_WHITE_SPACE) else list(map(each, _batches(text)))
+        if pieces == [piece] and not text.strip(_WHITE_SPACE):
+            return []
+        return list(map(each, _batches(text, is_last=piece_end == end)))
 
     try:
         batches = [made for batch in in_threads(read, pieces) for made in batch]
@@ -226,125 +225,65 @@ def _find_list(file: BinaryIO) -> tuple[dict[str, Any], int, int] | None:
 
 
 def _pieces(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Where pieces of the list begin and end, each cut at a comma between what look like rows."""
+    """Where pieces of the list begin and end: all but the last with the comma before what looks like a row."""
     reach = start + PIECE_BYTES
     while reach < end:
         window_at = max(start, reach - _CUT_WINDOW_BYTES)
         cut = _last_cut(os.pread(file.fileno(), reach - window_at, window_at))
         if cut is not None:
             yield start, window_at + cut
-            start = window_at + cut + 1
-            reach = start
+            start = reach = window_at + cut
         reach += PIECE_BYTES
     yield start, end
 
 
 def _last_cut(text: bytes) -> int | None:
-    """Where the last comma between what look like rows is."""
+    """Where the last row begins, by the looks of it, that has a comma and another row before it."""
     cut = None
     for between in _BETWEEN_ROWS.finditer(text):
         cut = between.start(1)
     return cut
 
 
-def _batches(text: bytes) -> Iterator[Batch]:
-    """The rows of a piece.
+def _batches(text: bytes, *, is_last: bool) -> Iterator[Batch]:
+    """The rows of a piece; a comma comes after them in the piece, unless it is the last.
 
     Raises:
         _NotAListError: it is no list of values by itself.
     """
-    plain = _read_plain_rows(text)
-    if plain is not None:
-        yield plain
-        return
-    if len(text) > ODD_PIECE_BYTES:
-        middle = len(text) // 2
-        window_at = max(0, middle - _CUT_WINDOW_BYTES)
-        cut = _last_cut(text[window_at:middle])
-        if cut is not None:
-            yield from _batches(text[: window_at + cut])
-            yield from _batches(text[window_at + cut + 1 :])
-            return
-    try:
-        rows = _decode_json(b"[" + text + b"]")
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-        rows = None
-    if not rows:
+    looks_plain = _PLAIN_ROW.search(text)
+    plain = read_plain_rows(text, Frame(*looks_plain.groups())) if looks_plain else None
+    odd = _odd_rows(text, plain.others if plain else [(0, len(text))], is_last=is_last)
+    if odd is None and plain:
+        # What looks like a plain row may lie within another row.
+        plain, odd = None, _odd_rows(text, [(0, len(text))], is_last=is_last)
+    if odd is None:
         raise _NotAListError
-    yield _batch(rows)
+    if plain and len(plain.ids):
+        yield Batch(pa.array(plain.ids), plain.spellings, pa.array(plain.created_at_local))
+    if odd:
+        yield _batch(odd)
 
 
-def _read_plain_rows(text: bytes) -> Batch | None:
-    """The rows of a piece that are all written alike and in the provider's way; None for any other piece."""
-    columns = _split_plain_rows(text)
-    if columns is None:
-        return None
-    digits, spellings, created_at = columns
-    ids = _read_ids(digits)
-    if ids is None or _has_control_characters(spellings) or _has_control_characters(created_at):
-        return None
-    blank_around = pc.or_(pc.starts_with(spellings, pattern=" "), pc.ends_with(spellings, pattern=" "))
-    if pc.any(pc.or_(blank_around, pc.equal(spellings, ""))).as_py():
-        return None
-    return Batch(ids, spellings, created_at)
-
-
-def _split_plain_rows(text: bytes) -> tuple[pa.StringArray, pa.StringArray, pa.StringArray] | None:
-    """The texts of `id`, `phoneNumber` and `createdAt` in a piece whose rows are written like its first; else None.
-
-    Without a backslash, quotation marks are where strings begin and end. So the text falls into four parts a row: all
-    up to the number, the number, all up to the date, the date. What is no number and no date is compared with the first
-    row, but for the digits of the id, so nothing is left to be guessed.
-    """
-    first = _PLAIN_ROW.match(text)
-    quotes = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord('"'))
-    rows, rest = divmod(len(quotes), _QUOTES_OF_A_ROW)
-    if first is None or rest or b"\\" in text or not text.isascii():
-        return None
-    before_id, first_id, after_id, between, after_row = (group.decode() for group in first.groups())
-    parts = _parts(text, quotes.reshape(rows, _QUOTES_OF_A_ROW))
-    starts = np.arange(rows) * _PARTS_OF_A_ROW
-    heads = parts.take(pa.array(starts[1:]))
-    alike = (
-        pc.starts_with(heads, pattern=after_row),
-        pc.ends_with(heads, pattern=after_id),
-        pc.equal(parts.take(pa.array(starts + 2)), between),
-    )
-    starts_alike = parts[0].as_py() == before_id + first_id + after_id
-    ends_alike = _LAST_ROW_ENDS.fullmatch(parts[-1].as_py().encode()) is not None
-    if not (starts_alike and ends_alike and all(pc.all(same, min_count=0).as_py() for same in alike)):
-        return None
-    digits = pc.utf8_slice_codeunits(heads, start=len(after_row), stop=-len(after_id))
-    numbers, dates = parts.take(pa.array(starts + 1)), parts.take(pa.array(starts + 3))
-    return pa.concat_arrays([pa.array([first_id]), digits]), numbers, dates
-
-
-def _parts(text: bytes, quotes: NDArray[np.int64]) -> pa.StringArray:
-    """The text, cut where numbers and dates begin and end, without a copy; the last part is what follows them.
-
-    Args:
-        text: The text.
-        quotes: Where its quotation marks are, ten a row: the number lies between the 5th and 6th, the date between the
-            9th and 10th.
-    """
-    ends = np.stack([quotes[:, 4] + 1, quotes[:, 5], quotes[:, 8] + 1, quotes[:, 9]], axis=1)
-    offsets = np.concatenate([[0], ends.ravel(), [len(text)]]).astype(np.int32)
-    return pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(text))
-
-
-def _read_ids(digits: pa.StringArray) -> pa.Array | None:
-    """The ids, if each text is the canonical digits of a usable one."""
-    try:
-        ids = digits.cast(pa.int64())
-    except pa.ArrowInvalid:
-        return None
-    return ids if pc.min(ids).as_py() > 0 and ids.cast(pa.string()).equals(digits) else None
-
-
-def _has_control_characters(strings: pa.StringArray) -> bool:
-    """Whether there is a character that JSON allows in no string."""
-    text = np.frombuffer(strings.buffers()[2] or b"", dtype=np.uint8)
-    return bool(text.size and text.min() < ord(" "))
+def _odd_rows(text: bytes, places: list[tuple[int, int]], *, is_last: bool) -> list[Any] | None:
+    """The rows that stand in these places, plain ones between them; None if one is no list of values by itself."""
+    rows: list[Any] = []
+    for start, end in places:
+        part = text[start:end].strip(_WHITE_SPACE)
+        if not part and start == 0 and end < len(text):
+            continue
+        if not (is_last and end == len(text)):
+            if not part.endswith(b","):
+                return None
+            part = part[:-1]
+        try:
+            found = _decode_json(b"[" + part + b"]")
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+            return None
+        if not found:
+            return None
+        rows += found
+    return rows
 
 
 # JSON, whole.
@@ -561,13 +500,17 @@ def _batch(rows: list[Any]) -> Batch:
             spellings.append(spelling)
             created_at.append(wall_clock)
             objects.append(row)
+    created_at_local = read_wall_clocks(pa.array(created_at, pa.string()))
+    for place in np.flatnonzero(created_at_local.is_null()):
+        malformed.append(Malformed(_raw(objects[place]), BAD_CREATED_AT, spellings[place]))
+    usable = created_at_local.is_valid()
     return Batch(
-        pa.array(ids, pa.int64()),
-        pa.array(spellings, pa.string()),
-        pa.array(created_at, pa.string()),
+        pa.array(ids, pa.int64()).filter(usable),
+        pa.array(spellings, pa.string()).filter(usable),
+        created_at_local.filter(usable),
         tuple(malformed),
         frozenset(extra_fields),
-        tuple(objects),
+        tuple(compress(objects, usable.to_pylist())),
     )
 
 

@@ -1,8 +1,8 @@
 """One answer's rows → typed rows and malformed rows.
 
-What belongs here: what a `createdAt` must be, and what becomes of rows that repeat or contradict each other. What does
-not: what a document and its fields must be (`document`), how a phone number is read (`phones`), and what changed since
-the last answer (`merge`). Everything is pure: the file given is all that is read.
+What belongs here: how late a `createdAt` may be, and what becomes of rows that repeat or contradict each other. What
+does not: what a document and its fields must be (`document`), how a phone number is read (`phones`), and what changed
+since the last answer (`merge`). Everything is pure: the file given is all that is read.
 
 The outcome does not depend on the order of the rows. Rows are typed batch by batch while the document is read, and then
 gathered month by month, so that a long list in order of time is held once.
@@ -24,16 +24,15 @@ from stop_pipeline.errors import excerpt
 from stop_pipeline.model import BAD_CREATED_AT, CONFLICTING_ID, REASONS, Format, Snapshot
 from stop_pipeline.periods import month_numbers, split_by_month
 from stop_pipeline.phones import read_phone_numbers
-from stop_pipeline.schema import LISTED, REJECTED_ROWS, UTC_TIME, WALL_CLOCK
+from stop_pipeline.schema import LISTED, REJECTED_ROWS, UTC_TIME
+from stop_pipeline.wall_clocks import instants
 
-EARLIEST_CREATED_AT = datetime(2000, 1, 1)  # noqa: DTZ001 – a wall clock
 LATEST_AHEAD = timedelta(days=2)
 """How far after the fetch a `createdAt` may lie: room for a wrong clock or zone, not for a wrong year."""
 
 MAX_EXTRA_FIELDS = 20
 MAX_EXTRA_FIELD_LENGTH = 40
 
-_CREATED_AT_FORM = "%Y-%m-%d %H:%M:%S"
 _KEPT = [name for name in LISTED.names if name != "created_at"]
 """What is held of a good row until all are read; `created_at` follows from the wall clock."""
 _BY_ID = [(name, "ascending") for name in ("id", "created_at_local", "phone_number")]
@@ -71,8 +70,8 @@ def parse(
     latest = fetched_at.astimezone(UTC) + LATEST_AHEAD
 
     def typed(batch: Batch) -> _Typed:
-        columns = _columns(batch, timezone)
-        usable = _dated(columns, latest)
+        columns = _columns(batch)
+        usable = _dated(columns, latest, timezone)
         misdated = tuple(_set_aside(columns.filter(pc.invert(usable)), BAD_CREATED_AT, batch))
         listed = _ordered_by_month(columns.select(_KEPT).filter(usable))
         return _Typed(listed, batch.malformed + misdated, batch.rows, batch.extra_fields)
@@ -88,8 +87,9 @@ def parse(
     if len(shared):
         # Rare, so what these rows said word for word is read again instead of being kept for all.
         def of_shared_ids(batch: Batch) -> tuple[pa.Table, list[Malformed]]:
-            columns = _columns(batch, timezone)
-            columns = columns.filter(pc.and_(_dated(columns, latest), pc.is_in(columns["id"], value_set=shared)))
+            columns = _columns(batch)
+            usable = pc.and_(_dated(columns, latest, timezone), pc.is_in(columns["id"], value_set=shared))
+            columns = columns.filter(usable)
             return columns, _set_aside(columns, CONFLICTING_ID, batch)
 
         again = read_document(path, answer_format, of_shared_ids, secrets=secrets).batches
@@ -117,43 +117,24 @@ def _shown(extra_fields: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names)[:MAX_EXTRA_FIELDS])
 
 
-def _columns(batch: Batch, timezone: str) -> pa.Table:
-    """`LISTED`, both times null where `createdAt` is no such date; with it `spelling`, and `row`, its place."""
+def _columns(batch: Batch) -> pa.Table:
+    """`_KEPT` of each row; with it `spelling`, and `row`, its place."""
     phone_numbers, countries = read_phone_numbers(batch.spellings)
-    wall_clocks = _wall_clocks(batch.created_at)
     return pa.table(
         {
             "id": batch.ids,
             "phone_number": phone_numbers,
             "country": countries,
-            "created_at": _instants(wall_clocks, timezone),
-            "created_at_local": wall_clocks,
+            "created_at_local": batch.created_at_local,
             "spelling": batch.spellings,
             "row": pa.array(np.arange(len(batch.ids))),
         }
     )
 
 
-def _wall_clocks(created_at: pa.Array) -> pa.Array:
-    """The times that these strings write in exactly the provider's form, null for others.
-
-    `strptime` takes 30 February for 1 March and skips what it cannot use, so a time must survive being formatted back.
-    """
-    moments = pc.strptime(created_at, format=_CREATED_AT_FORM, unit="s", error_is_null=True)
-    survives = pc.equal(moments.cast(pa.string()), created_at)
-    recent = pc.greater_equal(moments, pa.scalar(EARLIEST_CREATED_AT, pa.timestamp("s")))
-    return pc.if_else(pc.and_(survives, recent), moments, None).cast(WALL_CLOCK)
-
-
-def _instants(wall_clocks: pa.Array | pa.ChunkedArray, timezone: str) -> pa.Array | pa.ChunkedArray:
-    """`created_at`: an hour that happens twice means the earlier instant, one that never happens the next valid one."""
-    return pc.assume_timezone(wall_clocks, timezone, ambiguous="earliest", nonexistent="latest").cast(UTC_TIME)
-
-
-def _dated(columns: pa.Table, latest: datetime) -> pa.ChunkedArray:
-    """Whether each row has a usable `createdAt`."""
-    usable = pc.less_equal(columns["created_at"], pa.scalar(latest, UTC_TIME))
-    return usable.fill_null(False)  # noqa: FBT003 – Arrow takes it by position
+def _dated(columns: pa.Table, latest: datetime, timezone: str) -> pa.ChunkedArray:
+    """Whether each row's `createdAt` is not too late."""
+    return pc.less_equal(instants(columns["created_at_local"], timezone), pa.scalar(latest, UTC_TIME))
 
 
 def _repeated_ids(tables: list[pa.Table]) -> pa.Array:
@@ -237,7 +218,7 @@ def _gathered_by_month(tables: list[pa.Table], timezone: str) -> pa.Table:
         # Each month lets go of its parts, and the last month of a table of its memory. So a list in order of time is
         # held once; of another, every table has rows of every month, and is held until the last.
         rows = _sorted(pa.concat_tables(parts.pop(month)).combine_chunks())
-        return rows.append_column("created_at", _instants(rows["created_at_local"], timezone)).select(LISTED.names)
+        return rows.append_column("created_at", instants(rows["created_at_local"], timezone)).select(LISTED.names)
 
     listed = [rows.cast(LISTED.arrow) for rows in in_threads(gathered, sorted(parts))]
     return pa.concat_tables([LISTED.arrow.empty_table(), *listed])
