@@ -501,8 +501,8 @@ def _batch(rows: list[Any]) -> Batch:
             created_at.append(wall_clock)
             objects.append(row)
     created_at_local = read_wall_clocks(pa.array(created_at, pa.string()))
-    for place in np.flatnonzero(created_at_local.is_null()):
-        malformed.append(Malformed(_raw(objects[place]), BAD_CREATED_AT, spellings[place]))
+    misdated = np.flatnonzero(created_at_local.is_null())
+    malformed += [Malformed(_raw(objects[place]), BAD_CREATED_AT, spellings[place]) for place in misdated]
     usable = created_at_local.is_valid()
     return Batch(
         pa.array(ids, pa.int64()).filter(usable),

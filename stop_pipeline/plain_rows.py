@@ -5,7 +5,7 @@ rows, and where a document has its rows (`document`); what a time is (`wall_cloc
 
 A row is four fixed texts around three fields. A row is plain if every byte of it is accounted for: it is compared with
 the frame, or is a digit of the id, a character of a number, a part of a real time. So nothing is left to be guessed.
-Fields are gathered from all rows at once, eight bytes of each as one 64-bit word, and reckoned with as such.
+Fields are taken from all rows at once (`words`).
 """
 
 from collections.abc import Iterator
@@ -16,22 +16,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from stop_pipeline import wall_clocks
-from stop_pipeline.wall_clocks import Words, read_wall_clock_words
+from stop_pipeline.wall_clocks import read_wall_clock_words
+from stop_pipeline.words import BYTES, Positions, gathered, leading_number, stands_at, words_at
 
-_WORD_BYTES = 8
 _MOST_ID_DIGITS = 15
 """A longer id is odd: it might be more than 2⁶³−1."""
 _MOST_NUMBER_BYTES = 20
-_POWERS_OF_TEN = 10 ** np.arange(_WORD_BYTES + 1)
+_POWERS_OF_TEN = 10 ** np.arange(BYTES + 1)
 _FIRST_CHAR, _LAST_CHAR = b"+9"
 """Between them lie the digits, plus, minus, full stop and slash, and nothing that could end a text or escape."""
-
-Positions = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around the fields of a row, ASCII; a row begins with the first text, the next right after the last."""
+    """What stands around the fields of a row, in ASCII; the next row begins right after the last of it."""
 
     before_id: bytes
     before_number: bytes
@@ -75,18 +73,18 @@ def read_plain_rows(text: bytes, frame: Frame) -> PlainRows:
     numbers_end = times_start - len(frame.before_time)
     lengths = numbers_end - numbers_start
     plain &= (lengths > 0) & (lengths <= _MOST_NUMBER_BYTES)
-    plain &= _are(text, ids_end, frame.before_number)
-    plain &= _are(text, numbers_end, frame.before_time)
-    plain &= _are(text, ends - len(frame.after_time), frame.after_time)
+    plain &= stands_at(text, ids_end, frame.before_number)
+    plain &= stands_at(text, numbers_end, frame.before_time)
+    plain &= stands_at(text, ends - len(frame.after_time), frame.after_time)
     created_at_local, are_times = read_wall_clock_words(
-        *(_words(text, times_start + offset) for offset in (0, _WORD_BYTES, wall_clocks.LENGTH - _WORD_BYTES))
+        *(words_at(text, times_start + offset) for offset in (0, BYTES, wall_clocks.LENGTH - BYTES))
     )
     plain &= are_times
 
     chosen, spellings = [np.empty(0, np.int64)], [pa.array([], pa.string())]
     for length in np.flatnonzero(np.bincount(lengths[plain])):
         rows = np.flatnonzero(plain & (lengths == length))
-        numbers = _gathered(text, numbers_start[rows], f"V{length}")
+        numbers = gathered(text, numbers_start[rows], f"V{length}")
         usable = _are_numbers(numbers)
         plain[rows[~usable]] = False
         chosen.append(rows[usable])
@@ -100,56 +98,25 @@ def _occurrences(text: bytes, wanted: bytes) -> Positions:
     """Where a text occurs, with room for it."""
     room = np.frombuffer(text, np.uint8)[: max(0, len(text) - len(wanted) + 1)]
     found = np.flatnonzero(room == wanted[0])
-    return found[_are(text, found, wanted)]
-
-
-def _are(text: bytes, positions: Positions, wanted: bytes) -> NDArray[np.bool_]:
-    """At which positions a text stands."""
-    same: NDArray[np.bool_] = _gathered(text, positions, f"S{len(wanted)}") == wanted
-    return same
-
-
-def _words(text: bytes, positions: Positions) -> Words:
-    return _gathered(text, positions, "<u8")
-
-
-def _gathered(text: bytes, positions: Positions, dtype: str) -> NDArray[np.generic]:
-    """Of each position the bytes that follow it, as one value of this type."""
-    size = np.dtype(dtype).itemsize
-    if len(text) < size:
-        return np.empty(0, dtype)
-    return np.ndarray((len(text) - size + 1,), dtype, text, strides=(1,))[positions]
+    return found[stands_at(text, found, wanted)]
 
 
 def _read_ids(text: bytes, starts: Positions) -> tuple[NDArray[np.int64], Positions, NDArray[np.bool_]]:
     """The ids that begin at these positions, where they end, and which of them are canonical and short enough."""
-    ids, digits = _read_digits(_words(text, starts))
-    canonical = (digits > 0) & (_gathered(text, starts, "u1") != ord("0"))
-    going_on = digits == _WORD_BYTES
+    ids, digits = leading_number(words_at(text, starts))
+    canonical = (digits > 0) & (gathered(text, starts, "u1") != ord("0"))
+    going_on = digits == BYTES
     if going_on.any():
-        more, more_digits = _read_digits(_words(text, starts[going_on] + _WORD_BYTES))
+        more, more_digits = leading_number(words_at(text, starts[going_on] + BYTES))
         ids[going_on] = ids[going_on] * _POWERS_OF_TEN[more_digits] + more
         digits[going_on] += more_digits
     return ids, starts + digits, canonical & (digits <= _MOST_ID_DIGITS)
 
 
-def _read_digits(words: Words) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The number that the digits at the beginning of each word write, and how many there are."""
-    values, others = wall_clocks.digits(words, b"0" * _WORD_BYTES)
-    first_other = others & (~others + 1)
-    count = np.bitwise_count(first_other - 1) >> 3
-    # Moved to the end of the word, with zeros before them, the digits are joined: by twos, by fours, all eight.
-    values <<= 8 * (_WORD_BYTES - count.astype(np.uint64))
-    values = (10 * values + (values >> 8)) & 0x00FF_00FF_00FF_00FF
-    values = (100 * values + (values >> 16)) & 0x0000_FFFF_0000_FFFF
-    values = (10_000 * values + (values >> 32)) & 0xFFFF_FFFF
-    return values.view(np.int64), count.astype(np.int64)
-
-
 def _are_numbers(numbers: NDArray[np.void]) -> NDArray[np.bool_]:
     """Which texts, of equal length, are written with no more than digits and `+,-./`."""
     chars = numbers.view(np.uint8).reshape(len(numbers), -1)
-    return ((chars >= _FIRST_CHAR) & (chars <= _LAST_CHAR)).all(axis=1)
+    return np.all((chars >= _FIRST_CHAR) & (chars <= _LAST_CHAR), axis=1)
 
 
 def _strings(texts: NDArray[np.void]) -> pa.StringArray:

@@ -1,8 +1,8 @@
 """`createdAt`: the text of a wall clock → a time without a zone, and the instant that it means somewhere.
 
-What belongs here: which texts are real times, and what becomes of hours that happen twice or never. What does not: where
-the texts stand in a document (`document`, `plain_rows`), and which times are too late to be believed (`snapshot`).
-Everything is pure.
+What belongs here: which texts are real times, and what becomes of hours that happen twice or never. What does not:
+where the texts stand in a document (`document`, `plain_rows`), and which times are too late to be believed
+(`snapshot`). Everything is pure.
 """
 
 from datetime import datetime
@@ -13,14 +13,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from stop_pipeline.schema import UTC_TIME, WALL_CLOCK
+from stop_pipeline.words import Words, byte, digits
 
 FORM = "%Y-%m-%d %H:%M:%S"
 LENGTH = 19
 EARLIEST = datetime(2000, 1, 1)  # noqa: DTZ001 – a wall clock
 
-Words = NDArray[np.uint64]
-"""Eight characters each, the first in the lowest byte."""
-
+_MONTHS_OF_A_YEAR = 12
 _MONTHS = np.arange("2000-01", "2101-01", dtype="datetime64[M]")
 _FIRST_DAYS = _MONTHS.astype("datetime64[D]")
 
@@ -55,13 +54,13 @@ def read_wall_clock_words(
     written = odd | odd_days | odd_times == 0
     # Each byte holds a digit now, or zero in place of a separator: a digit's ten times and the next one's once.
     years, days, times = (10 * words + (words >> 8) for words in (years, days, times))
-    month = _byte(years, 5)
-    month_number = (100 * _byte(years, 0) + _byte(years, 2) - 2000) * 12 + month - 1
-    written &= (month >= 1) & (month <= 12) & (month_number >= 0) & (month_number < len(_MONTHS) - 1)
+    month = byte(years, 5)
+    month_number = (100 * byte(years, 0) + byte(years, 2) - EARLIEST.year) * _MONTHS_OF_A_YEAR + month - 1
+    written &= (month >= 1) & (month <= _MONTHS_OF_A_YEAR) & (month_number >= 0) & (month_number < len(_MONTHS) - 1)
     month_number[~written] = 0
-    day = _byte(days, 0)
+    day = byte(days, 0)
     date = _FIRST_DAYS[month_number] + (day - 1)
-    hour, minute, second = _byte(times, 0), _byte(times, 3), _byte(times, 6)
+    hour, minute, second = byte(times, 0), byte(times, 3), byte(times, 6)
     written &= (day >= 1) & (date < _FIRST_DAYS[month_number + 1]) & (hour < 24) & (minute < 60) & (second < 60)  # noqa: PLR2004 – the clock's
     return date.astype("datetime64[us]") + 1_000_000 * (3_600 * hour + 60 * minute + second), written
 
@@ -69,21 +68,3 @@ def read_wall_clock_words(
 def instants(wall_clocks: pa.Array | pa.ChunkedArray, timezone: str) -> pa.Array | pa.ChunkedArray:
     """`created_at`: an hour that happens twice means the earlier instant, one that never happens the next valid one."""
     return pc.assume_timezone(wall_clocks, timezone, ambiguous="earliest", nonexistent="latest").cast(UTC_TIME)
-
-
-def digits(words: Words, form: bytes) -> tuple[Words, Words]:
-    """The values of the digits, one a byte, and words with a bit wherever a text is not as `form`.
-
-    Args:
-        words: Texts of eight characters.
-        form: What they should be like, with a 0 where a digit stands. In each word the first difference is marked
-            rightly, by the highest bit of its byte; what comes after it may be not.
-    """
-    values = words ^ np.frombuffer(form, "<u8")
-    # What is added brings a byte to 128 if it is more than 9 where a digit stands, more than 0 where none does.
-    room = np.frombuffer(bytes(128 - 10 if char == ord("0") else 128 - 1 for char in form), "<u8")
-    return values, ((values + room) | values) & 0x8080_8080_8080_8080
-
-
-def _byte(words: Words, place: int) -> NDArray[np.int64]:
-    return ((words >> (8 * place)) & 0xFF).view(np.int64)
