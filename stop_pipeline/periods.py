@@ -19,6 +19,10 @@ from stop_pipeline.schema import UTC_TIME
 STOPS_ORDER = ("created_at_local", "id", "first_seen_at", "phone_number")
 REJECTED_ORDER = ("raw", "first_seen_at")
 
+_MICROSECONDS_OF_A_DAY = 86_400_000_000
+_MONTH_OF_DAY = np.arange("1970-01-01", "2101-01-01", dtype="datetime64[D]").astype("datetime64[M]")
+"""By days since 1970: NumPy's own reckoning takes ten times as long for each row."""
+
 
 def as_committed(periods: pa.Table, applied_at: datetime | None) -> pa.Table:
     """`periods` as of a commit: rows first seen after it are left out, ends after it are undone.
@@ -54,8 +58,12 @@ def open_rows(periods: pa.Table) -> pa.Table:
 
 
 def month_numbers(rows: pa.Table | pa.RecordBatch) -> NDArray[np.datetime64]:
-    """The month of each row's `created_at_local` (datetime64[M])."""
-    months: NDArray[np.datetime64] = rows["created_at_local"].to_numpy().astype("datetime64[M]")
+    """The month of each row's `created_at_local` (datetime64[M]), a time from 1970 on."""
+    days = rows["created_at_local"].to_numpy().view(np.int64) // _MICROSECONDS_OF_A_DAY
+    known = not len(days) or days.max() < len(_MONTH_OF_DAY)
+    months: NDArray[np.datetime64] = (
+        _MONTH_OF_DAY[days] if known else days.astype("datetime64[D]").astype("datetime64[M]")
+    )
     return months
 
 

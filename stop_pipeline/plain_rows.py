@@ -116,7 +116,8 @@ def _read_ids(text: bytes, starts: Positions) -> tuple[NDArray[np.int64], Positi
 def _are_numbers(numbers: NDArray[np.void]) -> NDArray[np.bool_]:
     """Which texts, of equal length, are written with no more than digits and `+,-./`."""
     chars = numbers.view(np.uint8).reshape(len(numbers), -1)
-    return np.all((chars >= _FIRST_CHAR) & (chars <= _LAST_CHAR), axis=1)
+    usable: NDArray[np.bool_] = np.all((chars >= _FIRST_CHAR) & (chars <= _LAST_CHAR), axis=1)
+    return usable
 
 
 def _strings(texts: NDArray[np.void]) -> pa.StringArray:
