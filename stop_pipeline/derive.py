@@ -23,54 +23,63 @@ def suppression_list(stops: pa.Table, rejected: pa.Table) -> pa.Table:
         rejected: Committed periods of malformed rows (`schema.REJECTED`): one that bears a number counts as well,
             without a date.
     """
-    listed = open_rows(stops).select(["phone_number", "created_at"])
-    malformed = open_rows(rejected).select(["phone_number"])
-    malformed = malformed.filter(pc.is_valid(malformed["phone_number"]))
-    rows = pa.table(
-        {
-            "phone_number": pa.chunked_array(
-                listed["phone_number"].chunks + malformed["phone_number"].chunks, pa.string()
-            ),
-            "created_at": pa.chunked_array([*listed["created_at"].chunks, pa.nulls(malformed.num_rows, UTC_TIME)]),
-            "listed": pa.chunked_array(
-                [pa.repeat(value=True, size=listed.num_rows), pa.repeat(value=False, size=malformed.num_rows)]
-            ),
-        }
-    )
-    numbers = (
-        rows.group_by("phone_number")
-        .aggregate([("created_at", "min"), ("created_at", "max"), ([], "count_all"), ("listed", "max")])
-        .sort_by("phone_number")
-    )
-    return pa.Table.from_arrays(
-        [
-            numbers["phone_number"],
-            numbers["created_at_min"],
-            numbers["created_at_max"],
-            numbers["count_all"],
-            pc.if_else(numbers["listed_max"], "listed", "rejected row"),
-        ],
-        names=SUPPRESSION_LIST.names,
-    ).cast(SUPPRESSION_LIST.arrow)
+    return _numbers(_asked(stops, rejected))
 
 
-def updated_suppression_list(before: pa.Table, touched: pa.Array, stops: pa.Table, rejected: pa.Table) -> pa.Table:
+def updated_suppression_list(before: pa.Table, recounted: pa.Array, stops: pa.Table, rejected: pa.Table) -> pa.Table:
     """The list of a commit, from that of an earlier one; equal to `suppression_list` of all periods.
 
     Args:
         before: The earlier list (`schema.SUPPRESSION_LIST`), sorted.
-        touched: At least the numbers of the rows first seen or ended since, each once.
-        stops: Committed periods, at least all that bear one of these numbers, and none that bears another.
+        recounted: Numbers of which a row has ended since, so that they are counted anew.
+        stops: Committed periods: all of those numbers, and of all others the ones first seen since.
         rejected: The same of malformed rows.
     """
-    fresh = suppression_list(stops, rejected)
-    kept = before.filter(pc.invert(pc.is_in(before["phone_number"], value_set=touched)))
+    asked = _asked(stops, rejected)
+    touched = pc.unique(pa.chunked_array([*asked["phone_number"].chunks, recounted], pa.string()))
+    is_touched = pc.is_in(before["phone_number"], value_set=touched)
+    counted = before.filter(pc.and_not(is_touched, pc.is_in(before["phone_number"], value_set=recounted)))
+    fresh = _numbers(pa.concat_tables([asked, _asked_before(counted)]))
+    kept = before.filter(pc.invert(is_touched))
     numbers = kept["phone_number"].combine_chunks()
     places = [bisect_left(numbers, number, key=pa.StringScalar.as_py) for number in fresh["phone_number"].to_pylist()]
     pieces = []
     for row, (start, end) in enumerate(pairwise([0, *places, kept.num_rows])):
         pieces += [kept.slice(start, end - start), fresh.slice(row, 1)]
     return pa.concat_tables(pieces).combine_chunks()
+
+
+_ASKED = pa.schema([*SUPPRESSION_LIST.arrow][:-1]).append(pa.field("listed", pa.bool_()))
+"""`schema.SUPPRESSION_LIST` with `listed` in place of `origin`, so that numbers can be added up."""
+
+
+def _asked(stops: pa.Table, rejected: pa.Table) -> pa.Table:
+    """The numbers of open rows (`_ASKED`), one row each."""
+    listed = open_rows(stops)
+    malformed = open_rows(rejected)["phone_number"].drop_null()
+    undated = pa.nulls(len(malformed), UTC_TIME)
+    rows = len(listed) + len(malformed)
+    times = pa.chunked_array([*listed["created_at"].chunks, undated])
+    numbers = pa.chunked_array(listed["phone_number"].chunks + malformed.chunks, pa.string())
+    is_listed = pa.chunked_array([pa.repeat(value=True, size=len(listed)), pa.repeat(value=False, size=len(malformed))])
+    return pa.Table.from_arrays([numbers, times, times, pa.repeat(1, rows), is_listed], schema=_ASKED)
+
+
+def _asked_before(numbers: pa.Table) -> pa.Table:
+    """Of an earlier list the same, one row for all that a number counts."""
+    return numbers.drop_columns("origin").append_column("listed", pc.equal(numbers["origin"], "listed"))
+
+
+def _numbers(asked: pa.Table) -> pa.Table:
+    """`schema.SUPPRESSION_LIST` of `_ASKED`."""
+    numbers = (
+        asked.group_by("phone_number")
+        .aggregate([("first_stop_at", "min"), ("last_stop_at", "max"), ("stop_count", "sum"), ("listed", "max")])
+        .sort_by("phone_number")
+    )
+    origin = pc.if_else(numbers["listed_max"], "listed", "rejected row")
+    columns = [numbers[name] for name in ("phone_number", "first_stop_at_min", "last_stop_at_max", "stop_count_sum")]
+    return pa.Table.from_arrays([*columns, origin], names=SUPPRESSION_LIST.names).cast(SUPPRESSION_LIST.arrow)
 
 
 def stops_per_day(stops: pa.Table) -> pa.Table:
@@ -86,10 +95,25 @@ def stops_per_day(stops: pa.Table) -> pa.Table:
     is_latest = np.ones(len(ids), dtype=bool)
     is_latest[by_id[:-1]] = ids[by_id[1:]] != ids[by_id[:-1]]
     counted = stops.filter(pa.array(is_latest))
-    days = pa.table({"day": counted["created_at_local"].cast(pa.date32()), "country": counted["country"]})
+    days, countries = counted["created_at_local"].cast(pa.date32()), counted["country"]
+    return _days(pa.Table.from_arrays([days, countries, pa.repeat(1, len(counted))], names=STOPS_PER_DAY.names))
+
+
+def updated_stops_per_day(before: pa.Table, stops: pa.Table) -> pa.Table:
+    """The counts of a commit, from those of an earlier one; equal to `stops_per_day` of all periods.
+
+    Args:
+        before: The earlier counts (`schema.STOPS_PER_DAY`).
+        stops: The periods first seen since, none of whose ids was listed before.
+    """
+    return _days(pa.concat_tables([before, stops_per_day(stops)]))
+
+
+def _days(counts: pa.Table) -> pa.Table:
+    """`schema.STOPS_PER_DAY`, summed up."""
     return (
-        days.group_by(["day", "country"])
-        .aggregate([([], "count_all")])
+        counts.group_by(["day", "country"])
+        .aggregate([("stops", "sum")])
         .rename_columns(STOPS_PER_DAY.names)
         .cast(STOPS_PER_DAY.arrow)
         .sort_by([("day", "ascending"), ("country", "ascending")])

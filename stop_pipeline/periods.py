@@ -34,8 +34,10 @@ def as_committed(periods: pa.Table, applied_at: datetime | None) -> pa.Table:
     if applied_at is None:
         return periods.slice(0, 0)
     commit_time = pa.scalar(applied_at, UTC_TIME)
-    periods = periods.filter(pc.less_equal(periods["first_seen_at"], commit_time))
+    periods = _those(periods, pc.less_equal(periods["first_seen_at"], commit_time))
     later = pc.fill_null(pc.greater(periods["removed_at"], commit_time), fill_value=False)
+    if not pc.any(later).as_py():
+        return periods
     return set_column(periods, "removed_at", pc.if_else(later, pa.scalar(None, UTC_TIME), periods["removed_at"]))
 
 
@@ -54,7 +56,12 @@ def set_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
 
 def open_rows(periods: pa.Table) -> pa.Table:
     """The periods that have not ended."""
-    return periods.filter(pc.is_null(periods["removed_at"]))
+    return _those(periods, pc.is_null(periods["removed_at"]))
+
+
+def _those(rows: pa.Table, chosen: pa.ChunkedArray) -> pa.Table:
+    """The rows that are chosen; mostly all of them are, and need not be copied."""
+    return rows if pc.all(chosen).as_py() else rows.filter(chosen)
 
 
 def month_numbers(rows: pa.Table | pa.RecordBatch) -> NDArray[np.datetime64]:

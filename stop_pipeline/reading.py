@@ -12,12 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from stop_pipeline.periods import as_committed, known_at, open_rows
+from stop_pipeline.periods import as_committed, known_at, month_numbers, open_rows
 from stop_pipeline.schema import (
     ACCOUNT,
     CREATED_MONTH,
@@ -82,7 +84,7 @@ def read_stops(
         _read_account(store, account, wanted, moment, history=history, condition=condition)
         for account in store.accounts()
     ]
-    return _to_pandas(pa.concat_tables([empty.select(wanted), *tables]))
+    return _to_pandas(pa.concat_tables([_with_categories(empty.select(wanted)), *tables]))
 
 
 def read_rejected(root: str | Path | None = None, history: bool = False) -> pd.DataFrame:  # noqa: FBT001, FBT002
@@ -163,7 +165,9 @@ def _read_account(
     applied_at = store.state(account).applied_at
     # An end may be undone by the view, so a condition on it must wait for the view.
     waits = condition is not None and "removed_at" in str(condition)
-    needed = _READ_COLUMNS if waits else {*columns, "first_seen_at", "removed_at"}
+    # The keys of a row follow from its account and its time, so that each row's text of them need not be made.
+    needed = {"created_at_local" if column == CREATED_MONTH.name else column for column in columns} - {ACCOUNT.name}
+    needed = set(_READ_COLUMNS) if waits else needed | {"first_seen_at", "removed_at"}
     periods = as_committed(
         store.scan_stops(
             account,
@@ -173,12 +177,28 @@ def _read_account(
         applied_at,
     )
     if waits:
-        periods = periods.filter(condition)
+        periods = periods.filter(condition).drop_columns([ACCOUNT.name, CREATED_MONTH.name])
     if moment is not None:
         periods = known_at(periods, moment)
     elif not history:
         periods = open_rows(periods)
+    if ACCOUNT.name in columns:
+        periods = periods.append_column(ACCOUNT.name, _category(np.array([account]), np.zeros(len(periods), np.int32)))
+    if CREATED_MONTH.name in columns:
+        periods = periods.append_column(CREATED_MONTH.name, _months(periods))
     return periods.select(columns)
+
+
+def _months(periods: pa.Table) -> pa.DictionaryArray:
+    """`created_month` of rows that are ordered by it."""
+    numbers = month_numbers(periods)
+    begins = np.ones(len(numbers), dtype=bool)
+    begins[1:] = numbers[1:] != numbers[:-1]
+    return _category(numbers[begins].astype(str), (np.cumsum(begins) - 1).astype(np.int32))
+
+
+def _category(texts: NDArray[np.str_], codes: NDArray[np.int32]) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(texts, pa.string()))
 
 
 def _per_account(store: Store, schema: TableSchema, read: Callable[[str], pa.Table]) -> pd.DataFrame:
@@ -187,15 +207,20 @@ def _per_account(store: Store, schema: TableSchema, read: Callable[[str], pa.Tab
     for account in store.accounts():
         table = read(account)
         tables.append(table.add_column(0, ACCOUNT.name, pa.repeat(account, table.num_rows)))
-    return _to_pandas(pa.concat_tables(tables))
+    return _to_pandas(_with_categories(pa.concat_tables(tables)))
 
 
-def _to_pandas(table: pa.Table) -> pd.DataFrame:
-    """The table as pandas, its hive keys as categories, a day as a time that pandas can reckon with."""
+def _with_categories(table: pa.Table) -> pa.Table:
+    """The table, its hive keys as categories."""
     for name in (ACCOUNT.name, CREATED_MONTH.name):
         if name in table.column_names:
             index = table.column_names.index(name)
             table = table.set_column(index, name, table[name].combine_chunks().dictionary_encode())
+    return table
+
+
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    """The table as pandas, a day as a time that pandas can reckon with."""
     frame: pd.DataFrame = table.to_pandas(date_as_object=False)
     return frame
 

@@ -68,6 +68,7 @@ class MonthInfo:
         rows: All periods.
         nulls: Nulls in `id`, `phone_number` and `created_at`.
         changed_at: When a row was last first seen or ended.
+        id_range: The smallest and the largest `id`.
     """
 
     fingerprint: str
@@ -75,6 +76,7 @@ class MonthInfo:
     rows: int
     nulls: int
     changed_at: datetime
+    id_range: tuple[int, int]
 
 
 class Store:
@@ -145,20 +147,23 @@ class Store:
         with self.files.reading(name, (KeyError, TypeError, ValueError)):
             return Landed(**document | {"fetched_at": _time(document["fetched_at"])})
 
-    def land(self, account: str, answer: Answer) -> Landed:
-        """Keep an answer's bytes, compressed; if they are those of the newest one, only its fetch time moves."""
+    def land(self, account: str, answer: Answer, compressed: Path | None = None) -> Landed:
+        """Keep an answer's bytes, compressed; if they are those of the newest one, only its fetch time moves.
+
+        Args:
+            account: Whose.
+            answer: The answer.
+            compressed: A temporary file into which `compress` has put its bytes; if not given, it is done here.
+        """
         newest = self.newest_answer(account)
         if newest is not None and newest.sha256 == answer.sha256:
             landed = dataclasses.replace(newest, fetched_at=answer.fetched_at)
         else:
             file = f"{answer.fetched_at:{_FETCH_TIME}}-{answer.sha256[:12]}.{answer.format}.zst"
-            compressed = self.temporary(account)
-            with (
-                writable(compressed),
-                pa.OSFile(str(answer.path)) as source,
-                pa.output_stream(str(compressed), compression="zstd") as sink,
-            ):
-                sink.upload(source)
+            if compressed is None:
+                compressed = self.temporary(account)
+                compress(answer.path, compressed)
+            with writable(compressed):
                 compressed.chmod(0o600)
             self.files.adopt(compressed, f"raw/account={account}/{file}")
             landed = Landed(answer.fetched_at, answer.sha256, answer.size_bytes, file)
@@ -446,6 +451,7 @@ class Store:
             changed_at=max(
                 group.max for name in ("first_seen_at", "removed_at") for group in statistics[name] if group.has_min_max
             ),
+            id_range=(min(group.min for group in statistics["id"]), max(group.max for group in statistics["id"])),
         )
 
     def _footer(self, name: str) -> dict[str, Any] | None:
@@ -472,6 +478,16 @@ class Store:
 
     def _write_json(self, account: str, name: str, document: Mapping[str, Any]) -> None:
         self.files.write(account, name, _json(document).encode() + b"\n")
+
+
+def compress(path: Path, into: Path) -> None:
+    """Compress a file into another one, as answers are kept; lets other threads work meanwhile.
+
+    Raises:
+        StoreError: it was refused.
+    """
+    with writable(into), pa.OSFile(str(path)) as source, pa.output_stream(str(into), compression="zstd") as sink:
+        sink.upload(source)
 
 
 def _columns(file: pq.ParquetFile, schema: pa.Schema) -> pa.Table:

@@ -8,7 +8,8 @@ Each step can be repeated, or killed at any point, and run again: it looks at wh
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -33,18 +34,18 @@ from stop_pipeline.model import (
     commit_time,
 )
 from stop_pipeline.periods import as_committed, open_rows
-from stop_pipeline.schema import STOPS_PER_DAY, SUPPRESSION_LIST, UTC_TIME, TableSchema
+from stop_pipeline.schema import STOPS, STOPS_PER_DAY, SUPPRESSION_LIST, UTC_TIME, TableSchema
 from stop_pipeline.settings import key_variable
 from stop_pipeline.snapshot import parse
-from stop_pipeline.store import Store, figures_of
+from stop_pipeline.store import MonthInfo, Store, compress, figures_of
 
 log = logging.getLogger(__name__)
 
 PROGRESS_BYTES = 20_000_000
 """How often a long download says how far it has come."""
 
-_FEW_NUMBERS = 10_000
-"""Up to so many, numbers are put into the list one by one; beyond, it is made anew."""
+_FEW_ROWS = 10_000
+"""Up to so many, rows are put into the list number by number; beyond, it is made anew."""
 
 
 class Client(Protocol):
@@ -149,8 +150,11 @@ def fetch(store: Store, account: str, client: Client, *, timezone: str) -> Fetch
             )
             return Fetched(answer, newest, changed=False, in_order=False)
         changed = newest is None or newest.sha256 != answer.sha256
+        compressed = store.temporary(account)
         if changed:
-            with readable(answer.path, damage=()):
+            # Meanwhile, for it takes half as long as parsing, and another processor.
+            with ThreadPoolExecutor(1) as pool, readable(answer.path, damage=()):
+                compressing = pool.submit(compress, answer.path, compressed)
                 snapshot = parse(
                     answer.path,
                     answer.format,
@@ -158,9 +162,10 @@ def fetch(store: Store, account: str, client: Client, *, timezone: str) -> Fetch
                     timezone=timezone,
                     secrets=client.secrets,
                 )
+            compressing.result()
             _just_judged.clear()
             _just_judged[answer.sha256, answer.fetched_at, timezone] = snapshot
-        landed = store.land(account, answer)
+        landed = store.land(account, answer, compressed)
     log.info("Account %s: fetched %s bytes in %.2f s", account, f"{answer.size_bytes:,}", answer.seconds)
     return Fetched(answer, landed, changed=changed, in_order=True)
 
@@ -436,35 +441,83 @@ def _derive(
 
 
 def _suppression_list(store: Store, account: str, state: State, made_from: str | None) -> pa.Table:
-    """From the list of the commit before, if that is what lies there and few of its numbers were touched since."""
+    """From the list of the commit before, if that is what lies there and few rows were first seen or ended since."""
+    columns = ["phone_number", "created_at"]
     rejected = as_committed(store.read_rejected(account), state.applied_at)
     if state.parent is not None and made_from == state.parent:
-        before = store.read_derived(SUPPRESSION_LIST, account)
-        touched = _touched_numbers(store, account, commit_time(state.parent), rejected)
-        if len(touched) <= _FEW_NUMBERS:
-            stops = _committed(store, account, state, ["phone_number", "created_at"], numbers=touched)
-            rejected = rejected.filter(pc.is_in(rejected["phone_number"], value_set=touched))
-            return derive.updated_suppression_list(before, touched, stops, rejected)
-    return derive.suppression_list(_committed(store, account, state, ["phone_number", "created_at"]), rejected)
+        since = commit_time(state.parent)
+        stops_since, stops_ended = _since(_changed_months(store, account, state, store.months(account), since), since)
+        rejected_since, rejected_ended = _since(rejected, since)
+        numbers = [*stops_ended["phone_number"].chunks, *rejected_ended["phone_number"].chunks]
+        ended = pc.unique(pa.chunked_array(numbers, pa.string())).drop_null()
+        if len(stops_since) + len(rejected_since) + len(ended) <= _FEW_ROWS:
+            of_ended = rejected.filter(pc.is_in(rejected["phone_number"], value_set=ended))
+            rejected_since = pa.concat_tables([_without(rejected_since, ended), of_ended])
+            if len(ended):
+                of_ended = _committed(store, account, state, columns, numbers=ended)
+                stops_since = pa.concat_tables([_without(stops_since, ended).select(of_ended.column_names), of_ended])
+            before = store.read_derived(SUPPRESSION_LIST, account)
+            return derive.updated_suppression_list(before, ended, stops_since, rejected_since)
+    return derive.suppression_list(_committed(store, account, state, columns), rejected)
 
 
-def _touched_numbers(store: Store, account: str, since: datetime, rejected: pa.Table) -> pa.Array:
-    """The numbers of the rows first seen or ended after a commit, each once.
+def _stops_per_day(store: Store, account: str, state: State, made_from: str | None) -> pa.Table:
+    """From the counts of the commit before, if that is what lies there and no id first seen since was listed before."""
+    columns = ["id", "country", "created_at_local"]
+    if state.parent is not None and made_from == state.parent:
+        since = commit_time(state.parent)
+        months = store.months(account)
+        changed = _changed_months(store, account, state, months, since)
+        began, _ = _since(changed, since)
+        elsewhere = {month: stored for month, stored in months.items() if stored.changed_at <= since}
+        ids = began["id"].combine_chunks()
+        if not (_any_known(changed, since, ids) or _any_within(store, account, elsewhere, ids)):
+            before = store.read_derived(STOPS_PER_DAY, account)
+            return derive.updated_stops_per_day(before, began.select([*columns, "first_seen_at"]))
+    return derive.stops_per_day(_committed(store, account, state, columns))
 
-    Not those of the last tick alone: the months may hold more that the commit's list lacks, where a backup brought back
-    an older commit than theirs. What a killed tick left may be among them, for a number too many does no harm.
+
+def _changed_months(
+    store: Store, account: str, state: State, months: Mapping[str, MonthInfo], since: datetime
+) -> pa.Table:
+    """The committed periods of the months that were changed after a commit.
+
+    Not by the last tick alone: the months may hold more than the commit's derived tables know of, where a backup
+    brought back an older commit than theirs.
     """
-    changed = [month for month, stored in store.months(account).items() if stored.changed_at > since]
-    time = pa.scalar(since, UTC_TIME)
-    chunks = []
-    for periods in (rejected, *(store.read_month(account, month) for month in changed)):
-        ended = pc.fill_null(pc.greater(periods["removed_at"], time), fill_value=False)
-        chunks += periods["phone_number"].filter(pc.or_(pc.greater(periods["first_seen_at"], time), ended)).chunks
-    return pc.unique(pa.chunked_array(chunks, pa.string())).drop_null()
+    changed = [month for month, stored in months.items() if stored.changed_at > since]
+    periods = [as_committed(store.read_month(account, month), state.applied_at) for month in changed]
+    return pa.concat_tables([STOPS.arrow.empty_table(), *periods])
 
 
-def _stops_per_day(store: Store, account: str, state: State, _made_from: str | None) -> pa.Table:
-    return derive.stops_per_day(_committed(store, account, state, ["id", "country", "created_at_local"]))
+def _since(periods: pa.Table, commit: datetime) -> tuple[pa.Table, pa.Table]:
+    """The periods first seen after a commit, and those that it knew and that have ended after it."""
+    time = pa.scalar(commit, UTC_TIME)
+    began = pc.greater(periods["first_seen_at"], time)
+    ended = pc.fill_null(pc.greater(periods["removed_at"], time), fill_value=False)
+    return periods.filter(began), periods.filter(pc.and_not(ended, began))
+
+
+def _without(periods: pa.Table, numbers: pa.Array) -> pa.Table:
+    return periods.filter(pc.invert(pc.is_in(periods["phone_number"], value_set=numbers)))
+
+
+def _any_known(periods: pa.Table, commit: datetime, ids: pa.Array) -> bool:
+    """Whether a commit knew a period of any of these ids."""
+    known = periods.filter(pc.less_equal(periods["first_seen_at"], pa.scalar(commit, UTC_TIME)))
+    return bool(pc.any(pc.is_in(known["id"], value_set=ids)).as_py())
+
+
+def _any_within(store: Store, account: str, months: Mapping[str, MonthInfo], ids: pa.Array) -> bool:
+    """Whether any of these ids has a period in these months; only a month that may hold one is read."""
+    sought = ids.to_numpy()
+    for month, stored in months.items():
+        smallest, largest = stored.id_range
+        if ((smallest <= sought) & (sought <= largest)).any():
+            found = pc.is_in(store.read_month(account, month)["id"], value_set=ids)
+            if pc.any(found).as_py():
+                return True
+    return False
 
 
 def _committed(

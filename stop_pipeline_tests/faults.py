@@ -20,6 +20,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,7 +101,8 @@ class _Calls:
         self.uncounted: list[str] = []
         self._root = str(root)
         self._plan = plan
-        self._inside = False
+        self._lock = threading.Lock()
+        self._this_thread = threading.local()
         self._paths: dict[int, str] = {}
 
     def install(self) -> None:
@@ -117,11 +119,16 @@ class _Calls:
         self._wrap_arrow()
         sys.addaudithook(self._audit)
 
+    def _inside(self) -> bool:
+        """Whether this thread is within a call already, of which it makes others."""
+        return getattr(self._this_thread, "inside", False)
+
     def step(self, call: Call, act: Callable[[], Any], half: Callable[[], Any] | None = None) -> Any:
-        if self._inside:
+        if self._inside():
             return act()
-        at_it = self._plan is not None and self._plan.number == len(self.made)
-        self.made.append(call)
+        with self._lock:  # an answer is compressed in a thread of its own
+            at_it = self._plan is not None and self._plan.number == len(self.made)
+            self.made.append(call)
         if at_it and self._plan is not None:
             if self._plan.errno is not None:
                 raise _refusal(self._plan.errno, call)
@@ -129,11 +136,11 @@ class _Calls:
                 half()
             if self._plan.how != "after":
                 os.kill(os.getpid(), signal.SIGKILL)
-        self._inside = True
+        self._this_thread.inside = True
         try:
             return act()
         finally:
-            self._inside = False
+            self._this_thread.inside = False
             if at_it:  # also after a call that fails, such as making a folder that is there
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -256,7 +263,7 @@ class _Calls:
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Python tells of each call that changes files: one that was not counted shows a hole in this harness."""
-        if self._inside or event not in _CHANGES:
+        if self._inside() or event not in _CHANGES:
             return
         if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & _WRITING):
             return

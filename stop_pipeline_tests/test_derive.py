@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,14 +58,13 @@ def as_rejected(rows: list[Asked], commit: int) -> pa.Table:
 @given(good=st.lists(GOOD, max_size=12), malformed=st.lists(MALFORMED, max_size=6))
 def test_a_list_brought_up_to_date_is_the_one_made_anew(good: list[Asked], malformed: list[Asked]) -> None:
     before, anew = (suppression_list(as_stops(good, commit), as_rejected(malformed, commit)) for commit in (0, 1))
-    moved = {row.number for row in (*good, *malformed) if row.stands[0] != row.stands[1]}
-    touched = pa.array([number for number in NUMBERS if number in moved], pa.string())
+    ended = {row.number for row in (*good, *malformed) if row.number and row.stands == (True, False)}
 
-    def of_touched(periods: pa.Table) -> pa.Table:
-        return periods.filter(pc.is_in(periods["phone_number"], value_set=touched))
+    def to_give(rows: list[Asked]) -> list[Asked]:
+        return [row for row in rows if row.number in ended or row.stands == (False, True)]
 
     updated = updated_suppression_list(
-        before, touched, of_touched(as_stops(good, 1)), of_touched(as_rejected(malformed, 1))
+        before, pa.array(sorted(ended), pa.string()), as_stops(to_give(good), 1), as_rejected(to_give(malformed), 1)
     )
 
     assert updated.schema.equals(SUPPRESSION_LIST.arrow)

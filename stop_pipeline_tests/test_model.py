@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stop_pipeline import derive, read_rejected, read_stops
 from stop_pipeline.errors import ForeignListError
-from stop_pipeline.schema import STOPS, SUPPRESSION_LIST
+from stop_pipeline.schema import STOPS, STOPS_PER_DAY, SUPPRESSION_LIST
 from stop_pipeline.store import Store
 from stop_pipeline_tests.ticking import IN_MEMORY, Row, Ticker, tree
 
@@ -140,7 +140,7 @@ def _run(root: Path, steps: list[Step]) -> None:
             counts = applied.counts
             assert counts.listed == counts.unchanged + counts.new + counts.changed + counts.restored
             states.append((ticker.now, model.known_at(ticker.now)))
-            _suppresses_what_stands(ticker.store)
+            _derived_as_if_made_anew(ticker.store)
 
     assert _periods(read_stops(root, history=True)) == sorted(
         (*period.key, period.first_seen_at, period.removed_at or STILL_LISTED) for period in model.stops
@@ -153,11 +153,12 @@ def _run(root: Path, steps: list[Step]) -> None:
     assert sorted(read_rejected(root)["raw"]) == standing
 
 
-def _suppresses_what_stands(store: Store) -> None:
-    """The list that was brought up to date tick by tick is the one that all periods give."""
+def _derived_as_if_made_anew(store: Store) -> None:
+    """The tables that were brought up to date tick by tick are those that all periods give."""
     stops, rejected = store.stops_columns("main", STOPS.names), store.read_rejected("main")
     made_anew = derive.suppression_list(stops, rejected)
     assert store.read_derived(SUPPRESSION_LIST, "main").to_pylist() == made_anew.to_pylist()
+    assert store.read_derived(STOPS_PER_DAY, "main").to_pylist() == derive.stops_per_day(stops).to_pylist()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
