@@ -11,7 +11,7 @@ import requests
 
 from stop_pipeline import read_rejected, read_stops
 from stop_pipeline.sandbox import serve
-from stop_pipeline_tests.commands import COMMAND, clean_environment, run_command
+from stop_pipeline_tests.commands import COMMAND, clean_environment, run_command, sandbox
 from stop_pipeline_tests.loopback import Loopback, Script, reply, reply_json
 from stop_pipeline_tests.serving import free_port, wait_for_locations
 from stop_pipeline_tests.ticking import answer_body, rows, tree
@@ -234,23 +234,27 @@ def test_run_leaves_its_history_beside_the_data_root(machine: Machine) -> None:
 
 
 def test_sandbox_tells_how_to_use_it_and_ends_with_ctrl_c(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [COMMAND, "sandbox", "--port", "0", "--rows", "12", "--seed", "3"],
-        cwd=tmp_path,
-        env=clean_environment(PYTHONUNBUFFERED="1"),
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert process.stdout is not None
-        url = process.stdout.readline().split(" listens at ")[1].split(". ")[0]
-        answer = requests.get(f"{url}/stop-sms/list", params={"apiKey": "sandbox-key"}, timeout=10).json()
-        assert answer["nbData"] == len(answer["data"]) == 12
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
-    assert process.returncode == 0
+    with sandbox("--rows", "12", "--seed", "3", cwd=tmp_path) as variables:
+        assert variables.keys() == {"SMSPARTNER_BASE_URL", "SMSPARTNER_API_KEY", "STOP_PIPELINE_DATA"}
+        done = run_command("run", cwd=tmp_path, **variables)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("main: 12 listed, 12 new, ")
+    assert len(read_stops(tmp_path / "demo" / "data")) == 12
+
+
+def test_sandbox_stands_in_for_several_accounts_each_with_a_list_of_its_own(tmp_path: Path) -> None:
+    with sandbox("--rows", "12", "--accounts", "main,lyon", cwd=tmp_path) as variables:
+        done = run_command("run", cwd=tmp_path, **variables)
+    assert done.returncode == 0, done.stderr
+    stops = read_stops(tmp_path / "demo" / "data")
+    assert stops["account"].value_counts().to_dict() == {"main": 12, "lyon": 12}
+    assert stops["id"].is_unique
+
+
+def test_sandbox_refuses_a_name_that_is_none(tmp_path: Path) -> None:
+    done = run_command("sandbox", "--accounts", "lyon,../paris", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("--accounts holds the name “../paris”, which is not lower-case letters")
 
 
 def test_sandbox_on_a_port_that_is_taken_says_so(tmp_path: Path) -> None:
