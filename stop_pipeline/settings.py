@@ -43,7 +43,7 @@ class Settings:
     Attributes:
         accounts: Names of the SMS Partner accounts, in the order given.
         accounts_file: The file that names them and holds their keys, absolute; None if variables do.
-        accounts_per_run: How many of several accounts a run of the schedule ticks.
+        accounts_per_run: How many of several accounts one run ticks.
         base_url: Of the API, without a trailing slash.
         answer_format: Which of its two formats to ask for.
         timezone: IANA name of the zone that `createdAt` is read in.
@@ -99,6 +99,11 @@ class Settings:
             history_days=whole_number("STOP_PIPELINE_HISTORY_DAYS", DEFAULT_HISTORY_DAYS),
             alert_webhook=_alert_webhook(value("STOP_PIPELINE_ALERT_WEBHOOK", "")),
         )
+
+    def accounts_by_run(self) -> list[tuple[str, ...]]:
+        """The accounts as runs tick them: neighbours, as many as STOP_PIPELINE_ACCOUNTS_PER_RUN says."""
+        size = self.accounts_per_run
+        return [self.accounts[at : at + size] for at in range(0, len(self.accounts), size)]
 
     def accounts_with_key(self, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
         """The accounts that have an API key at this moment.

@@ -1,5 +1,6 @@
 """The command as its users meet it: exit codes, one plain sentence, and nothing changed when something is wrong."""
 
+import math
 import os
 import signal
 import subprocess
@@ -192,7 +193,8 @@ def test_an_unknown_account_is_refused(machine: Machine) -> None:
     assert done.returncode == 2
 
 
-def test_a_failed_account_does_not_stop_the_others(machine: Machine) -> None:
+@pytest.mark.parametrize("accounts_per_run", [1, 2, 3])
+def test_a_failed_account_does_not_stop_the_others(machine: Machine, accounts_per_run: int) -> None:
     refused = reply_json({"success": False, "code": 10, "message": "Clé API incorrecte"})
     with Loopback(refused, reply(200, answer_body(rows(3)))) as server:
         done = machine.run(
@@ -200,12 +202,40 @@ def test_a_failed_account_does_not_stop_the_others(machine: Machine) -> None:
             SMSPARTNER_ACCOUNTS="paris,lyon,nice",
             SMSPARTNER_API_KEY_PARIS="a-wrong-one",
             SMSPARTNER_API_KEY_LYON="a-right-one",
+            STOP_PIPELINE_ACCOUNTS_PER_RUN=str(accounts_per_run),
         )
     assert done.returncode == 1
-    assert done.stdout.startswith("lyon: 3 listed")
+    assert done.stdout == "lyon: 3 listed, 3 new, 0 changed, 0 removed, 0 restored, 0 rejected; 1 months written.\n"
     first, second = errors(done)
-    assert first.startswith("paris: ")
-    assert "SMSPARTNER_API_KEY_NICE" in second
+    assert first.startswith("paris: SMS Partner does not accept the API key (code 10")
+    assert second.startswith("nice: SMSPARTNER_API_KEY_NICE is not set")
+    runs = list((machine.folder / ".dagster_home" / "history" / "runs").glob("*-*.db"))
+    assert len(runs) == math.ceil(3 / accounts_per_run)
+    with Loopback(reply(200, answer_body(rows(4)))) as server:
+        alone = machine.run(
+            server, "--account", "lyon", SMSPARTNER_ACCOUNTS="paris,lyon,nice", SMSPARTNER_API_KEY_LYON="a-right-one"
+        )
+    assert (alone.returncode, errors(alone)) == (0, [])
+    assert alone.stdout.startswith("lyon: 4 listed, 1 new")
+
+
+def test_a_check_that_fails_is_told_of_the_account_that_it_is_of(machine: Machine) -> None:
+    variables = {
+        "SMSPARTNER_ACCOUNTS": "paris,lyon",
+        "SMSPARTNER_API_KEY_PARIS": "p",
+        "SMSPARTNER_API_KEY_LYON": "l",
+        "STOP_PIPELINE_ACCOUNTS_PER_RUN": "2",
+    }
+    with listing(*(answer_body(rows(count)) for count in (100, 100, 101, 30))) as server:
+        machine.run(server, **variables)
+        done = machine.run(server, **variables)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in errors(done) if "check removals_plausible failed" in line]
+    assert [line.split(": ")[1] for line in told] == ["lyon"]
+    first, second = done.stdout.splitlines()
+    assert first.startswith("paris: 101 listed, 1 new")
+    assert second.startswith("lyon: 30 listed, 0 new, 0 changed, 0 removed")
+    assert "70 removals withheld" in second
 
 
 def test_a_data_root_that_cannot_be_made_is_told_in_one_sentence(machine: Machine) -> None:
