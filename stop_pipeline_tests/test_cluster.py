@@ -152,7 +152,7 @@ def running(folder: Path) -> Iterator[Fleet]:
     with (
         postgres.running() as database,
         S3Server() as server,
-        sandbox("--rows", "60", *accounts, cwd=folder) as variables,
+        sandbox("--rows", "15", *accounts, cwd=folder) as variables,
         Loopback(relay := Relay(variables["SMSPARTNER_BASE_URL"])) as api,
         pytest.MonkeyPatch.context() as patch,
     ):
