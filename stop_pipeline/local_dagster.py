@@ -22,7 +22,7 @@ import dagster as dg
 import filelock
 
 from stop_pipeline.definitions import build_definitions
-from stop_pipeline.defs.schedules import TICK_JOB
+from stop_pipeline.defs.schedules import TICK_JOB, Run, partition_tags
 from stop_pipeline.errors import ConfigurationError, StoreError
 from stop_pipeline.roots import is_remote
 from stop_pipeline.settings import Settings
@@ -47,13 +47,16 @@ class TickReport:
     failed_checks: tuple[tuple[str, str], ...]
 
 
-def run_tick(settings: Settings, account: str, *, accept_removals: int | None) -> TickReport:
-    """Run the job once for `account` in this process; the run is kept in Dagster's home, where the UI shows it.
+def run_ticks(settings: Settings, accounts: Run, *, accept_removals: int | None) -> list[TickReport]:
+    """Run the job once for some accounts in this process; the run is kept in Dagster's home, where the UI shows it.
 
     Args:
         settings: What to run with.
-        account: One of the settings' accounts.
-        accept_removals: As in `defs.assets.StopsConfig`.
+        accounts: One of the settings' accounts, or neighbours among them.
+        accept_removals: As in `defs.assets.StopsConfig`; of one account only.
+
+    Returns:
+        What became of each account, in their order.
     """
     config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     if accept_removals is not None:
@@ -63,19 +66,25 @@ def run_tick(settings: Settings, account: str, *, accept_removals: int | None) -
         result = job.execute_in_process(
             run_config=config,
             instance=instance,
-            partition_key=account if len(settings.accounts) > 1 else None,
+            partition_key=accounts[0] if len(settings.accounts) > 1 and len(accounts) == 1 else None,
+            tags=partition_tags(accounts) if len(accounts) > 1 else None,
             raise_on_error=False,
         )
-    figures: dict[str, Any] = {}
-    failed_checks = []
+    errors = _failures(result, accounts)
+    figures: dict[str, Mapping[str, Any]] = {}
+    failed_checks: dict[str, list[tuple[str, str]]] = {account: [] for account in accounts}
     for event in result.all_events:
         if event.is_step_materialization and event.asset_key == dg.AssetKey("stops"):
-            figures = {name: value.value for name, value in event.materialization.metadata.items()}
+            made = event.materialization
+            figures[made.partition or accounts[0]] = {name: value.value for name, value in made.metadata.items()}
         if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
             if not check.passed:
-                failed_checks.append((check.check_name, check.description or ""))
-    return TickReport(account, _failure(result), figures, tuple(failed_checks))
+                failed_checks[check.partition or accounts[0]].append((check.check_name, check.description or ""))
+    return [
+        TickReport(account, errors.get(account), figures.get(account, {}), tuple(failed_checks[account]))
+        for account in accounts
+    ]
 
 
 def use_home(settings: Settings) -> Path:
@@ -162,12 +171,17 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
                 time.sleep(0.05)
 
 
-def _failure(result: "dg.ExecuteInProcessResult") -> str | None:
-    """The sentence of the first step that failed, without the names of exception classes."""
+def _failures(result: "dg.ExecuteInProcessResult", accounts: Run) -> dict[str, str]:
+    """Why which accounts failed: the sentence of the first step that did, without the names of exception classes."""
     if result.success:
-        return None
+        return {}
+    sentence = "the run failed before its first step; the Dagster UI tells more"
     for event in result.all_events:
         if event.is_step_failure and event.step_failure_data.error is not None:
+            by_account = event.step_failure_data.user_failure_data
+            if by_account is not None:  # the step went on to its end, and names the accounts itself
+                return {account: str(reason.value) for account, reason in by_account.metadata.items()}
             error = event.step_failure_data.error
-            return re.sub(r"^[\w.]+: ", "", (error.cause or error).message).strip()
-    return "the run failed before its first step; the Dagster UI tells more"
+            sentence = re.sub(r"^[\w.]+: ", "", (error.cause or error).message).strip()
+            break
+    return dict.fromkeys(accounts, sentence)

@@ -345,11 +345,17 @@ def serve(
     seed: int = 0,
     changes: bool = True,
     malformed: int = 0,
-    api_key: str = API_KEY,
+    api_keys: Sequence[str] = (API_KEY,),
 ) -> Sandbox:
-    """A sandbox with one list, which ends with yesterday; the arguments are those of `StopList` and `Sandbox`."""
-    stop_list = StopList(rows, seed, until=today(), changes=changes, malformed=malformed)
-    return Sandbox({api_key: stop_list}, port=port)
+    """A sandbox with a list for each key, which ends with yesterday; the rest is as for `StopList` and `Sandbox`.
+
+    The seeds of the lists count up from `seed`, so that each account has opt-outs of its own.
+    """
+    lists = {
+        key: StopList(rows, seed + place, until=today(), changes=changes, malformed=malformed)
+        for place, key in enumerate(api_keys)
+    }
+    return Sandbox(lists, port=port)
 
 
 def today() -> date:

@@ -43,7 +43,7 @@ class Settings:
     Attributes:
         accounts: Names of the SMS Partner accounts, in the order given.
         accounts_file: The file that names them and holds their keys, absolute; None if variables do.
-        accounts_per_run: How many of several accounts a run of the schedule ticks.
+        accounts_per_run: How many of several accounts one run ticks.
         base_url: Of the API, without a trailing slash.
         answer_format: Which of its two formats to ask for.
         timezone: IANA name of the zone that `createdAt` is read in.
@@ -87,7 +87,7 @@ class Settings:
             )
         accounts_file = Path(file).absolute() if file else None
         return cls(
-            accounts=_accounts(names or DEFAULT_ACCOUNT) if accounts_file is None else tuple(read_keys(accounts_file)),
+            accounts=tuple(read_keys(accounts_file)) if accounts_file else account_names(names or DEFAULT_ACCOUNT),
             accounts_file=accounts_file,
             accounts_per_run=whole_number("STOP_PIPELINE_ACCOUNTS_PER_RUN", 1),
             base_url=_base_url(value("SMSPARTNER_BASE_URL", DEFAULT_BASE_URL)),
@@ -99,6 +99,11 @@ class Settings:
             history_days=whole_number("STOP_PIPELINE_HISTORY_DAYS", DEFAULT_HISTORY_DAYS),
             alert_webhook=_alert_webhook(value("STOP_PIPELINE_ALERT_WEBHOOK", "")),
         )
+
+    def accounts_by_run(self) -> list[tuple[str, ...]]:
+        """The accounts as runs tick them: neighbours, as many as STOP_PIPELINE_ACCOUNTS_PER_RUN says."""
+        size = self.accounts_per_run
+        return [self.accounts[at : at + size] for at in range(0, len(self.accounts), size)]
 
     def accounts_with_key(self, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
         """The accounts that have an API key at this moment.
@@ -163,6 +168,27 @@ def _refused_file(file: Path, reason: str) -> ConfigurationError:
     return ConfigurationError(f"SMSPARTNER_ACCOUNTS_FILE: {file} {reason}.")
 
 
+def account_names(text: str, given_by: str = "SMSPARTNER_ACCOUNTS") -> tuple[str, ...]:
+    """The names in a text, between commas, in its order.
+
+    Args:
+        text: The names.
+        given_by: The variable or option that the text is of, for the sentence that refuses it.
+
+    Raises:
+        ConfigurationError: a name is empty, unsafe in a path, or there twice.
+    """
+    names = tuple(name.strip() for name in text.split(","))
+    for name, count in Counter(names).items():
+        if not _ACCOUNT_NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"{given_by} holds the name “{name}”, which is not {_A_NAME}; commas stand between names."
+            )
+        if count > 1:
+            raise ConfigurationError(f"{given_by} names “{name}” more than once.")
+    return names
+
+
 def key_variable(account: str) -> str:
     """Name of the variable that holds the API key of `account`."""
     return "SMSPARTNER_API_KEY" if account == DEFAULT_ACCOUNT else f"SMSPARTNER_API_KEY_{account.upper()}"
@@ -179,18 +205,6 @@ def missing_key(account: str, accounts_file: Path | None = None) -> Configuratio
         f"{key_variable(account)} is not set: set it to the API key of the account “{account}”, which its SMS Partner "
         "page shows, or try “stop-pipeline demo”, which needs none."
     )
-
-
-def _accounts(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(","))
-    for name, count in Counter(names).items():
-        if not _ACCOUNT_NAME.fullmatch(name):
-            raise ConfigurationError(
-                f"SMSPARTNER_ACCOUNTS holds the name “{name}”, which is not {_A_NAME}; commas stand between names."
-            )
-        if count > 1:
-            raise ConfigurationError(f"SMSPARTNER_ACCOUNTS names “{name}” more than once.")
-    return names
 
 
 def _base_url(text: str) -> str:

@@ -1,12 +1,16 @@
 """A way to run the command as a user does: a process of its own, in a folder, with an environment.
 
-What belongs here: starting `stop-pipeline` with nothing of this machine's own settings. What does not: what it is
-expected to do.
+What belongs here: starting `stop-pipeline` with nothing of this machine's own settings, and its stand-in for SMS
+Partner beside a test. What does not: what it is expected to do.
 """
 
 import os
+import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 COMMAND = Path(sys.executable).parent / "stop-pipeline"
@@ -29,3 +33,24 @@ def run_command(*arguments: str, cwd: Path, **variables: str) -> subprocess.Comp
         timeout=120,
         check=False,
     )
+
+
+@contextmanager
+def sandbox(*arguments: str, cwd: Path) -> Iterator[dict[str, str]]:
+    """`stop-pipeline sandbox` at work on a free port; gives the variables that it says to set."""
+    process = subprocess.Popen(
+        [COMMAND, "sandbox", "--port", "0", *arguments],
+        cwd=cwd,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = "".join(iter(process.stdout.readline, "Ctrl-C ends it.\n"))
+        yield dict(re.findall(r"^  export (\w+)=(.+)$", said, re.MULTILINE))
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+    assert process.returncode == 0

@@ -101,7 +101,7 @@ class Cluster:
 
 @contextmanager
 def running(folder: Path, environment: Mapping[str, str]) -> Iterator[Cluster]:
-    """The cluster, whose nodes hand this environment on to their jobs."""
+    """The cluster, whose nodes hand this environment on to their jobs; each has a HOME of its own, as machines have."""
     # A socket's path may have 107 characters, and Ray needs many of them.
     temporary = tempfile.mkdtemp(prefix="ray-")
     gcs, dashboard = free_port(), free_port()
@@ -113,16 +113,21 @@ def running(folder: Path, environment: Mapping[str, str]) -> Iterator[Cluster]:
     ]
     head = [f"--port={gcs}", "--head", "--include-dashboard=true", f"--dashboard-port={dashboard}"]
     try:
-        with started([*start, *head], folder / "head.log", environment):
+        with started([*start, *head], folder / "head.log", _at_home(folder / "head", environment)):
             address = f"http://127.0.0.1:{dashboard}"
             wait_until(lambda: _answers(f"{address}/api/version"), "the head node")
             join = [f"--address=127.0.0.1:{gcs}"]
-            with started([*start, *join], folder / "second.log", environment) as second:
+            with started([*start, *join], folder / "second.log", _at_home(folder / "second", environment)) as second:
                 cluster = Cluster(address, second)
                 wait_until(lambda: len(cluster.nodes()) == 2, "the second node")
                 yield cluster
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _at_home(home: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    home.mkdir()
+    return {**environment, "HOME": str(home)}
 
 
 def _answers(url: str) -> bool:

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stop_pipeline import read_stops
+from stop_pipeline import read_stops, tick
 from stop_pipeline.definitions import build_definitions
 from stop_pipeline.defs.schedules import due_in_minute, interval_around, intervals_of
 from stop_pipeline.settings import Settings
+from stop_pipeline.store import Store
 from stop_pipeline_tests.loopback import Exchange, Loopback, reply
 from stop_pipeline_tests.ticking import answer_body, rows
 
@@ -121,6 +122,34 @@ def test_an_account_that_fails_stops_none_of_its_run_and_is_shown_as_that_partit
     for asset in ASSETS:
         assert status_of(instance, asset.path[-1], settings) == expected
     assert read_stops(tmp_path / "data")["account"].value_counts().to_dict() == {"lille": 3, "paris": 9}
+
+
+def test_a_bug_met_by_one_account_of_a_run_stops_none_of_the_others_and_tells_no_secret(
+    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = rows(5)[0].phone_number
+
+    def apply_newest(store: Store, account: str, *arguments: Any, **named: Any) -> tick.Applied:
+        if account == "lyon":
+            raise ZeroDivisionError(f"{number} of {KEYS[account]}")
+        return real(store, account, *arguments, **named)
+
+    real = tick.apply_newest
+    monkeypatch.setattr(tick, "apply_newest", apply_newest)
+    with provider({"lille": 3, "lyon": 5, "nice": 7, "paris": 9}) as server:
+        settings = fleet(tmp_path, server, KEYS)
+        result = run(settings, instance, "lille", "paris")
+
+    assert not result.success
+    told = "1 of 4 accounts failed, the others are done. Account lyon: ZeroDivisionError, which nobody foresaw"
+    assert told in failure_of(result)
+    others = {"lille": "MATERIALIZED", "nice": "MATERIALIZED", "paris": "MATERIALIZED"}
+    for asset in ("stops", "suppression_list", "stops_per_day"):
+        assert status_of(instance, asset, settings) == others | {"lyon": "FAILED"}
+    assert read_stops(tmp_path / "data")["account"].value_counts().to_dict() == {"lille": 3, "nice": 7, "paris": 9}
+    events = "".join(map(repr, instance.all_logs(result.run_id)))
+    assert "ZeroDivisionError" in events
+    assert [secret for secret in (*KEYS.values(), number) if secret in events] == []
 
 
 def test_a_check_that_fails_for_one_account_is_not_hidden_by_the_next(

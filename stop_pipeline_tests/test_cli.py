@@ -1,5 +1,6 @@
 """The command as its users meet it: exit codes, one plain sentence, and nothing changed when something is wrong."""
 
+import math
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import requests
 
 from stop_pipeline import read_rejected, read_stops
 from stop_pipeline.sandbox import serve
-from stop_pipeline_tests.commands import COMMAND, clean_environment, run_command
+from stop_pipeline_tests.commands import COMMAND, clean_environment, run_command, sandbox
 from stop_pipeline_tests.loopback import Loopback, Script, reply, reply_json
 from stop_pipeline_tests.serving import free_port, wait_for_locations
 from stop_pipeline_tests.ticking import answer_body, rows, tree
@@ -192,7 +193,8 @@ def test_an_unknown_account_is_refused(machine: Machine) -> None:
     assert done.returncode == 2
 
 
-def test_a_failed_account_does_not_stop_the_others(machine: Machine) -> None:
+@pytest.mark.parametrize("accounts_per_run", [1, 2, 3])
+def test_a_failed_account_does_not_stop_the_others(machine: Machine, accounts_per_run: int) -> None:
     refused = reply_json({"success": False, "code": 10, "message": "Clé API incorrecte"})
     with Loopback(refused, reply(200, answer_body(rows(3)))) as server:
         done = machine.run(
@@ -200,12 +202,40 @@ def test_a_failed_account_does_not_stop_the_others(machine: Machine) -> None:
             SMSPARTNER_ACCOUNTS="paris,lyon,nice",
             SMSPARTNER_API_KEY_PARIS="a-wrong-one",
             SMSPARTNER_API_KEY_LYON="a-right-one",
+            STOP_PIPELINE_ACCOUNTS_PER_RUN=str(accounts_per_run),
         )
     assert done.returncode == 1
-    assert done.stdout.startswith("lyon: 3 listed")
+    assert done.stdout == "lyon: 3 listed, 3 new, 0 changed, 0 removed, 0 restored, 0 rejected; 1 months written.\n"
     first, second = errors(done)
-    assert first.startswith("paris: ")
-    assert "SMSPARTNER_API_KEY_NICE" in second
+    assert first.startswith("paris: SMS Partner does not accept the API key (code 10")
+    assert second.startswith("nice: SMSPARTNER_API_KEY_NICE is not set")
+    runs = list((machine.folder / ".dagster_home" / "history" / "runs").glob("*-*.db"))
+    assert len(runs) == math.ceil(3 / accounts_per_run)
+    with Loopback(reply(200, answer_body(rows(4)))) as server:
+        alone = machine.run(
+            server, "--account", "lyon", SMSPARTNER_ACCOUNTS="paris,lyon,nice", SMSPARTNER_API_KEY_LYON="a-right-one"
+        )
+    assert (alone.returncode, errors(alone)) == (0, [])
+    assert alone.stdout.startswith("lyon: 4 listed, 1 new")
+
+
+def test_a_check_that_fails_is_told_of_the_account_that_it_is_of(machine: Machine) -> None:
+    variables = {
+        "SMSPARTNER_ACCOUNTS": "paris,lyon",
+        "SMSPARTNER_API_KEY_PARIS": "p",
+        "SMSPARTNER_API_KEY_LYON": "l",
+        "STOP_PIPELINE_ACCOUNTS_PER_RUN": "2",
+    }
+    with listing(*(answer_body(rows(count)) for count in (100, 100, 101, 30))) as server:
+        machine.run(server, **variables)
+        done = machine.run(server, **variables)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in errors(done) if "check removals_plausible failed" in line]
+    assert [line.split(": ")[1] for line in told] == ["lyon"]
+    first, second = done.stdout.splitlines()
+    assert first.startswith("paris: 101 listed, 1 new")
+    assert second.startswith("lyon: 30 listed, 0 new, 0 changed, 0 removed")
+    assert "70 removals withheld" in second
 
 
 def test_a_data_root_that_cannot_be_made_is_told_in_one_sentence(machine: Machine) -> None:
@@ -234,23 +264,27 @@ def test_run_leaves_its_history_beside_the_data_root(machine: Machine) -> None:
 
 
 def test_sandbox_tells_how_to_use_it_and_ends_with_ctrl_c(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [COMMAND, "sandbox", "--port", "0", "--rows", "12", "--seed", "3"],
-        cwd=tmp_path,
-        env=clean_environment(PYTHONUNBUFFERED="1"),
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert process.stdout is not None
-        url = process.stdout.readline().split(" listens at ")[1].split(". ")[0]
-        answer = requests.get(f"{url}/stop-sms/list", params={"apiKey": "sandbox-key"}, timeout=10).json()
-        assert answer["nbData"] == len(answer["data"]) == 12
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
-    assert process.returncode == 0
+    with sandbox("--rows", "12", "--seed", "3", cwd=tmp_path) as variables:
+        assert variables.keys() == {"SMSPARTNER_BASE_URL", "SMSPARTNER_API_KEY", "STOP_PIPELINE_DATA"}
+        done = run_command("run", cwd=tmp_path, **variables)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("main: 12 listed, 12 new, ")
+    assert len(read_stops(tmp_path / "demo" / "data")) == 12
+
+
+def test_sandbox_stands_in_for_several_accounts_each_with_a_list_of_its_own(tmp_path: Path) -> None:
+    with sandbox("--rows", "12", "--accounts", "main,lyon", cwd=tmp_path) as variables:
+        done = run_command("run", cwd=tmp_path, **variables)
+    assert done.returncode == 0, done.stderr
+    stops = read_stops(tmp_path / "demo" / "data")
+    assert stops["account"].value_counts().to_dict() == {"main": 12, "lyon": 12}
+    assert stops["id"].is_unique
+
+
+def test_sandbox_refuses_a_name_that_is_none(tmp_path: Path) -> None:
+    done = run_command("sandbox", "--accounts", "lyon,../paris", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("--accounts holds the name “../paris”, which is not lower-case letters")
 
 
 def test_sandbox_on_a_port_that_is_taken_says_so(tmp_path: Path) -> None:

@@ -1,38 +1,45 @@
-"""A fleet on a cluster, as it is shipped: two Ray nodes, PostgreSQL, forty accounts, and a node that dies at work.
+"""A fleet on a cluster, as it is shipped: two Ray nodes, PostgreSQL, a bucket, forty accounts, a node dying at work.
 
+The API is the command's own stand-in, whose lists change from tick to tick; the bucket is that of moto's S3 server.
 Eight accounts share a run here, so that ten processes and not eighty are started: CI has two cores, and each start
-costs seconds of imports.
+costs seconds of imports. All else is configured as shipped.
 """
 
 import os
+import select
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 
 import dagster as dg
 import pytest
-import yaml
+import requests
 
 from stop_pipeline import read_stops
 from stop_pipeline.store import Store
-from stop_pipeline.verify import verify
-from stop_pipeline_tests import postgres, ray_cluster
-from stop_pipeline_tests.commands import clean_environment
+from stop_pipeline_tests import bucket, postgres, ray_cluster
+from stop_pipeline_tests.bucket import S3Server
+from stop_pipeline_tests.commands import clean_environment, run_command, sandbox
 from stop_pipeline_tests.loopback import Exchange, Loopback, reply
 from stop_pipeline_tests.ray_cluster import Cluster, started, wait_until
-from stop_pipeline_tests.test_accounts import fleet
 from stop_pipeline_tests.test_secrets import DagsterUi
-from stop_pipeline_tests.ticking import Row, Ticker, answer_body, rows
+from stop_pipeline_tests.ticking import Ticker, tree
 
 ACCOUNTS = [f"account_{number:02}" for number in range(40)]
 ACCOUNTS_PER_RUN = 8
 RUNS = len(ACCOUNTS) // ACCOUNTS_PER_RUN
+HELD = {account for number, account in enumerate(ACCOUNTS) if number % ACCOUNTS_PER_RUN == 3}
+"""Of each run one: others of the run are done by then, others are to come."""
 NODES = 2
+BUCKET = "a-bucket"
+TABLES = ("stops", "suppression_list", "stops_per_day")
 
 BACKFILL = """
 mutation ($params: LaunchBackfillParams!) {
@@ -43,30 +50,45 @@ mutation ($params: LaunchBackfillParams!) {
   }
 }"""
 
-Listed = tuple[str, str, str, str, bool]
-"""account, id, phone number, `created_at_local`, whether it has ended"""
-
-
-def listing(account: str, turn: int) -> list[Row]:
-    """The list of an account in a round: each has another length, and later some of its rows are gone, others new."""
-    number = ACCOUNTS.index(account)
-    return rows(20 + number + 5 * turn, first_id=1_000 * (number + 1))[3 * turn :]
-
 
 @dataclass
-class Provider:
-    """Answers each account with its list of the round; in the second it lets all of them wait until told otherwise."""
+class Relay:
+    """Stands before the API, keeps what it answered each account, and can hold a request of each run back.
 
-    turn: int = 0
-    waiting: set[str] = field(default_factory=set)
+    Attributes:
+        base_url: Of the API.
+        answers: By account, in order: every answer that a client was there to read.
+        holding: Whether requests of `HELD` wait until `go_on`.
+        waiting: Those that do, by account.
+    """
+
+    base_url: str
+    answers: dict[str, list[bytes]] = field(default_factory=lambda: {account: [] for account in ACCOUNTS})
+    holding: bool = False
+    waiting: dict[str, Exchange] = field(default_factory=dict)
     go_on: threading.Event = field(default_factory=threading.Event)
 
     def __call__(self, exchange: Exchange) -> None:
-        account = exchange.request.query["apiKey"].removeprefix("key-of-")
-        if self.turn == 1:
-            self.waiting.add(account)
+        account = exchange.request.query["apiKey"].removeprefix("sandbox-key-")
+        if self.holding and account in HELD:
+            self.waiting[account] = exchange
             self.go_on.wait(ray_cluster.GIVE_UP_SECONDS)
-        reply(200, answer_body(listing(account, self.turn)))(exchange)
+            if hung_up(exchange):  # it asked nothing, so its list has not changed either
+                return
+        url = self.base_url.removesuffix("/v1") + exchange.request.target
+        answer = requests.get(url, timeout=ray_cluster.GIVE_UP_SECONDS)
+        self.answers[account].append(answer.content)
+        reply(200, answer.content, {name: answer.headers[name] for name in ("Content-Type", "Date")})(exchange)
+
+    def abandoned(self) -> list[str]:
+        """The accounts whose client waits no longer."""
+        return [account for account, exchange in self.waiting.items() if hung_up(exchange)]
+
+
+def hung_up(exchange: Exchange) -> bool:
+    """Whether the client is gone: one that waits sends nothing more."""
+    readable, _, _ = select.select([exchange.connection], [], [], 0)
+    return bool(readable)
 
 
 @dataclass(frozen=True)
@@ -76,13 +98,14 @@ class Fleet:
     cluster: Cluster
     instance: dg.DagsterInstance
     ui: DagsterUi
-    provider: Provider
-    data: Path
+    relay: Relay
+    server: S3Server
+    root: str
 
     def tick_all(self) -> None:
         """Ask for every account at once, as *Materialize all* does."""
-        assets = [{"path": [name]} for name in ("raw_stop_list", "stop_snapshot", "stops", "suppression_list")]
-        params = {"assetSelection": [*assets, {"path": ["stops_per_day"]}], "partitionNames": ACCOUNTS}
+        assets = [{"path": [name]} for name in ("raw_stop_list", "stop_snapshot", *TABLES)]
+        params = {"assetSelection": assets, "partitionNames": ACCOUNTS}
         launched = self.ui.ask(BACKFILL, params=params)["launchPartitionBackfill"]
         assert launched["__typename"] == "LaunchBackfillSuccess", launched
 
@@ -99,62 +122,63 @@ class Fleet:
         """How many runs have ended."""
         return self.statuses()["SUCCESS"] + self.statuses()["FAILURE"]
 
+    def tables(self) -> dict[str, bytes]:
+        """Every file of the tables."""
+        objects = self.server.objects(self.root.removeprefix("s3://"))
+        return {name: data for name, data in objects.items() if name.startswith(TABLES)}
 
-def listed_in(root: Path) -> set[Listed]:
-    """Every period of a table, without the times at which it was seen."""
-    periods = read_stops(root, history=True)
-    keys = periods[["account", "id", "phone_number", "created_at_local"]].astype(str).itertuples(index=False)
-    found = [(*key, ended) for key, ended in zip(keys, periods["removed_at"].notna(), strict=True)]
-    assert len(found) == len(set(found)), "nothing is there twice"
-    return set(found)
-
-
-def by_single_ticks(root: Path, turns: int) -> set[Listed]:
-    """The sum of what ticks of one account after the other, in this process, give for the same lists."""
-    for account in ACCOUNTS:
-        ticker = Ticker(root, account)
-        for turn in range(turns):
-            ticker.tick(listing(account, turn))
-    return listed_in(root)
+    def by_single_ticks(self, folder: Path) -> dict[str, bytes]:
+        """The sum of what ticks of one account after the other, in this process, make of the same answers."""
+        for account in ACCOUNTS:
+            ticker = Ticker(folder, account)
+            landed = Store(self.root).answers(account)
+            # Answers that are equal landed once, under the time of the first.
+            different = [list(equal) for _, equal in groupby(self.relay.answers[account])]
+            for answer, equal in zip(landed, different, strict=True):
+                for later, body in enumerate(equal):
+                    ticker.tick(body, at=answer.fetched_at + timedelta(milliseconds=later))
+        return tree(folder, *TABLES)
 
 
 @contextmanager
 def running(folder: Path) -> Iterator[Fleet]:
-    """PostgreSQL, two Ray nodes, Dagster's webserver and daemon, and the provider."""
+    """PostgreSQL, the bucket, two Ray nodes, Dagster's webserver and daemon, and the API."""
     home = folder / "home"
     home.mkdir()
     shipped = files("stop_pipeline") / "fleet"
-    configuration = yaml.safe_load("".join((shipped / name).read_text() for name in ("dagster.yaml", "ray.yaml")))
-    configuration["concurrency"]["runs"]["max_concurrent_runs"] = NODES
-    (home / "dagster.yaml").write_text(yaml.safe_dump(configuration))
-    provider = Provider()
+    (home / "dagster.yaml").write_text("".join((shipped / name).read_text() for name in ("dagster.yaml", "ray.yaml")))
     port = postgres.free_port()
-    with postgres.running() as database, Loopback(provider) as api:
-        settings = fleet(folder, api, {account: f"key-of-{account}" for account in ACCOUNTS})
-        environment = clean_environment(
-            PATH=f"{ray_cluster.PROGRAMS}:{os.environ['PATH']}",
-            DAGSTER_HOME=str(home),
-            DAGSTER_POSTGRES_URL=database.url,
-            SMSPARTNER_ACCOUNTS_FILE=str(settings.accounts_file),
-            SMSPARTNER_BASE_URL=api.base_url,
-            STOP_PIPELINE_ACCOUNTS_PER_RUN=str(ACCOUNTS_PER_RUN),
-            STOP_PIPELINE_CRON="0 0 29 2 *",
-            STOP_PIPELINE_DATA=settings.data_root,
-        )
-        with (
-            ray_cluster.running(folder, environment) as cluster,
-            pytest.MonkeyPatch.context() as patch,
-        ):
+    accounts = ["--accounts", ",".join(ACCOUNTS)]
+    with (
+        postgres.running() as database,
+        S3Server() as server,
+        sandbox("--rows", "15", *accounts, cwd=folder) as variables,
+        Loopback(relay := Relay(variables["SMSPARTNER_BASE_URL"])) as api,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        server.make_bucket(BUCKET)
+        for name, value in bucket.environment(server.endpoint).items():
+            patch.setenv(name, value)
+        patch.setenv("DAGSTER_POSTGRES_URL", database.url)
+        ours = {
+            "DAGSTER_HOME": str(home),
+            "DAGSTER_POSTGRES_URL": database.url,
+            "SMSPARTNER_BASE_URL": api.base_url,
+            "STOP_PIPELINE_ACCOUNTS_PER_RUN": str(ACCOUNTS_PER_RUN),
+            "STOP_PIPELINE_CRON": "0 0 29 2 *",
+            "STOP_PIPELINE_DATA": f"s3://{BUCKET}/data",
+        }
+        environment = clean_environment(**variables | ours, PATH=f"{ray_cluster.PROGRAMS}:{os.environ['PATH']}")
+        with ray_cluster.running(folder, environment) as cluster:
             environment["RAY_API_SERVER_ADDRESS"] = cluster.address
             patch.setenv("RAY_API_SERVER_ADDRESS", cluster.address)
-            patch.setenv("DAGSTER_POSTGRES_URL", database.url)
             dagster = [sys.executable, "-m", "dagster", "dev", "-m", "stop_pipeline.definitions", f"--port={port}"]
             with started(dagster, folder / "dagster.log", environment):
                 ui = DagsterUi(f"http://127.0.0.1:{port}")
                 ui.wait_until_loaded()
                 with dg.DagsterInstance.from_config(str(home)) as instance:
-                    yield Fleet(cluster, instance, ui, provider, Path(settings.data_root))
-                provider.go_on.set()
+                    yield Fleet(cluster, instance, ui, relay, server, ours["STOP_PIPELINE_DATA"])
+                relay.go_on.set()
 
 
 @pytest.mark.cluster
@@ -165,18 +189,26 @@ def test_forty_accounts_on_two_nodes_of_which_one_dies_lose_nothing_and_double_n
         assert fleet.statuses() == {"SUCCESS": RUNS}
         assert fleet.ticked() == dict.fromkeys(ACCOUNTS, 1)
         assert len({job["driver_node_id"] for job in fleet.cluster.jobs()}) == NODES
-        assert listed_in(fleet.data) == by_single_ticks(tmp_path / "single", 1)
+        assert read_stops(fleet.root)["account"].nunique() == len(ACCOUNTS)
+        assert fleet.tables() == fleet.by_single_ticks(tmp_path / "once")
 
-        fleet.provider.turn = 1
+        fleet.relay.holding = True
         fleet.tick_all()
-        wait_until(lambda: len(fleet.provider.waiting) == NODES, "a run at work on each node")
+        wait_until(lambda: len(fleet.relay.waiting) == NODES, "a run at work on each node")
         fleet.cluster.second.kill()
-        fleet.provider.go_on.set()
+        wait_until(fleet.relay.abandoned, "the end of what the node was at")
+        assert len(fleet.relay.abandoned()) == 1
+        fleet.relay.go_on.set()
         wait_until(lambda: fleet.finished() == 2 * RUNS + 1, "round 2")
         assert fleet.statuses() == {"SUCCESS": 2 * RUNS, "FAILURE": 1}
         (lost,) = fleet.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
         (again,) = fleet.instance.get_runs(dg.RunsFilter(tags={"dagster/parent_run_id": lost.run_id}))
         assert again.status is dg.DagsterRunStatus.SUCCESS
-        assert listed_in(fleet.data) == by_single_ticks(tmp_path / "twice", 2)
-        store = Store(fleet.data)
-        assert [finding for account in ACCOUNTS for finding in verify(store, account).findings] == []
+        # What the killed run had done is done twice, by the same rules; what it had not, by the second run alone.
+        assert set(fleet.ticked().values()) == {2, 3}
+        assert fleet.tables() == fleet.by_single_ticks(tmp_path / "twice")
+        periods = read_stops(fleet.root, history=True)
+        assert not periods.duplicated(["account", "id", "phone_number", "created_at_local"]).any()
+        verified = run_command("verify", cwd=tmp_path, STOP_PIPELINE_DATA=fleet.root)
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+        assert verified.stdout.count("nothing off") == len(ACCOUNTS)

@@ -1,6 +1,7 @@
 """A fleet's instance as shipped, on a real PostgreSQL: what the daemon starts, and what becomes of its history."""
 
 import shutil
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
@@ -13,9 +14,12 @@ from stop_pipeline import read_stops
 from stop_pipeline.defs.history import forget_runs
 from stop_pipeline_tests import postgres
 from stop_pipeline_tests.commands import clean_environment, run_command
+from stop_pipeline_tests.loopback import Exchange, Loopback, reply
 from stop_pipeline_tests.postgres import Postgres
-from stop_pipeline_tests.ray_cluster import PROGRAMS, started, wait_until
+from stop_pipeline_tests.ray_cluster import GIVE_UP_SECONDS, PROGRAMS, started, wait_until
 from stop_pipeline_tests.test_accounts import KEYS, fleet, provider, run, status_of
+from stop_pipeline_tests.test_secrets import DagsterUi
+from stop_pipeline_tests.ticking import answer_body, rows
 
 GROWING = ("runs", "run_tags", "event_logs", "asset_event_tags", "asset_check_executions")
 """Dagster's tables that get rows with every run."""
@@ -105,6 +109,64 @@ def test_the_daemon_starts_what_the_schedule_asks_for(tmp_path: Path, home: Path
         ]
         expected = {"lille": "MATERIALIZED", "lyon": "MATERIALIZED", "nice": "FAILED", "paris": "MATERIALIZED"}
         assert status_of(instance, "stops", settings) == expected
+
+
+class Holding:
+    """Lists everybody's opt-outs, but lets one account wait for its answer until told otherwise."""
+
+    def __init__(self, account: str) -> None:
+        self._held = account
+        self.go_on = threading.Event()
+        self.waiting = threading.Event()
+
+    def __call__(self, exchange: Exchange) -> None:
+        if exchange.request.query["apiKey"] == KEYS[self._held]:
+            self.waiting.set()
+            self.go_on.wait(GIVE_UP_SECONDS)
+        reply(200, answer_body(rows(5)))(exchange)
+
+
+@pytest.mark.cluster
+def test_two_runs_of_an_account_wait_for_each_other_and_hold_nobody_else_up(
+    tmp_path: Path, home: Path, server: Postgres, free_port: int
+) -> None:
+    holding = Holding("lyon")
+    with Loopback(holding) as api, dg.DagsterInstance.from_config(str(home)) as instance:
+        settings = fleet(tmp_path, api, KEYS)
+        forget_runs(instance, datetime.now(UTC))
+        environment = clean_environment(
+            DAGSTER_HOME=str(home),
+            DAGSTER_POSTGRES_URL=server.url,
+            SMSPARTNER_ACCOUNTS_FILE=str(settings.accounts_file),
+            SMSPARTNER_BASE_URL=api.base_url,
+            STOP_PIPELINE_CRON="0 0 29 2 *",
+            STOP_PIPELINE_DATA=settings.data_root,
+        )
+        dagster = [str(PROGRAMS / "dagster"), "dev", "-m", "stop_pipeline.definitions", f"--port={free_port}"]
+        with started(dagster, tmp_path / "log", environment):
+            ui = DagsterUi(f"http://127.0.0.1:{free_port}")
+            ui.wait_until_loaded()
+            first, second, other = (ui.launch(account) for account in ("lyon", "lyon", "paris"))
+            try:
+                assert holding.waiting.wait(GIVE_UP_SECONDS)
+                assert ui.end_of(other) == "SUCCESS"
+                standing = {_status(instance, first), _status(instance, second)}
+            finally:
+                holding.go_on.set()
+            assert standing == {"STARTED", "QUEUED"}
+            assert [ui.end_of(first), ui.end_of(second)] == ["SUCCESS", "SUCCESS"]
+        earlier, later = sorted(
+            (record.start_time or 0, record.end_time or 0)
+            for record in instance.get_run_records()
+            if record.dagster_run.tags["dagster/partition"] == "lyon"
+        )
+        assert 0 < earlier[1] <= later[0]
+
+
+def _status(instance: dg.DagsterInstance, run_id: str) -> str:
+    found = instance.get_run_by_id(run_id)
+    assert found is not None
+    return found.status.value
 
 
 def _runs_of_first_minute(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:

@@ -390,7 +390,7 @@ def test_a_port_can_be_chosen_and_one_that_is_taken_is_an_error(sandbox: Sandbox
 
 
 def test_the_key_is_printed_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
-    with serve(rows=200_000, api_key="a-secret-key") as sandbox:
+    with serve(rows=200_000, api_keys=["a-secret-key"]) as sandbox:
         url = f"{sandbox.base_url}/stop-sms/list?apiKey=a-secret-key"
         assert requests.get(url, timeout=10).ok
         assert requests.post(url, timeout=10).status_code == 405

@@ -27,12 +27,6 @@ log = logging.getLogger(__name__)
 Reported = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 
-def accounts_by_run(settings: Settings) -> list[tuple[str, ...]]:
-    """The accounts as the schedule's runs tick them: neighbours, as many as STOP_PIPELINE_ACCOUNTS_PER_RUN says."""
-    accounts, size = settings.accounts, settings.accounts_per_run
-    return [accounts[at : at + size] for at in range(0, len(accounts), size)]
-
-
 def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Settings) -> Sequence[dg.AssetsDefinition]:
     """The assets with a partition for each account, or as they are for a single one.
 

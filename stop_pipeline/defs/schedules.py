@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from stop_pipeline.defs.assets import GROUP
-from stop_pipeline.defs.partitions import accounts_by_run
 from stop_pipeline.errors import ConfigurationError
 from stop_pipeline.settings import PROVIDER_TIMEZONE, Settings, key_variable
 
@@ -35,7 +34,7 @@ def tick_schedule(settings: Settings) -> dg.ScheduleDefinition:
         ConfigurationError: STOP_PIPELINE_CRON is no cron expression.
     """
     intervals = intervals_of(settings.cron)
-    runs = accounts_by_run(settings)
+    runs = settings.accounts_by_run()
     several = len(settings.accounts) > 1
 
     def requests(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
@@ -50,7 +49,7 @@ def tick_schedule(settings: Settings) -> dg.ScheduleDefinition:
             # The key makes a minute that the daemon evaluates twice one run. A minute that it misses costs time only:
             # every answer is the whole list, so an account's next tick brings what the missed one would have brought.
             key = f"{accounts[0]} {interval.start.astimezone(UTC).isoformat()}"
-            yield dg.RunRequest(key, tags=_partition_tags(accounts) if several else None)
+            yield dg.RunRequest(key, tags=partition_tags(accounts) if several else None)
 
     return dg.ScheduleDefinition(
         name="every_tick",
@@ -101,7 +100,8 @@ def intervals_of(cron: str) -> dg.TimeWindowPartitionsDefinition:
     raise ConfigurationError(refused)
 
 
-def _partition_tags(accounts: Run) -> dict[str, str]:
+def partition_tags(accounts: Run) -> dict[str, str]:
+    """The tags of a run that ticks these partitions: one, or neighbours."""
     if len(accounts) == 1:
         return {"dagster/partition": accounts[0]}
     return {
