@@ -8,11 +8,12 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -20,14 +21,18 @@ from typing import Any
 
 import dagster as dg
 import filelock
+from dagster._core.storage.event_log import SqliteEventLogStorage
 
 from stop_pipeline.definitions import build_definitions
+from stop_pipeline.defs.assets import POOL
 from stop_pipeline.defs.schedules import TICK_JOB, Run, partition_tags
 from stop_pipeline.errors import ConfigurationError, StoreError
 from stop_pipeline.roots import is_remote
 from stop_pipeline.settings import Settings
 
 STOP_SECONDS = 30
+_RUN_FROM = "stop_pipeline/run_from"
+"""Tag of a run: the machine and the home that `stop-pipeline run` ran it from."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,18 @@ def run_ticks(settings: Settings, accounts: Run, *, accept_removals: int | None)
     if accept_removals is not None:
         config["ops"] = {"stops": {"config": {"accept_removals": accept_removals}}}
     job = build_definitions(settings).resolve_job_def(TICK_JOB.name)
-    with _open_instance(use_home(settings)) as instance:
+    home, several = use_home(settings), len(settings.accounts) > 1
+    # One at a time, of a single account: whoever else is marked as run from this home has been killed.
+    alone = nullcontext() if several else filelock.FileLock(home / ".run.lock", mode=0o600)
+    run_from = f"{socket.gethostname()}:{home}"
+    with _open_instance(home) as instance, alone:
+        if not several:
+            _free_pool(instance, run_from)
         result = job.execute_in_process(
             run_config=config,
             instance=instance,
-            partition_key=accounts[0] if len(settings.accounts) > 1 and len(accounts) == 1 else None,
-            tags=partition_tags(accounts) if len(accounts) > 1 else None,
+            partition_key=accounts[0] if several and len(accounts) == 1 else None,
+            tags={_RUN_FROM: run_from} | (partition_tags(accounts) if len(accounts) > 1 else {}),
             raise_on_error=False,
         )
     errors = _failures(result, accounts)
@@ -132,6 +143,23 @@ def _open_instance(home: Path) -> dg.DagsterInstance:
         return dg.DagsterInstance.from_config(str(home))
 
 
+def _free_pool(instance: dg.DagsterInstance, run_from: str) -> None:
+    """Free the pool from runs that were killed: Dagster keeps their place in it, and the next would wait for ever.
+
+    In a database of this machine every place is freed, for who ran `dev` cannot be known: the lock of the data root
+    holds where the pool then does not.
+    """
+    storage = instance.event_log_storage
+    for run_id in storage.get_concurrency_info(POOL).active_run_ids:
+        run = instance.get_run_by_id(run_id)
+        if run is not None and not run.is_finished:
+            if run.tags.get(_RUN_FROM) == run_from:
+                instance.report_run_failed(run, "The process of this run was killed.")
+            elif not isinstance(storage, SqliteEventLogStorage):
+                continue
+        storage.free_concurrency_slots_for_run(run_id)
+
+
 def serve(settings: Settings, port: int) -> int:
     """Run the Dagster UI and daemon until a signal asks to end, then end all that was started.
 
@@ -139,8 +167,8 @@ def serve(settings: Settings, port: int) -> int:
         The exit code: 0 if it was asked to end, else that of `dagster dev`.
     """
     # Its databases are made here, under the lock: made by `dagster dev` and by a tick at once, they stay broken.
-    with _open_instance(use_home(settings)):
-        pass
+    with _open_instance(use_home(settings)) as instance:
+        _free_pool(instance, run_from="")
 
     def end(*_: object) -> None:
         raise KeyboardInterrupt

@@ -4,16 +4,18 @@ import math
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import requests
 
 from stop_pipeline import read_rejected, read_stops
 from stop_pipeline.sandbox import serve
 from stop_pipeline_tests.commands import COMMAND, clean_environment, run_command, sandbox
-from stop_pipeline_tests.loopback import Loopback, Script, reply, reply_json
+from stop_pipeline_tests.loopback import Exchange, Loopback, Script, reply, reply_json
 from stop_pipeline_tests.serving import free_port, wait_for_locations
 from stop_pipeline_tests.ticking import answer_body, rows, tree
 
@@ -261,6 +263,25 @@ def test_run_leaves_its_history_beside_the_data_root(machine: Machine) -> None:
         machine.run(server)
         machine.run(server)
     assert len(list((machine.folder / ".dagster_home" / "history" / "runs").glob("*-*.db"))) == 2
+
+
+def test_a_run_that_is_killed_does_not_hold_up_the_next_one(machine: Machine) -> None:
+    asked = threading.Event()
+
+    def hold(exchange: Exchange) -> None:
+        asked.set()
+        exchange.closing.wait()
+
+    with Loopback(hold, reply(200, answer_body(rows(3)))) as server:
+        environment = clean_environment(SMSPARTNER_API_KEY=KEY, SMSPARTNER_BASE_URL=server.base_url)
+        killed = subprocess.Popen([COMMAND, "run"], cwd=machine.folder, env=environment, stderr=subprocess.DEVNULL)
+        assert asked.wait(60)
+        killed.kill()
+        assert killed.wait() == -signal.SIGKILL
+        done = machine.run(server)
+    assert (done.returncode, len(read_stops(machine.root))) == (0, 3), done.stderr
+    with dg.DagsterInstance.from_config(str(machine.folder / ".dagster_home")) as instance:
+        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 
 
 def test_sandbox_tells_how_to_use_it_and_ends_with_ctrl_c(tmp_path: Path) -> None:
