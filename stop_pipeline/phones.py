@@ -20,13 +20,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
 import phonenumbers
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
-
-from stop_pipeline.words import BYTES, byte, digits, words_at
 
 HOME = "FR"
 NATIONAL_REGIONS = (HOME, "GP", "GF", "MQ", "RE", "YT")
@@ -46,7 +42,6 @@ _SEPARATORS = (
     "]+"
 )
 _AS_IT_IS = r"^\+33[67][0-9]{8}$"
-_AS_IT_IS_LENGTH = 12
 _FRENCH_MOBILE = "^0[67][0-9]{8}$"
 
 
@@ -113,7 +108,7 @@ def read_phone_numbers(spellings: pa.Array | pa.ChunkedArray) -> tuple[pa.Array,
     """
     if isinstance(spellings, pa.ChunkedArray):
         spellings = spellings.combine_chunks()  # Arrow replaces under a mask in one piece only
-    to_read = pc.and_(pa.array(~_are_as_they_are(spellings)), pc.is_valid(spellings))
+    to_read = pc.invert(pc.match_substring_regex(spellings, pattern=_AS_IT_IS))
     remaining = spellings.filter(to_read)
     distinct = pc.unique(remaining)
     indices = pc.index_in(remaining, value_set=distinct)
@@ -122,19 +117,6 @@ def read_phone_numbers(spellings: pa.Array | pa.ChunkedArray) -> tuple[pa.Array,
     if spellings.null_count:
         home = pc.if_else(pc.is_valid(spellings), home, None)
     return pc.replace_with_mask(spellings, to_read, numbers), pc.replace_with_mask(home, to_read, countries)
-
-
-def _are_as_they_are(spellings: pa.StringArray) -> NDArray[np.bool_]:
-    """Which spellings are `_AS_IT_IS`."""
-    _, offsets, text = spellings.buffers()
-    bounds = np.frombuffer(offsets, np.int32)[spellings.offset :][: len(spellings) + 1].astype(np.int64)
-    found: NDArray[np.bool_] = np.diff(bounds) == _AS_IT_IS_LENGTH
-    starts = bounds[:-1][found]
-    begins, odd_begins = digits(words_at(text, starts), b"+3300000")
-    _, odd_ends = digits(words_at(text, starts + _AS_IT_IS_LENGTH - BYTES), b"00000000")
-    kind = byte(begins, 3)
-    found[found] = (odd_begins | odd_ends == 0) & ((kind == 6) | (kind == 7))  # noqa: PLR2004 – as in the pattern
-    return found
 
 
 def compact_spellings(spellings: pa.Array) -> pa.Array:

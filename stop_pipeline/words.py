@@ -1,7 +1,7 @@
 """Text in a known form, from many places at once: eight bytes of each as one 64-bit word, and reckoned with as such.
 
 What belongs here: taking bytes from where they stand, comparing them, and what digits are worth. What does not: what
-the text means (`plain_rows`, `wall_clocks`, `phones`). Everything is pure.
+the text means (`plain_rows`, `wall_clocks`). Everything is pure.
 """
 
 from typing import Any
