@@ -10,7 +10,8 @@ The rooms of the house, from the outside in:
     tick           the steps of one tick, without Dagster
     client         HTTP: the answer, or a typed error            envelope   the provider's codes
     snapshot       rows → typed rows and malformed rows          document   bytes → rows, in batches
-                                                                 phones     spellings → E.164
+    plain_rows     rows as the provider writes them → columns    words      eight characters at a time
+    wall_clocks    `createdAt` → times                           phones     spellings → E.164
     merge          committed + listed → what changes             periods    tables as of a commit
     derive         committed → suppression list, counts
     charts         tables → pictures                             preview    a dozen rows, masked
