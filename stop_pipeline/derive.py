@@ -14,6 +14,9 @@ import pyarrow.compute as pc
 from stop_pipeline.periods import open_rows
 from stop_pipeline.schema import STOPS_PER_DAY, SUPPRESSION_LIST, UTC_TIME
 
+_ASKED = pa.schema([*SUPPRESSION_LIST.arrow][:-1]).append(pa.field("listed", pa.bool_()))
+"""`schema.SUPPRESSION_LIST` with `listed` in place of `origin`, so that numbers can be added up."""
+
 
 def suppression_list(stops: pa.Table, rejected: pa.Table) -> pa.Table:
     """One row per number that must not be texted (`schema.SUPPRESSION_LIST`), sorted by number.
@@ -47,10 +50,6 @@ def updated_suppression_list(before: pa.Table, recounted: pa.Array, stops: pa.Ta
     for row, (start, end) in enumerate(pairwise([0, *places, kept.num_rows])):
         pieces += [kept.slice(start, end - start), fresh.slice(row, 1)]
     return pa.concat_tables(pieces).combine_chunks()
-
-
-_ASKED = pa.schema([*SUPPRESSION_LIST.arrow][:-1]).append(pa.field("listed", pa.bool_()))
-"""`schema.SUPPRESSION_LIST` with `listed` in place of `origin`, so that numbers can be added up."""
 
 
 def _asked(stops: pa.Table, rejected: pa.Table) -> pa.Table:

@@ -189,7 +189,7 @@ def _read_json_in_pieces(file: BinaryIO, each: Callable[[Batch], T], secrets: Co
 
 
 def in_threads(work: Callable[[S], T], pieces: list[S]) -> Iterator[T]:
-    """`work` on each piece, in order; by several threads, for Arrow and NumPy let go of Python's lock meanwhile."""
+    """`work` on each piece, in order; by several threads, for Arrow and much of NumPy let go of Python's lock."""
     if len(pieces) == 1:
         yield work(pieces[0])
         return

@@ -35,6 +35,8 @@ from stop_pipeline.store import Store
 Filters: TypeAlias = "pc.Expression | Sequence[tuple[str, str, Any]] | Sequence[Sequence[tuple[str, str, Any]]]"
 """As `pandas.read_parquet` takes them: tuples (column, operator, value), all to hold; or lists of such, one to hold."""
 
+_CATEGORY = pa.dictionary(pa.int32(), pa.string())
+"""Of hive keys, which repeat from row to row."""
 _READ_COLUMNS = (ACCOUNT.name, CREATED_MONTH.name, *STOPS.names)
 
 
@@ -84,7 +86,8 @@ def read_stops(
         _read_account(store, account, wanted, moment, history=history, condition=condition)
         for account in store.accounts()
     ]
-    return _to_pandas(pa.concat_tables([_with_categories(empty.select(wanted)), *tables]))
+    nothing = pa.schema([(ACCOUNT.name, _CATEGORY), (CREATED_MONTH.name, _CATEGORY), *STOPS.arrow]).empty_table()
+    return _to_pandas(pa.concat_tables([nothing.select(wanted), *tables]))
 
 
 def read_rejected(root: str | Path | None = None, history: bool = False) -> pd.DataFrame:  # noqa: FBT001, FBT002
@@ -183,10 +186,15 @@ def _read_account(
     elif not history:
         periods = open_rows(periods)
     if ACCOUNT.name in columns:
-        periods = periods.append_column(ACCOUNT.name, _category(np.array([account]), np.zeros(len(periods), np.int32)))
+        periods = periods.append_column(ACCOUNT.name, _accounts(account, len(periods)))
     if CREATED_MONTH.name in columns:
         periods = periods.append_column(CREATED_MONTH.name, _months(periods))
     return periods.select(columns)
+
+
+def _accounts(account: str, rows: int) -> pa.DictionaryArray:
+    """`account` of that many rows."""
+    return _category([account], np.zeros(rows, np.int32))
 
 
 def _months(periods: pa.Table) -> pa.DictionaryArray:
@@ -194,29 +202,20 @@ def _months(periods: pa.Table) -> pa.DictionaryArray:
     numbers = month_numbers(periods)
     begins = np.ones(len(numbers), dtype=bool)
     begins[1:] = numbers[1:] != numbers[:-1]
-    return _category(numbers[begins].astype(str), (np.cumsum(begins) - 1).astype(np.int32))
+    return _category([str(month) for month in numbers[begins]], (np.cumsum(begins) - 1).astype(np.int32))
 
 
-def _category(texts: NDArray[np.str_], codes: NDArray[np.int32]) -> pa.DictionaryArray:
+def _category(texts: list[str], codes: NDArray[np.int32]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(texts, pa.string()))
 
 
 def _per_account(store: Store, schema: TableSchema, read: Callable[[str], pa.Table]) -> pd.DataFrame:
     """One table of all accounts, with the account as its first column."""
-    tables = [schema.arrow.empty_table().add_column(0, ACCOUNT.name, pa.array([], pa.string()))]
+    tables = [pa.schema([(ACCOUNT.name, _CATEGORY), *schema.arrow]).empty_table()]
     for account in store.accounts():
         table = read(account)
-        tables.append(table.add_column(0, ACCOUNT.name, pa.repeat(account, table.num_rows)))
-    return _to_pandas(_with_categories(pa.concat_tables(tables)))
-
-
-def _with_categories(table: pa.Table) -> pa.Table:
-    """The table, its hive keys as categories."""
-    for name in (ACCOUNT.name, CREATED_MONTH.name):
-        if name in table.column_names:
-            index = table.column_names.index(name)
-            table = table.set_column(index, name, table[name].combine_chunks().dictionary_encode())
-    return table
+        tables.append(table.add_column(0, ACCOUNT.name, _accounts(account, table.num_rows)))
+    return _to_pandas(pa.concat_tables(tables))
 
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:

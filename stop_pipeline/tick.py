@@ -150,8 +150,9 @@ def fetch(store: Store, account: str, client: Client, *, timezone: str) -> Fetch
             )
             return Fetched(answer, newest, changed=False, in_order=False)
         changed = newest is None or newest.sha256 != answer.sha256
-        compressed = store.temporary(account)
+        compressed = None
         if changed:
+            compressed = store.temporary(account)
             # Meanwhile, for it takes half as long as parsing, and another processor.
             with ThreadPoolExecutor(1) as pool, readable(answer.path, damage=()):
                 compressing = pool.submit(compress, answer.path, compressed)

@@ -19,22 +19,22 @@ Words = NDArray[np.uint64]
 _HIGH_BITS = 0x8080_8080_8080_8080
 
 
-def gathered(text: Any, positions: Positions, dtype: str) -> NDArray[Any]:
-    """Of each position in a buffer the bytes from there on, as one value of this type; all must lie within."""
+def gathered(text: bytes, positions: Positions, dtype: str) -> NDArray[Any]:
+    """Of each position in a text the bytes from there on, as one value of this type; all must lie within."""
     size = np.dtype(dtype).itemsize
     if not len(positions):
         return np.empty(0, dtype)
     # Whatever begins anywhere, as an array that overlaps itself.
-    return np.ndarray((memoryview(text).nbytes - size + 1,), dtype, text, strides=(1,))[positions]
+    return np.ndarray((len(text) - size + 1,), dtype, text, strides=(1,))[positions]
 
 
-def words_at(text: Any, positions: Positions) -> Words:
-    """The word at each position of a buffer."""
+def words_at(text: bytes, positions: Positions) -> Words:
+    """The word at each position of a text."""
     return gathered(text, positions, "<u8")
 
 
-def stands_at(text: Any, positions: Positions, wanted: bytes) -> NDArray[np.bool_]:
-    """At which positions of a buffer these bytes stand, none of them zero."""
+def stands_at(text: bytes, positions: Positions, wanted: bytes) -> NDArray[np.bool_]:
+    """At which positions of a text these bytes stand, none of them zero."""
     same: NDArray[np.bool_] = gathered(text, positions, f"S{len(wanted)}") == wanted
     return same
 

@@ -12,6 +12,7 @@ import pytest
 
 from stop_pipeline import read_stops
 from stop_pipeline.defs.history import forget_runs
+from stop_pipeline.settings import Settings
 from stop_pipeline_tests import postgres
 from stop_pipeline_tests.commands import clean_environment, run_command
 from stop_pipeline_tests.loopback import Exchange, Loopback, reply
@@ -91,15 +92,8 @@ def test_the_daemon_starts_what_the_schedule_asks_for(tmp_path: Path, home: Path
     with provider({"lille": 3, "lyon": 5, "paris": 9}) as api, dg.DagsterInstance.from_config(str(home)) as instance:
         settings = fleet(tmp_path, api, KEYS)
         forget_runs(instance, datetime.now(UTC))
-        environment = clean_environment(
-            DAGSTER_HOME=str(home),
-            DAGSTER_POSTGRES_URL=server.url,
-            SMSPARTNER_ACCOUNTS_FILE=str(settings.accounts_file),
-            SMSPARTNER_BASE_URL=api.base_url,
-            STOP_PIPELINE_ACCOUNTS_PER_RUN="3",
-            STOP_PIPELINE_CRON="* * * * *",
-            STOP_PIPELINE_DATA=settings.data_root,
-        )
+        every_minute = {"STOP_PIPELINE_ACCOUNTS_PER_RUN": "3", "STOP_PIPELINE_CRON": "* * * * *"}
+        environment = _environment(settings, home, server, **every_minute)
         daemon = [str(PROGRAMS / "dagster-daemon"), "run", "-m", "stop_pipeline.definitions"]
         with started(daemon, tmp_path / "log", environment):
             first = wait_until(lambda: _runs_of_first_minute(instance), "the runs of a minute")
@@ -134,14 +128,7 @@ def test_two_runs_of_an_account_wait_for_each_other_and_hold_nobody_else_up(
     with Loopback(holding) as api, dg.DagsterInstance.from_config(str(home)) as instance:
         settings = fleet(tmp_path, api, KEYS)
         forget_runs(instance, datetime.now(UTC))
-        environment = clean_environment(
-            DAGSTER_HOME=str(home),
-            DAGSTER_POSTGRES_URL=server.url,
-            SMSPARTNER_ACCOUNTS_FILE=str(settings.accounts_file),
-            SMSPARTNER_BASE_URL=api.base_url,
-            STOP_PIPELINE_CRON="0 0 29 2 *",
-            STOP_PIPELINE_DATA=settings.data_root,
-        )
+        environment = _environment(settings, home, server, STOP_PIPELINE_CRON="0 0 29 2 *")
         dagster = [str(PROGRAMS / "dagster"), "dev", "-m", "stop_pipeline.definitions", f"--port={free_port}"]
         with started(dagster, tmp_path / "log", environment):
             ui = DagsterUi(f"http://127.0.0.1:{free_port}")
@@ -161,6 +148,18 @@ def test_two_runs_of_an_account_wait_for_each_other_and_hold_nobody_else_up(
             if record.dagster_run.tags["dagster/partition"] == "lyon"
         )
         assert 0 < earlier[1] <= later[0]
+
+
+def _environment(settings: Settings, home: Path, server: Postgres, **variables: str) -> dict[str, str]:
+    """What a process of Dagster needs to know of the fleet."""
+    return clean_environment(
+        DAGSTER_HOME=str(home),
+        DAGSTER_POSTGRES_URL=server.url,
+        SMSPARTNER_ACCOUNTS_FILE=str(settings.accounts_file),
+        SMSPARTNER_BASE_URL=settings.base_url,
+        STOP_PIPELINE_DATA=settings.data_root,
+        **variables,
+    )
 
 
 def _status(instance: dg.DagsterInstance, run_id: str) -> str:
