@@ -18,6 +18,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -89,27 +90,19 @@ class Ours(Contender):
 
 
 class OursCore(Ours):
-    """What a tick does between an answer as received and `stops`: no copy of it is landed, and no table is derived."""
+    """What a tick does between an answer as received and `stops`: no table is derived.
+
+    The answer is landed all the same, and its snapshot kept, for the next tick reads no more than what differs from it.
+    """
 
     def tick(self, state: Path, answer: Path, fetched_at: datetime) -> None:
         from stop_pipeline import tick
         from stop_pipeline.merge import Guard
-        from stop_pipeline.model import Format, SnapshotInfo
-        from stop_pipeline.snapshot import parse
         from stop_pipeline.store import Store
 
         store = Store(state)
-        form: Format = "xml" if answer.suffix == ".xml" else "json"
-        with answer.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        with store.locked(ACCOUNT):
-            snapshot = parse(answer, form, fetched_at=fetched_at, timezone=TIMEZONE)
-            size_bytes = answer.stat().st_size
-            info = SnapshotInfo.of(
-                snapshot, fetched_at=fetched_at, sha256=sha256, size_bytes=size_bytes, timezone=TIMEZONE
-            )
-            store.write_snapshot(ACCOUNT, info, snapshot)
-        del snapshot
+        tick.fetch(store, ACCOUNT, canned_client(answer, fetched_at, in_place=True), timezone=TIMEZONE)
+        tick.parse_newest(store, ACCOUNT, timezone=TIMEZONE)
         tick.apply_newest(store, ACCOUNT, Guard())
 
 
@@ -311,8 +304,8 @@ def _standing_in_delta(path: Path) -> "pa.Array":
     return rows["id"].combine_chunks()
 
 
-def canned_client(answer: Path, fetched_at: datetime) -> "Client":
-    """A client whose download is a copy of the answer file."""
+def canned_client(answer: Path, fetched_at: datetime, *, in_place: bool = False) -> "Client":
+    """A client whose download is a copy of the answer file, or that file in its place."""
     from stop_pipeline.model import Answer, Format
 
     class Canned:
@@ -320,15 +313,17 @@ def canned_client(answer: Path, fetched_at: datetime) -> "Client":
 
         def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> "Answer":
             digest, size_bytes = hashlib.sha256(), 0
-            with answer.open("rb") as source, into.open("xb") as file:
+            with answer.open("rb") as source, nullcontext() if in_place else into.open("xb") as file:
                 while chunk := source.read(1 << 16):
                     digest.update(chunk)
-                    file.write(chunk)
+                    if file is not None:
+                        file.write(chunk)
                     size_bytes += len(chunk)
                     if progress is not None:
                         progress(size_bytes)
             form: Format = "xml" if answer.suffix == ".xml" else "json"
-            return Answer(into, form, fetched_at, digest.hexdigest(), size_bytes, 0.0)
+            path = answer if in_place else into
+            return Answer(path, form, fetched_at, digest.hexdigest(), size_bytes, 0.0)
 
     return Canned()
 

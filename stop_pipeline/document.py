@@ -3,19 +3,18 @@
 What belongs here: what a JSON or XML document with a list must be, and which fields of a row are usable. What does not:
 rows that repeat or contradict each other (`snapshot`); what a code means (`envelope`).
 
-A list of millions of rows must not become millions of Python objects. So the text of the list is cut between rows into
-pieces, of which the rows that are written as the provider writes them become columns (`plain_rows`); what lies between
-them goes through Python's parser. Wherever a cut falls, JSON's grammar keeps it right: texts that are lists of values
-each by itself are, with commas between, the list that they were cut from. A piece that is no such list sends the whole
-document to Python's parser, which then tells why.
+A list of millions of rows must not become millions of Python objects. So the text of the list is read in pieces
+(`pieces`), of which the rows that are written as the provider writes them become columns (`plain_rows`); what lies
+between them goes through Python's parser. Wherever a cut falls, JSON's grammar keeps it right: texts that are lists of
+values each by itself are, with commas between, the list that they were cut from. A piece that is no such list sends the
+whole document to Python's parser, which then tells why.
 """
 
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
@@ -31,7 +30,10 @@ from stop_pipeline.envelope import Envelope, refusal
 from stop_pipeline.errors import UnreadableAnswerError, excerpt, redact
 from stop_pipeline.model import BAD_CREATED_AT, BAD_ID, BAD_PHONE_NUMBER, NOT_AN_OBJECT, Format
 from stop_pipeline.phones import read_phone_number
+from stop_pipeline.pieces import HEAD_BYTES, Span, json_pattern
+from stop_pipeline.pieces import read as read_piece
 from stop_pipeline.plain_rows import Frame, read_plain_rows
+from stop_pipeline.threads import in_threads
 from stop_pipeline.wall_clocks import FORM, read_wall_clocks
 
 FIELDS = ("id", "phoneNumber", "createdAt")
@@ -39,35 +41,23 @@ FIELDS = ("id", "phoneNumber", "createdAt")
 
 MAX_ID = 2**63 - 1
 
-PIECE_BYTES = 4 << 20
-"""How much text of the list is read at a time, by each of several threads."""
-
 _CANONICAL_DIGITS = re.compile(r"[1-9][0-9]{0,18}")
 _MAX_CODE_DIGITS = 6
 _MAX_COUNT_DIGITS = 18
-_HEAD_BYTES = 4096
+_BEGINNING_BYTES = 4096
 _CHUNK_BYTES = 1 << 20
-_CUT_WINDOW_BYTES = 64 << 10
 _WHITE_SPACE = b" \t\n\r"
 """JSON's; Python takes more for white space."""
 
 
-def _json_pattern(pattern: bytes) -> re.Pattern[bytes]:
-    """A pattern in which W stands for JSON's white space and blanks mean nothing."""
-    return re.compile(pattern.replace(b"W", rb"[\ \t\n\r]*"), re.VERBOSE)
-
-
-_LIST_BEGINS = _json_pattern(rb'"data" W : W \[')
-_BETWEEN_ROWS = _json_pattern(rb"\} W , W (\{)")
-_PLAIN_ROW = _json_pattern(
+_LIST_BEGINS = json_pattern(rb'"data" W : W \[')
+_PLAIN_ROW = json_pattern(
     rb'(\{ W "id" W : W) [0-9]+ (W , W "phoneNumber" W : W ") [^"]* (" W , W "createdAt" W : W ") [^"]*'
     rb'(" W \} W , W) (?=\{)'
 )
 
 _ROWS_MARK = "rows"
-_MOST_THREADS = 4
 
-S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -117,11 +107,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class Reading(Generic[T]):
-    """What an answer with a list holds: code and `nbData`, None if it gives none, and what became of each batch."""
+    """What an answer with a list holds.
+
+    Attributes:
+        code: None if it gives none.
+        nb_data: None if it gives none.
+        batches: What became of each batch.
+        in_pieces: Whether each piece proved to be a list by itself; if not, the rows of all the document are given.
+    """
 
     code: int | None
     nb_data: int | None
     batches: list[T]
+    in_pieces: bool
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,12 @@ class _NotAListError(Exception):
 
 
 def read_document(
-    path: Path, answer_format: Format, each: Callable[[Batch], T], *, secrets: Collection[str] = ()
+    path: Path,
+    answer_format: Format,
+    each: Callable[[Batch], T],
+    *,
+    pieces: Sequence[Span],
+    secrets: Collection[str] = (),
 ) -> Reading[T]:
     """Read a document and give its rows, batch by batch, to `each`, which several threads may call.
 
@@ -148,6 +151,7 @@ def read_document(
         path: The answer's body, as received.
         answer_format: What was asked for, `json` or `xml`.
         each: What to make of a batch. A document that proves unreadable late is given up, and with it what was made.
+        pieces: Which of its pieces (`pieces.cut`) to read, the first and the last among them.
         secrets: What an error must not quote, such as the API key: a web page may echo the address it was asked for.
 
     Raises:
@@ -157,57 +161,50 @@ def read_document(
     if answer_format == "xml":
         return _read_xml(path, each, secrets)
     with path.open("rb") as file:
-        return _read_json_in_pieces(file, each, secrets) or _read_whole_json(file, each, secrets)
+        return _read_json_in_pieces(file, each, pieces, secrets) or _read_whole_json(file, each, secrets)
 
 
 # JSON, piece by piece.
 
 
-def _read_json_in_pieces(file: BinaryIO, each: Callable[[Batch], T], secrets: Collection[str]) -> Reading[T] | None:
+def _read_json_in_pieces(
+    file: BinaryIO, each: Callable[[Batch], T], pieces: Sequence[Span], secrets: Collection[str]
+) -> Reading[T] | None:
     """The document by way of its pieces; None if only the parser of whole documents can tell what it is."""
     found = _find_list(file)
     if found is None:
         return None
-    around, start, end = found
-    pieces = list(_pieces(file, start, end))
+    around, list_start, list_end = found
+    within = [(max(start, list_start), min(end, list_end)) for start, end in pieces]
+    within = [(start, end) for start, end in within if start < end] or [(list_start, list_end)]
+    if (within[0][0], within[-1][1]) != (list_start, list_end):
+        return None
 
-    def read(piece: tuple[int, int]) -> list[T]:
-        piece_start, piece_end = piece
-        text = os.pread(file.fileno(), piece_end - piece_start, piece_start)
-        if len(text) < piece_end - piece_start:  # systems read no more than 2 GiB at once
+    def read(piece: Span) -> list[T]:
+        start, end = piece
+        text = read_piece(file, piece)
+        if len(text) < end - start:
             raise _NotAListError
-        if pieces == [piece] and not text.strip(_WHITE_SPACE):
+        if within == [piece] and not text.strip(_WHITE_SPACE):
             return []
-        return list(map(each, _batches(text, is_last=piece_end == end)))
+        return list(map(each, _batches(text, is_last=end == list_end)))
 
     try:
-        batches = [made for batch in in_threads(read, pieces) for made in batch]
+        batches = [made for batch in in_threads(read, within) for made in batch]
     except _NotAListError:
         return None
-    code, nb_data = _judge_json(around, os.pread(file.fileno(), _HEAD_BYTES, 0), secrets)
-    return Reading(code, nb_data, batches)
-
-
-def in_threads(work: Callable[[S], T], pieces: list[S]) -> Iterator[T]:
-    """`work` on each piece, in order; by several threads, for Arrow and much of NumPy let go of Python's lock."""
-    if len(pieces) == 1:
-        yield work(pieces[0])
-        return
-    pool = ThreadPoolExecutor(min(_MOST_THREADS, pa.cpu_count()))
-    try:
-        yield from pool.map(work, pieces)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    code, nb_data = _judge_json(around, os.pread(file.fileno(), _BEGINNING_BYTES, 0), secrets)
+    return Reading(code, nb_data, batches, in_pieces=True)
 
 
 def _find_list(file: BinaryIO) -> tuple[dict[str, Any], int, int] | None:
     """The document with `_ROWS_MARK` in place of its rows, and where their text begins and ends; None if unsure."""
     size = os.fstat(file.fileno()).st_size
-    head = os.pread(file.fileno(), _CUT_WINDOW_BYTES, 0)
+    head = os.pread(file.fileno(), HEAD_BYTES, 0)
     begins = _LIST_BEGINS.search(head)
     if begins is None:
         return None
-    tail_at = max(begins.end(), size - _CUT_WINDOW_BYTES)
+    tail_at = max(begins.end(), size - HEAD_BYTES)
     tail = os.pread(file.fileno(), size - tail_at, tail_at)
     ends_at = tail.rfind(b"]")
     around = head[: begins.end()] + json.dumps(_ROWS_MARK).encode() + tail[ends_at:]
@@ -222,27 +219,6 @@ def _find_list(file: BinaryIO) -> tuple[dict[str, Any], int, int] | None:
     if not isinstance(document, dict) or document.get("data") != [_ROWS_MARK]:
         return None
     return document, begins.end(), tail_at + ends_at
-
-
-def _pieces(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Where pieces of the list begin and end: all but the last with the comma before what looks like a row."""
-    reach = start + PIECE_BYTES
-    while reach < end:
-        window_at = max(start, reach - _CUT_WINDOW_BYTES)
-        cut = _last_cut(os.pread(file.fileno(), reach - window_at, window_at))
-        if cut is not None:
-            yield start, window_at + cut
-            start = reach = window_at + cut
-        reach += PIECE_BYTES
-    yield start, end
-
-
-def _last_cut(text: bytes) -> int | None:
-    """Where the last row begins, by the looks of it, that has a comma and another row before it."""
-    cut = None
-    for between in _BETWEEN_ROWS.finditer(text):
-        cut = between.start(1)
-    return cut
 
 
 def _batches(text: bytes, *, is_last: bool) -> Iterator[Batch]:
@@ -306,9 +282,9 @@ def _read_whole_json(file: BinaryIO, each: Callable[[Batch], T], secrets: Collec
     if problem is None and not isinstance(document, dict):
         problem = "it is not an object"
     if problem is not None:  # raised out here: the decoder's errors hold the whole document
-        raise _unreadable("json", problem, body[:_HEAD_BYTES], secrets)
-    code, nb_data = _judge_json(document, body[:_HEAD_BYTES], secrets)
-    return Reading(code, nb_data, [each(_batch(document["data"]))])
+        raise _unreadable("json", problem, body[:_BEGINNING_BYTES], secrets)
+    code, nb_data = _judge_json(document, body[:_BEGINNING_BYTES], secrets)
+    return Reading(code, nb_data, [each(_batch(document["data"]))], in_pieces=False)
 
 
 def _judge_json(document: dict[str, Any], head: bytes, secrets: Collection[str]) -> tuple[int | None, int | None]:
@@ -361,7 +337,7 @@ def _int(text: str) -> int | _Literal:
 
 def _read_xml(path: Path, each: Callable[[Batch], T], secrets: Collection[str]) -> Reading[T]:
     with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
+        head = file.read(_BEGINNING_BYTES)
         file.seek(0)
         entries, problem = _decode_xml(file)
     if problem is not None:
@@ -379,7 +355,8 @@ def _read_xml(path: Path, each: Callable[[Batch], T], secrets: Collection[str]) 
         raise _unreadable("xml", "its first entry is neither true nor false", head, secrets)
     if data is _ABSENT or data.text:
         raise _unreadable("xml", "its fourth entry is not a list", head, secrets)
-    return Reading(envelope.code, _whole_number(third.text, _MAX_COUNT_DIGITS), [each(_batch(data.rows))])
+    nb_data = _whole_number(third.text, _MAX_COUNT_DIGITS)
+    return Reading(envelope.code, nb_data, [each(_batch(data.rows))], in_pieces=False)
 
 
 def _decode_xml(file: BinaryIO) -> tuple[list["_TopEntry"], str | None]:

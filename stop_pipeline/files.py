@@ -287,7 +287,8 @@ class LocalFiles(Files):
 
     def footer(self, name: str) -> pq.FileMetaData:
         """The footer alone."""
-        return pq.read_metadata(self.shown(name))
+        with self.open(name) as file:
+            return pq.read_metadata(file)
 
     def scan(
         self, folder: str, schema: pa.Schema, keys: pa.Schema, columns: list[str], condition: pc.Expression | None

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from stop_pipeline.errors import ForeignListError
 from stop_pipeline.model import MAX_REMOVED_SHARE, Counts
-from stop_pipeline.periods import REJECTED_ORDER, set_column
+from stop_pipeline.periods import REJECTED_ORDER, equal_rows, set_column
 from stop_pipeline.schema import REJECTED, STOPS, UTC_TIME
 
 ALWAYS_ALLOWED_REMOVALS = 20
@@ -113,25 +113,15 @@ def compare_month(known: pa.Table, listed: pa.Table) -> MonthChange:
         no_ids = np.empty(0, np.int64)
         return MonthChange(listed, np.zeros(listed.num_rows, bool), positions, no_ids, 0, shares_ids=False)
     open_rows = known.take(pa.array(positions))
-    open_ids, listed_ids = open_rows["id"].to_numpy(), listed["id"].to_numpy()
-    by_id = np.argsort(listed_ids, kind="stable")
-    at = np.searchsorted(listed_ids, open_ids, sorter=by_id)
-    same_id = at < len(listed_ids)
-    same_id[same_id] = listed_ids[by_id[at[same_id]]] == open_ids[same_id]
-    counterparts = by_id[at[same_id]]
-
-    kept = same_id.copy()
-    kept[same_id] = _same_row(open_rows.filter(pa.array(same_id)), listed.take(pa.array(counterparts)))
-    is_added = np.ones(listed.num_rows, dtype=bool)
-    is_added[counterparts[kept[same_id]]] = False
-    added = listed.filter(pa.array(is_added))
+    kept, is_known, shares_ids = equal_rows(open_rows, listed)
+    added = listed.filter(~is_known)
     return MonthChange(
         added=added,
         restored=_contains(known.filter(pa.array(~is_open)), added),
         unlisted=positions[~kept],
-        unlisted_ids=open_ids[~kept],
+        unlisted_ids=open_rows["id"].to_numpy()[~kept],
         open_rows=len(positions),
-        shares_ids=bool(same_id.any()),
+        shares_ids=shares_ids,
     )
 
 
@@ -247,15 +237,6 @@ def merge_rejected(
     )
     periods = pa.concat_tables([set_column(known, "removed_at", removed_at), additions.cast(REJECTED.arrow)])
     return _sorted(periods, REJECTED_ORDER)
-
-
-def _same_row(left: pa.Table, right: pa.Table) -> NDArray[np.bool_]:
-    """Row by row, whether two aligned tables of equal ids hold the same row."""
-    same = pc.and_(
-        pc.equal(left["phone_number"], right["phone_number"]),
-        pc.equal(left["created_at_local"], right["created_at_local"]),
-    )
-    return np.asarray(same.to_numpy(), dtype=bool)
 
 
 def _contains(table: pa.Table, rows: pa.Table) -> NDArray[np.bool_]:

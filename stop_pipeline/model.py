@@ -66,6 +66,9 @@ class Snapshot:
         code: The provider's code, None if it gave none.
         nb_data: How many rows the provider said would follow, None if it did not say.
         extra_fields: Names of row fields that are not documented, sorted, their digits masked.
+        pieces_read_by: What they were read by, if each piece of the answer (`pieces`) gives some of these rows,
+            whatever the others are, and would at any later time; None if one row bears on another, or is dated too late
+            to be believed yet.
     """
 
     listed: pa.Table
@@ -75,6 +78,7 @@ class Snapshot:
     code: int | None
     nb_data: int | None
     extra_fields: tuple[str, ...] = field(default=())
+    pieces_read_by: str | None = None
 
     @property
     def whole(self) -> bool:
@@ -94,7 +98,7 @@ class SnapshotInfo:
         listed: How many good rows it holds.
         rejected: How many malformed rows it holds.
         months: Fingerprint of the good rows of each month (`periods.fingerprint`).
-        rows, duplicates, code, nb_data, extra_fields: As in `Snapshot`.
+        rows, duplicates, code, nb_data, extra_fields, pieces_read_by: As in `Snapshot`.
     """
 
     fetched_at: datetime
@@ -109,6 +113,7 @@ class SnapshotInfo:
     code: int | None
     nb_data: int | None
     extra_fields: tuple[str, ...]
+    pieces_read_by: str | None = None
 
     @classmethod
     def of(
@@ -128,12 +133,30 @@ class SnapshotInfo:
             code=snapshot.code,
             nb_data=snapshot.nb_data,
             extra_fields=snapshot.extra_fields,
+            pieces_read_by=snapshot.pieces_read_by,
         )
 
     @property
     def whole(self) -> bool:
         """As `Snapshot.whole`."""
         return self.code == SUCCESS_CODE and self.nb_data == self.rows
+
+
+@dataclass(frozen=True)
+class SnapshotChange:
+    """What makes the snapshot of one answer that of the next.
+
+    Attributes:
+        before: The snapshot that it starts from.
+        info: What is known of the new one; of its months those that stay as they are.
+        months: The good rows of all other months (`schema.LISTED`), sorted.
+        rejected: All malformed rows (`schema.REJECTED_ROWS`), sorted by `raw`.
+    """
+
+    before: SnapshotInfo
+    info: SnapshotInfo
+    months: Mapping[str, pa.Table]
+    rejected: pa.Table
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,33 @@ def months_of(rows: pa.Table) -> list[str]:
     return [str(month) for month in np.unique(month_numbers(rows))]
 
 
+def equal_rows(left: pa.Table, right: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_], bool]:
+    """Which rows (`id`, `phone_number`, `created_at_local`) of either table the other holds as well.
+
+    Args:
+        left: Rows.
+        right: Rows, each `id` once.
+
+    Returns:
+        One mask for each table, and whether any `id` is in both.
+    """
+    left_ids, right_ids = left["id"].to_numpy(), right["id"].to_numpy()
+    by_id = np.argsort(right_ids, kind="stable")
+    at = np.searchsorted(right_ids, left_ids, sorter=by_id)
+    same_id = at < len(right_ids)
+    same_id[same_id] = right_ids[by_id[at[same_id]]] == left_ids[same_id]
+    counterparts = by_id[at[same_id]]
+    ours, theirs = left.filter(same_id), right.take(pa.array(counterparts))
+    same = pc.and_(
+        pc.equal(ours["phone_number"], theirs["phone_number"]),
+        pc.equal(ours["created_at_local"], theirs["created_at_local"]),
+    )
+    in_right, in_left = same_id.copy(), np.zeros(len(right_ids), dtype=bool)
+    in_right[same_id] = same.to_numpy()
+    in_left[counterparts[in_right[same_id]]] = True
+    return in_right, in_left, bool(same_id.any())
+
+
 def fingerprint(rows: pa.Table) -> str:
     """SHA-256 of the rows (`id`, `phone_number`, `created_at_local`), which must be sorted by `STOPS_ORDER`.
 

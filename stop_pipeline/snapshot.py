@@ -9,27 +9,36 @@ gathered month by month, so that a long list in order of time is held once.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import phonenumbers
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stop_pipeline.document import Batch, Malformed, in_threads, read_document
+from stop_pipeline.document import Batch, Malformed, read_document
 from stop_pipeline.errors import excerpt
 from stop_pipeline.model import BAD_CREATED_AT, CONFLICTING_ID, REASONS, Format, Snapshot
 from stop_pipeline.periods import month_numbers, split_by_month
 from stop_pipeline.phones import read_phone_numbers
+from stop_pipeline.pieces import Span, cut
 from stop_pipeline.schema import LISTED, REJECTED_ROWS, UTC_TIME, WALL_CLOCK
+from stop_pipeline.threads import in_threads
 from stop_pipeline.wall_clocks import instants
+
+READER = f"rules 1, phonenumbers {phonenumbers.__version__}"
+"""What else than its text bears on what a row is read as; a change of these rooms' rules raises the number."""
 
 LATEST_AHEAD = timedelta(days=2)
 """How far after the fetch a `createdAt` may lie: room for a wrong clock or zone, not for a wrong year."""
 _A_DAY = timedelta(days=1)
+
+_FEW_ROWS = 200_000
+"""Up to so many are sorted at once, and not month by month."""
 
 MAX_EXTRA_FIELDS = 20
 MAX_EXTRA_FIELD_LENGTH = 40
@@ -45,12 +54,19 @@ class _Typed:
 
     listed: pa.Table
     malformed: tuple[Malformed, ...]
+    any_late: bool
     rows: int
     extra_fields: frozenset[str]
 
 
 def parse(
-    path: Path, answer_format: Format, *, fetched_at: datetime, timezone: str, secrets: Collection[str] = ()
+    path: Path,
+    answer_format: Format,
+    *,
+    fetched_at: datetime,
+    timezone: str,
+    pieces: Sequence[Span] | None = None,
+    secrets: Collection[str] = (),
 ) -> Snapshot:
     """The rows of one answer, typed, good and malformed ones apart.
 
@@ -62,6 +78,7 @@ def parse(
         fetched_at: When it was fetched; a `createdAt` well after that is no usable one.
         timezone: IANA name of the zone that `createdAt` is read in; an hour that happens twice means the earlier
             instant, one that never happens the next valid instant.
+        pieces: Which of its pieces to read, if not all: see `document.read_document`.
         secrets: What an error must not quote, such as the API key: a web page may echo the address it was asked for.
 
     Raises:
@@ -75,12 +92,14 @@ def parse(
         usable = _dated(columns, latest, timezone)
         misdated = tuple(_set_aside(columns.filter(pc.invert(usable)), BAD_CREATED_AT, batch))
         listed = _ordered_by_month(columns.select(_KEPT).filter(usable))
-        return _Typed(listed, batch.malformed + misdated, batch.rows, batch.extra_fields)
+        return _Typed(listed, batch.malformed + misdated, bool(misdated), batch.rows, batch.extra_fields)
 
-    reading = read_document(path, answer_format, typed, secrets=secrets)
+    pieces = cut(path, answer_format) if pieces is None else pieces
+    reading = read_document(path, answer_format, typed, pieces=pieces, secrets=secrets)
     malformed = [row for batch in reading.batches for row in batch.malformed]
     rows = sum(batch.rows for batch in reading.batches)
     extra_fields = frozenset[str]().union(*(batch.extra_fields for batch in reading.batches))
+    any_late = any(batch.any_late for batch in reading.batches)
     tables = [batch.listed for batch in reading.batches]
     del reading.batches[:]  # so that `tables` alone holds them
 
@@ -93,7 +112,7 @@ def parse(
             columns = columns.filter(usable)
             return columns, _set_aside(columns, CONFLICTING_ID, batch)
 
-        again = read_document(path, answer_format, of_shared_ids, secrets=secrets).batches
+        again = read_document(path, answer_format, of_shared_ids, pieces=pieces, secrets=secrets).batches
         kept, conflicting = _one_row_per_id(
             pa.concat_tables([columns for columns, _ in again]), [row for _, rows in again for row in rows]
         )
@@ -102,18 +121,21 @@ def parse(
 
     listed = _gathered_by_month(tables, timezone)
     rejected = _rejected(malformed)
+    duplicates = rows - listed.num_rows - rejected.num_rows
     return Snapshot(
         listed=listed,
         rejected=rejected,
         rows=rows,
-        duplicates=rows - listed.num_rows - rejected.num_rows,
+        duplicates=duplicates,
         code=reading.code,
         nb_data=reading.nb_data,
-        extra_fields=_shown(extra_fields),
+        extra_fields=shown_fields(extra_fields),
+        pieces_read_by=READER if reading.in_pieces and not (any_late or duplicates or len(shared)) else None,
     )
 
 
-def _shown(extra_fields: Iterable[str]) -> tuple[str, ...]:
+def shown_fields(extra_fields: Iterable[str]) -> tuple[str, ...]:
+    """Names of fields, sorted, as many as a person reads, without what may be somebody's number."""
     names = {excerpt(name)[:MAX_EXTRA_FIELD_LENGTH] for name in extra_fields}
     return tuple(sorted(names)[:MAX_EXTRA_FIELDS])
 
@@ -216,20 +238,26 @@ def _ordered_by_month(rows: pa.Table) -> pa.Table:
 
 def _gathered_by_month(tables: list[pa.Table], timezone: str) -> pa.Table:
     """`LISTED` of all tables, which are emptied, sorted by `created_at_local`, `id`; each month lies in one chunk."""
+
+    def gathered(rows: list[pa.Table]) -> pa.Table:
+        # These parts are let go of, and the last month of a table of its memory. So a list in order of time is held
+        # once; of another, every table has rows of every month, and is held until the last.
+        table = pa.concat_tables(rows)
+        rows.clear()
+        table = _sorted(table.combine_chunks())
+        table = table.append_column("created_at", instants(table["created_at_local"], timezone))
+        return table.select(LISTED.names).cast(LISTED.arrow)
+
+    if 0 < sum(map(len, tables)) <= _FEW_ROWS:
+        return gathered(tables)
     parts: defaultdict[str, list[pa.Table]] = defaultdict(list)
     tables.reverse()
     while tables:
         for month, rows in split_by_month(tables.pop()):
             parts[month].append(rows)
-
-    def gathered(month: str) -> pa.Table:
-        # Each month lets go of its parts, and the last month of a table of its memory. So a list in order of time is
-        # held once; of another, every table has rows of every month, and is held until the last.
-        rows = _sorted(pa.concat_tables(parts.pop(month)).combine_chunks())
-        return rows.append_column("created_at", instants(rows["created_at_local"], timezone)).select(LISTED.names)
-
-    listed = [rows.cast(LISTED.arrow) for rows in in_threads(gathered, sorted(parts))]
-    return pa.concat_tables([LISTED.arrow.empty_table(), *listed])
+    return pa.concat_tables(
+        [LISTED.arrow.empty_table(), *in_threads(gathered, [parts[month] for month in sorted(parts)])]
+    )
 
 
 def _sorted(rows: pa.Table) -> pa.Table:

@@ -17,7 +17,7 @@ what a tick changes (`merge`), and how bytes reach the disk (`files`) or a bucke
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,9 +28,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stop_pipeline.errors import SchemaVersionError, StoreError
-from stop_pipeline.files import Files, LocalFiles, writable
-from stop_pipeline.model import Answer, Counts, Figures, Format, Landed, Pending, RawFile, Snapshot, SnapshotInfo, State
-from stop_pipeline.periods import as_committed, fingerprint, open_rows, split_by_month
+from stop_pipeline.files import Files, LocalFiles, readable, writable
+from stop_pipeline.frames import Kept, compress, opened, unpack
+from stop_pipeline.model import Answer, Counts, Figures, Format, Landed, Pending, RawFile, SnapshotInfo, State
+from stop_pipeline.periods import as_committed, fingerprint, open_rows
+from stop_pipeline.pieces import Span, cut, names
 from stop_pipeline.roots import is_remote
 from stop_pipeline.schema import (
     ACCOUNT,
@@ -161,14 +163,55 @@ class Store:
         else:
             file = f"{answer.fetched_at:{_FETCH_TIME}}-{answer.sha256[:12]}.{answer.format}.zst"
             if compressed is None:
-                compressed = self.temporary(account)
-                compress(answer.path, compressed)
+                pieces = cut(answer.path, answer.format)
+                compressed = self.compress(account, answer, pieces, names(answer.path, pieces), None)
             with writable(compressed):
                 compressed.chmod(0o600)
             self.files.adopt(compressed, f"raw/account={account}/{file}")
             landed = Landed(answer.fetched_at, answer.sha256, answer.size_bytes, file)
         self._write_json(account, f"raw/account={account}/latest.json", dataclasses.asdict(landed))
         return landed
+
+    def compress(
+        self, account: str, answer: Answer, pieces: Sequence[Span], names: Sequence[bytes], known: Kept | None
+    ) -> Path:
+        """Compress an answer, which `land` then keeps; lets other threads work meanwhile.
+
+        Args:
+            account: Whose.
+            answer: The answer.
+            pieces: Its pieces (`pieces.cut`).
+            names: Their names.
+            known: An answer kept before: pieces that it has as well are copied.
+        """
+        temporary = self.temporary(account)
+        with writable(temporary):
+            compress(answer.path, pieces, names, known, temporary)
+        return temporary
+
+    @contextmanager
+    def kept(self, account: str, landed: Landed) -> Iterator[Kept | None]:
+        """The pieces of a landed answer; None if they cannot be had."""
+        name = f"raw/account={account}/{landed.file}"
+        try:
+            with self.files.reading(name):
+                file = self.files.open(name)
+                known = opened(file)
+        except StoreError:
+            yield None
+            return
+        with file:
+            yield known
+
+    def unpack_pieces(self, account: str, known: Kept, without: frozenset[bytes]) -> tuple[Path, list[Span]]:
+        """A landed answer without some of its pieces in a temporary file, uncompressed, and where the others lie in it.
+
+        Raises:
+            StoreError: the answer is damaged.
+        """
+        temporary = self.temporary(account)
+        with readable(temporary):
+            return temporary, unpack(known, without, temporary)
 
     def unpack(self, account: str, landed: Landed) -> Path:
         """The landed answer's bytes in a temporary file, uncompressed."""
@@ -247,34 +290,60 @@ class Store:
         """The snapshot's malformed rows (`schema.REJECTED_ROWS`), sorted."""
         return self._read_table(snapshot_file(account, NO_MONTH), REJECTED_ROWS.arrow)
 
-    def write_snapshot(self, account: str, info: SnapshotInfo, snapshot: Snapshot) -> SnapshotInfo:
-        """Replace the snapshot; a month in which nothing changed keeps its file. Gives `info` with its months.
+    def lists_any(self, account: str, info: SnapshotInfo, ids: pa.Array) -> bool:
+        """Whether any of these ids is among the snapshot's good rows; only a month that may hold one is read."""
+        if not len(ids):
+            return False
+        for name, footer in self.files.footers(snapshot_file(account, "*")).items():
+            month = _month_of(name)
+            if month != NO_MONTH and any_within(ids, _id_range(footer)):
+                found = pc.is_in(self.read_listed(account, info, month)["id"], value_set=ids)
+                if pc.any(found).as_py():
+                    return True
+        return False
+
+    def write_snapshot(
+        self, account: str, info: SnapshotInfo, months: Iterable[tuple[str, pa.Table]], rejected: pa.Table
+    ) -> SnapshotInfo:
+        """Replace the snapshot; a month in which nothing changed keeps its file. Gives `info` with all its months.
 
         The malformed rows go first and come last, for their file says what the whole snapshot is: where a run is killed
         in between, there is none, and the next one parses anew.
+
+        Args:
+            account: Whose.
+            info: What is known of it; of its months those that stay as they are on disk.
+            months: The good rows of all others (`schema.LISTED`), sorted.
+            rejected: The malformed rows (`schema.REJECTED_ROWS`), sorted.
         """
         footers = self.files.footers(snapshot_file(account, "*"))
         before = {_month_of(name): (footer.metadata or {}).get(METADATA_KEY) for name, footer in footers.items()}
         self.files.remove(snapshot_file(account, NO_MONTH))
-        months = {}
-        for month, rows in split_by_month(snapshot.listed):
-            months[month] = fingerprint(rows)
-            metadata = {"fingerprint": months[month], "timezone": info.timezone}
+        fingerprints = dict(info.months)
+        for month, rows in months:
+            if not len(rows):
+                continue
+            fingerprints[month] = fingerprint(rows)
+            metadata = {"fingerprint": fingerprints[month], "timezone": info.timezone}
             if before.get(month) != _json(metadata).encode():
                 name = snapshot_file(account, month)
                 self._write_table(account, name, _conformed(rows, STOP_SNAPSHOT), STOP_SNAPSHOT, metadata)
-        for month in before.keys() - months.keys() - {NO_MONTH}:
+        for month in before.keys() - fingerprints.keys() - {NO_MONTH}:
             self.files.remove(snapshot_file(account, month))
-        info = dataclasses.replace(info, months=months)
-        malformed = _conformed(snapshot.rejected, STOP_SNAPSHOT)
+        info = dataclasses.replace(info, months=dict(sorted(fingerprints.items())))
+        malformed = _conformed(rejected, STOP_SNAPSHOT)
         self._write_table(account, snapshot_file(account, NO_MONTH), malformed, STOP_SNAPSHOT, _document(info))
         return info
 
     # Opt-outs and malformed rows
 
-    def months(self, account: str) -> dict[str, MonthInfo]:
-        """Every month that has a file, with what its footer says."""
-        footers = self.files.footers(month_file(account, "*"))
+    def months(self, account: str, only: Iterable[str] | None = None) -> dict[str, MonthInfo]:
+        """Every month that has a file, or only those named, which have one, with what its footer says."""
+        if only is None:
+            footers = self.files.footers(month_file(account, "*"))
+        else:
+            names = [month_file(account, month) for month in only]
+            footers = {name: footer for name in names for footer in self.files.footers(name).values()}
         return {_month_of(name): self._month_info(name, footer) for name, footer in footers.items()}
 
     def month_names(self, account: str) -> list[str]:
@@ -451,7 +520,7 @@ class Store:
             changed_at=max(
                 group.max for name in ("first_seen_at", "removed_at") for group in statistics[name] if group.has_min_max
             ),
-            id_range=(min(group.min for group in statistics["id"]), max(group.max for group in statistics["id"])),
+            id_range=_id_range(footer),
         )
 
     def _footer(self, name: str) -> dict[str, Any] | None:
@@ -480,16 +549,6 @@ class Store:
         self.files.write(account, name, _json(document).encode() + b"\n")
 
 
-def compress(path: Path, into: Path) -> None:
-    """Compress a file into another one, as answers are kept; lets other threads work meanwhile.
-
-    Raises:
-        StoreError: it was refused.
-    """
-    with writable(into), pa.OSFile(str(path)) as source, pa.output_stream(str(into), compression="zstd") as sink:
-        sink.upload(source)
-
-
 def _columns(file: pq.ParquetFile, schema: pa.Schema) -> pa.Table:
     """The columns of `schema`.
 
@@ -497,6 +556,12 @@ def _columns(file: pq.ParquetFile, schema: pa.Schema) -> pa.Table:
         ArrowException, ValueError: the file lacks one, or has another type.
     """
     return file.read(schema.names).replace_schema_metadata().cast(schema)
+
+
+def _id_range(footer: pq.FileMetaData) -> tuple[int, int]:
+    """The smallest and the largest `id` of a month's file, of which it is the first column."""
+    ids = [footer.row_group(group).column(0).statistics for group in range(footer.num_row_groups)]
+    return min(group.min for group in ids), max(group.max for group in ids)
 
 
 def _written(footer: pq.FileMetaData) -> dict[str, Any]:
@@ -539,6 +604,12 @@ def figures_of(months: Mapping[str, MonthInfo], *, doubled_open_ids: int = 0) ->
         doubled_open_ids=doubled_open_ids,
         nulls=sum(month.nulls for month in months.values()),
     )
+
+
+def any_within(ids: pa.Array, id_range: tuple[int, int]) -> bool:
+    """Whether any of these ids lies in a range, both ends included."""
+    sought, (smallest, largest) = ids.to_numpy(), id_range
+    return bool(((smallest <= sought) & (sought <= largest)).any())
 
 
 def month_file(account: str, month: str) -> str:

@@ -8,8 +8,9 @@ Each step can be repeated, or killed at any point, and run again: it looks at wh
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,8 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stop_pipeline import derive
-from stop_pipeline.errors import KeyRefusedError, StoreError
+from stop_pipeline.difference import Before, difference, shared_pieces
+from stop_pipeline.errors import ApiError, KeyRefusedError, StoreError
 from stop_pipeline.files import readable
+from stop_pipeline.frames import Kept
 from stop_pipeline.merge import Guard, bring_in, compare_month, judge, merge_rejected
 from stop_pipeline.model import (
     Answer,
@@ -29,15 +32,17 @@ from stop_pipeline.model import (
     Landed,
     Pending,
     Snapshot,
+    SnapshotChange,
     SnapshotInfo,
     State,
     commit_time,
 )
-from stop_pipeline.periods import as_committed, open_rows
+from stop_pipeline.periods import as_committed, open_rows, split_by_month
+from stop_pipeline.pieces import Span, cut, names
 from stop_pipeline.schema import STOPS, STOPS_PER_DAY, SUPPRESSION_LIST, UTC_TIME, TableSchema
 from stop_pipeline.settings import key_variable
-from stop_pipeline.snapshot import parse
-from stop_pipeline.store import MonthInfo, Store, compress, figures_of
+from stop_pipeline.snapshot import READER, parse
+from stop_pipeline.store import MonthInfo, Store, any_within, figures_of
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +130,7 @@ class Derived:
     read: Callable[[], pa.Table]
 
 
-_just_judged: dict[tuple[str, datetime, str], Snapshot] = {}
+_just_judged: dict[tuple[str, datetime, str], tuple[SnapshotInfo, Snapshot | SnapshotChange]] = {}
 """The answer that `fetch` parsed to judge it, so that `parse_newest` in the same process need not parse it again."""
 
 
@@ -152,20 +157,9 @@ def fetch(store: Store, account: str, client: Client, *, timezone: str) -> Fetch
         changed = newest is None or newest.sha256 != answer.sha256
         compressed = None
         if changed:
-            compressed = store.temporary(account)
-            # Meanwhile, for it takes half as long as parsing, and another processor.
-            with ThreadPoolExecutor(1) as pool, readable(answer.path, damage=()):
-                compressing = pool.submit(compress, answer.path, compressed)
-                snapshot = parse(
-                    answer.path,
-                    answer.format,
-                    fetched_at=answer.fetched_at,
-                    timezone=timezone,
-                    secrets=client.secrets,
-                )
-            compressing.result()
+            compressed, info, judged = _judge(store, account, answer, newest, timezone=timezone, secrets=client.secrets)
             _just_judged.clear()
-            _just_judged[answer.sha256, answer.fetched_at, timezone] = snapshot
+            _just_judged[answer.sha256, answer.fetched_at, timezone] = info, judged
         landed = store.land(account, answer, compressed)
     log.info("Account %s: fetched %s bytes in %.2f s", account, f"{answer.size_bytes:,}", answer.seconds)
     return Fetched(answer, landed, changed=changed, in_order=True)
@@ -189,15 +183,12 @@ def parse_newest(store: Store, account: str, *, timezone: str) -> Parsed:
         info = store.snapshot_info(account)
         if info is not None and (info.sha256, info.timezone, info.fetched_at) == (landed.sha256, timezone, read_as_of):
             return Parsed(dataclasses.replace(info, fetched_at=landed.fetched_at), parsed=False)
-        snapshot = _just_judged.pop((landed.sha256, read_as_of, timezone), None)
-        if snapshot is None:
-            path = store.unpack(account, landed)
-            with readable(path, damage=()):
-                snapshot = parse(path, landed.format, fetched_at=read_as_of, timezone=timezone)
-        info = SnapshotInfo.of(
-            snapshot, fetched_at=read_as_of, sha256=landed.sha256, size_bytes=landed.size_bytes, timezone=timezone
-        )
-        info = store.write_snapshot(account, info, snapshot)
+        judged = _just_judged.pop((landed.sha256, read_as_of, timezone), None)
+        if judged is None or (isinstance(judged[1], SnapshotChange) and judged[1].before != info):
+            judged = _parse_landed(store, account, landed, fetched_at=read_as_of, timezone=timezone)
+        info, parsed = judged
+        months = parsed.months.items() if isinstance(parsed, SnapshotChange) else split_by_month(parsed.listed)
+        info = store.write_snapshot(account, info, months, parsed.rejected)
     log.info("Account %s: parsed %s rows, %s malformed", account, f"{info.rows:,}", f"{info.rejected:,}")
     return Parsed(dataclasses.replace(info, fetched_at=landed.fetched_at), parsed=True)
 
@@ -288,6 +279,101 @@ def _request(client: Client, into: Path, account: str) -> Answer:
     raise failure
 
 
+def _judge(
+    store: Store, account: str, answer: Answer, newest: Landed | None, *, timezone: str, secrets: Collection[str]
+) -> tuple[Path, SnapshotInfo, Snapshot | SnapshotChange]:
+    """Compress an answer and parse it, as far as the newest one landed does not tell."""
+    with readable(answer.path, damage=()):
+        pieces = cut(answer.path, answer.format)
+        piece_names = names(answer.path, pieces)
+        kept = nullcontext() if newest is None else store.kept(account, newest)
+        # Compressing takes half as long as parsing, and another processor.
+        with kept as known, ThreadPoolExecutor(1) as pool:
+            compressing = pool.submit(store.compress, account, answer, pieces, piece_names, known)
+            parsed: Snapshot | SnapshotChange | None = None
+            if newest is not None and known is not None:
+                parsed = _parse_difference(
+                    store, account, answer, (newest, known), (pieces, piece_names), timezone=timezone, secrets=secrets
+                )
+            if parsed is None:
+                parsed = parse(
+                    answer.path,
+                    answer.format,
+                    fetched_at=answer.fetched_at,
+                    timezone=timezone,
+                    pieces=pieces,
+                    secrets=secrets,
+                )
+            compressed = compressing.result()
+    if isinstance(parsed, SnapshotChange):
+        return compressed, parsed.info, parsed
+    return compressed, _info(answer, parsed, timezone), parsed
+
+
+def _parse_difference(
+    store: Store,
+    account: str,
+    answer: Answer,
+    before: tuple[Landed, Kept],
+    now: tuple[list[Span], list[bytes]],
+    *,
+    timezone: str,
+    secrets: Collection[str],
+) -> SnapshotChange | None:
+    """What an answer makes of the snapshot of the one before, from the pieces that differ; None if they do not tell."""
+    newest, known = before
+    info = store.snapshot_info(account)
+    if info is None or (info.sha256, info.timezone, info.pieces_read_by) != (newest.sha256, timezone, READER):
+        return None
+    shared = shared_pieces([frame.name for frame in known.frames], now[1])
+    differing = [piece for piece, name in zip(*now, strict=True) if name not in shared]
+    if sum(end - start for start, end in differing) > answer.size_bytes // 2:
+        return None  # both parts would be as long as the whole
+    changed = parse(
+        answer.path,
+        answer.format,
+        fetched_at=answer.fetched_at,
+        timezone=timezone,
+        pieces=differing,
+        secrets=secrets,
+    )
+    try:
+        path, pieces = store.unpack_pieces(account, known, shared)
+        with readable(path, damage=()):
+            left = parse(path, newest.format, fetched_at=info.fetched_at, timezone=timezone, pieces=pieces)
+        snapshot = Before(
+            info,
+            store.read_malformed(account),
+            listed=lambda month: store.read_listed(account, info, month),
+            lists_any=lambda ids: store.lists_any(account, info, ids),
+        )
+        return difference(snapshot, left, changed, _info(answer, changed, timezone))
+    except (StoreError, ApiError):  # what is on disk is damaged, and the answer tells all of it again
+        return None
+
+
+def _parse_landed(
+    store: Store, account: str, landed: Landed, *, fetched_at: datetime, timezone: str
+) -> tuple[SnapshotInfo, Snapshot]:
+    """Parse an answer that has landed, piece by piece as it is kept."""
+    path = store.unpack(account, landed)
+    with store.kept(account, landed) as known:
+        pieces = known.spans if known and known.frames else None
+    with readable(path, damage=()):
+        snapshot = parse(path, landed.format, fetched_at=fetched_at, timezone=timezone, pieces=pieces)
+    return _info(dataclasses.replace(landed, fetched_at=fetched_at), snapshot, timezone), snapshot
+
+
+def _info(answer: Answer | Landed, snapshot: Snapshot, timezone: str) -> SnapshotInfo:
+    return SnapshotInfo.of(
+        snapshot,
+        fetched_at=answer.fetched_at,
+        sha256=answer.sha256,
+        size_bytes=answer.size_bytes,
+        timezone=timezone,
+    )
+
+
 def _applied_as_of(state: State, landed: Landed, timezone: str) -> datetime | None:
     """When the answer was applied, if it is the one applied last and nothing of it is left undone."""
     done = state.withheld_because is None and ("timezone", timezone) in state.settings
@@ -372,7 +458,7 @@ def _apply(
         rejected=info.rejected,
         duplicates=info.duplicates,
         counts=verdict.counts,
-        figures=_figures(store, account, info),
+        figures=_figures(stored | store.months(account, only=changed_months), store, account, info),
         withheld_because=verdict.withheld_because,
         withheld_from=verdict.withheld_from,
         accepted_removals=guard.accept_removals,
@@ -408,13 +494,12 @@ def _forget_old_answers(store: Store, account: str, state: State, kept_for: time
         log.warning("Account %s: an answer past its time stays. %s", account, error)
 
 
-def _figures(store: Store, account: str, info: SnapshotInfo) -> Figures:
-    """Take the figures of the table from its files, not from what was meant to be written.
+def _figures(stored: Mapping[str, MonthInfo], store: Store, account: str, info: SnapshotInfo) -> Figures:
+    """Take the figures of the table from what its files tell, not from what was meant to be written.
 
     Where every month's open rows are those of the snapshot, which has each id once, no id can be open twice; only
     otherwise, while something is withheld, need the ids be read.
     """
-    stored = store.months(account)
     as_listed = {month: stood.fingerprint for month, stood in stored.items() if stood.open_rows} == info.months
     doubled = 0
     if not as_listed:
@@ -511,10 +596,8 @@ def _any_known(periods: pa.Table, commit: datetime, ids: pa.Array) -> bool:
 
 def _any_within(store: Store, account: str, months: Mapping[str, MonthInfo], ids: pa.Array) -> bool:
     """Whether any of these ids has a period in these months; only a month that may hold one is read."""
-    sought = ids.to_numpy()
     for month, stored in months.items():
-        smallest, largest = stored.id_range
-        if ((smallest <= sought) & (sought <= largest)).any():
+        if any_within(ids, stored.id_range):
             found = pc.is_in(store.read_month(account, month)["id"], value_set=ids)
             if pc.any(found).as_py():
                 return True

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline import document
+from stop_pipeline import document, pieces
 from stop_pipeline.document import Batch, Reading, read_document
 from stop_pipeline.errors import ApiError
+from stop_pipeline.pieces import cut
 
 Row = tuple[int, str, str, str]
 Outcome = tuple[int | None, int | None, list[Row], list[document.Malformed], frozenset[str]]
@@ -35,7 +36,7 @@ def answer(rows: list[str], between: str = ", ") -> str:
 def read(text: str | bytes, *, piece_bytes: int) -> Iterator[Path]:
     """A document to be read in pieces of so many bytes."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(document, "PIECE_BYTES", piece_bytes)
+        patch.setattr(pieces, "PIECE_BYTES", piece_bytes)
         path = Path(folder) / "answer"
         path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
         yield path
@@ -56,7 +57,7 @@ def as_outcome(reading: Reading[Batch]) -> Outcome:
 
 
 def in_pieces(path: Path) -> Reading[Batch]:
-    return read_document(path, "json", lambda batch: batch)
+    return read_document(path, "json", lambda batch: batch, pieces=cut(path, "json"))
 
 
 def whole(path: Path) -> Reading[Batch]:

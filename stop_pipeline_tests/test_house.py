@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "stop_pipeline"
 ROOMS = {"client", "snapshot", "merge", "store"}
 SHARED = {"errors", "schema", "model", "envelope", "phones", "periods", "files", "objects", "roots"}
-SHARED |= {"document", "plain_rows", "wall_clocks", "words"}
+SHARED |= {"document", "plain_rows", "wall_clocks", "words", "pieces", "frames", "threads"}
 """What the four rooms may use: plain types, and pure or lower helpers that import no room themselves."""
 
 DAGSTER_SIDE = {"definitions.py", "local_dagster.py"}

@@ -1,0 +1,123 @@
+"""An answer as it is kept: compressed piece by piece, so that a piece which the next answer has as well is copied.
+
+What belongs here: the layout of such a file. What does not: where pieces begin (`pieces`), and where files lie
+(`store`).
+
+It is a Zstandard file of many frames, which every program for such files unpacks. The last frame is one of those that
+they skip (RFC 8878, section 3.1.2): it lists the others.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+
+import pyarrow as pa
+
+from stop_pipeline.pieces import Span, read
+
+_SKIPPABLE = 0x184D2A50
+_FRAME_HEADER = struct.Struct("<II")
+"""Magic number, and how many bytes follow."""
+_ENTRY = struct.Struct("<QQI32s")
+_END = struct.Struct("<I4s")
+_MARK = b"STOP"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One piece, compressed.
+
+    Attributes:
+        size: Of the frame, in bytes.
+        length: Of the piece, in bytes.
+        crc32: Of those bytes.
+        name: Of the piece (`pieces.names`).
+    """
+
+    size: int
+    length: int
+    crc32: int
+    name: bytes
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An answer kept so: its file, open, and its pieces in order; none, if the file does not list them."""
+
+    file: pa.NativeFile
+    frames: tuple[Frame, ...]
+
+    def compressed(self) -> Iterator[tuple[Frame, Span]]:
+        """Each frame, and where it lies."""
+        places = accumulate((frame.size for frame in self.frames), initial=0)
+        return zip(self.frames, pairwise(places), strict=True)
+
+    @property
+    def spans(self) -> list[Span]:
+        """Where each piece begins and ends in the answer."""
+        return list(pairwise(accumulate((frame.length for frame in self.frames), initial=0)))
+
+    def bytes_at(self, span: Span) -> bytes:
+        """Some of the file's bytes; several threads may ask."""
+        start, end = span
+        return bytes(self.file.read_at(end - start, start))
+
+
+def opened(file: pa.NativeFile) -> Kept:
+    """What a file holds, whichever version of this package wrote it."""
+    size = file.size()
+    count, mark = _END.unpack(file.read_at(_END.size, size - _END.size)) if size >= _END.size else (0, b"")
+    length = count * _ENTRY.size + _END.size
+    if mark != _MARK or _FRAME_HEADER.size + length > size:
+        return Kept(file, ())
+    listed = file.read_at(length - _END.size, size - length)
+    frames = tuple(Frame(*entry) for entry in _ENTRY.iter_unpack(listed))
+    is_whole = sum(frame.size for frame in frames) == size - length - _FRAME_HEADER.size
+    return Kept(file, frames if is_whole else ())
+
+
+def compress(path: Path, spans: Sequence[Span], names: Sequence[bytes], known: Kept | None, into: Path) -> None:
+    """Compress a document's pieces into a new file, but for those that are copied from one kept before."""
+    codec = pa.Codec("zstd")
+    places = {frame.name: (frame, place) for frame, place in known.compressed()} if known else {}
+    frames = list[bytes]()
+    with path.open("rb") as file, into.open("xb") as sink:
+        for span, name in zip(spans, names, strict=True):
+            compressed = _copied(known, places.get(name))
+            if compressed is None:
+                compressed = codec.compress(read(file, span), asbytes=True)
+            sink.write(compressed)
+            frames.append(_ENTRY.pack(len(compressed), span[1] - span[0], zlib.crc32(compressed), name))
+        frames.append(_END.pack(len(frames), _MARK))
+        sink.write(_FRAME_HEADER.pack(_SKIPPABLE, sum(map(len, frames))) + b"".join(frames))
+
+
+def _copied(known: Kept | None, found: tuple[Frame, Span] | None) -> bytes | None:
+    """A piece as it lies in a file kept before, if it does, undamaged."""
+    if known is None or found is None:
+        return None
+    frame, place = found
+    compressed = b""
+    with suppress(OSError):
+        compressed = known.bytes_at(place)
+    return compressed if zlib.crc32(compressed) == frame.crc32 else None
+
+
+def unpack(known: Kept, without: frozenset[bytes], into: Path) -> list[Span]:
+    """Write the pieces that do not have one of these names, one after the other; gives where each lies.
+
+    Raises:
+        ArrowException, OSError: the file is damaged.
+    """
+    codec = pa.Codec("zstd")
+    lengths = []
+    with into.open("xb") as sink:
+        for frame, place in known.compressed():
+            if frame.name not in without:
+                sink.write(codec.decompress(known.bytes_at(place), frame.length, asbytes=True))
+                lengths.append(frame.length)
+    return list(pairwise(accumulate(lengths, initial=0)))

@@ -1,0 +1,111 @@
+"""An answer's text in pieces that stay what they are from one answer to the next.
+
+What belongs here: where the text is cut, and the name by which a piece is known again. What does not: what it says
+(`document`), and how it is kept (`frames`). The file given is all that is read.
+
+Each answer is the whole list, and nearly all of it is as it was in the one before. So a piece begins with a row whose
+id ends in `_ROUND`: wherever rows come and go, the pieces that they are not in are the same bytes as before. Where a
+cut falls is a guess, and only has to fall there again; whether a piece is a list by itself is for `document` to prove.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import BinaryIO
+
+from stop_pipeline.model import Format
+from stop_pipeline.threads import in_threads
+
+PIECE_BYTES = 4 << 20
+"""How much text a piece holds at most, if it can be cut; it is what a thread has in memory at a time."""
+
+HEAD_BYTES = 64 << 10
+"""How far from the beginning of a document the first row of its list is looked for."""
+
+Span = tuple[int, int]
+"""Where a part of a document begins and ends, in bytes."""
+
+_ROUND = b"0000"
+"""One row of ten thousand: some 800 KB of text. Smaller pieces would be read and compressed less well."""
+_MOST_DIGITS = 19
+_WINDOW_BYTES = 8 << 20
+_CUT_WINDOW_BYTES = 64 << 10
+
+
+def json_pattern(pattern: bytes) -> re.Pattern[bytes]:
+    """A pattern in which W stands for JSON's white space and blanks mean nothing."""
+    return re.compile(pattern.replace(b"W", rb"[\ \t\n\r]*"), re.VERBOSE)
+
+
+_ROW_BEGINS = json_pattern(rb'(\{ W "id" W : W) [0-9]+ (W , W "[^"]*")')
+_BETWEEN_ROWS = json_pattern(rb"\} W , W (\{)")
+
+
+def cut(path: Path, answer_format: Format) -> list[Span]:
+    """The pieces of a document, which follow each other from its first byte to its last; one of an empty document.
+
+    Only JSON is cut between rows; other pieces are so many bytes.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if answer_format == "json":
+            places = [0, *_row_cuts(file), size]
+            cuts = [place for part in pairwise(places) for place in (part[0], *_size_cuts(file, *part))]
+        else:
+            cuts = list(range(0, size, PIECE_BYTES))
+    return list(pairwise([*(cuts or [0]), size]))
+
+
+def names(path: Path, spans: Sequence[Span]) -> list[bytes]:
+    """A name for each piece of a document, the same only for the same bytes: their SHA-256."""
+    with path.open("rb") as file:
+        return list(in_threads(lambda span: hashlib.sha256(read(file, span)).digest(), spans))
+
+
+def read(file: BinaryIO, span: Span) -> bytes:
+    """The bytes of a piece; fewer, if the system gives no more at once (2 GiB)."""
+    start, end = span
+    return os.pread(file.fileno(), end - start, start)
+
+
+def _row_cuts(file: BinaryIO) -> Iterator[int]:
+    """Where what looks like a row with a round id begins, written as the first row is, and not the first row itself."""
+    first = _ROW_BEGINS.search(os.pread(file.fileno(), HEAD_BYTES, 0))
+    if first is None:
+        return
+    before, after = first.groups()
+    wanted, longest = _ROUND + after, len(before) + _MOST_DIGITS + len(after)
+    last = first.start()
+    window_at = last
+    while len(window := os.pread(file.fileno(), _WINDOW_BYTES, window_at)) > longest:
+        found = window.find(wanted)
+        while found >= 0:
+            row = window.rfind(before, max(0, found - longest), found)
+            if row >= 0 and window[row + len(before) : found].isdigit() and window_at + row > last:
+                last = window_at + row
+                yield last
+            found = window.find(wanted, found + 1)
+        # What lies across the end of a window lies whole in the next.
+        window_at += len(window) - longest
+
+
+def _size_cuts(file: BinaryIO, start: int, end: int) -> Iterator[int]:
+    """Where pieces of `PIECE_BYTES` or less begin, but for the first: before what looks like a row."""
+    reach = start + PIECE_BYTES
+    while reach < end:
+        window_at = max(start, reach - _CUT_WINDOW_BYTES)
+        place = _last(_BETWEEN_ROWS.finditer(os.pread(file.fileno(), reach - window_at, window_at)))
+        if place is not None:
+            start = reach = window_at + place
+            yield start
+        reach += PIECE_BYTES
+
+
+def _last(rows: Iterable[re.Match[bytes]]) -> int | None:
+    place = None
+    for row in rows:
+        place = row.start(1)
+    return place

@@ -1,0 +1,363 @@
+"""An answer of which only what differs is parsed leaves, to the byte, what it leaves when all of it is parsed."""
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from stop_pipeline import frames, pieces, snapshot, tick
+from stop_pipeline.difference import shared_pieces
+from stop_pipeline.model import Landed, Snapshot
+from stop_pipeline.schema import LISTED
+from stop_pipeline.store import Store, snapshot_file
+from stop_pipeline_tests.ticking import IN_MEMORY, Row, Ticker, answer_body, rows, tree
+
+LATE = "2026-01-03 16:30:00"
+"""Too late to be believed by the first four ticks."""
+
+
+@contextmanager
+def small_pieces(piece_bytes: int = 4 << 20) -> Iterator[None]:
+    """A piece begins with every row whose id ends in 0."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "_ROUND", b"0")
+        patch.setattr(pieces, "PIECE_BYTES", piece_bytes)
+        yield
+
+
+@contextmanager
+def all_parsed() -> Iterator[None]:
+    """Every answer is parsed as if no piece of it were known."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tick, "shared_pieces", lambda _before, _now: frozenset())
+        yield
+
+
+class Parses:
+    """Watches how many rows each parse gave, and how many bytes it was given to read."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Snapshot:
+        parsed = snapshot.parse(*args, **kwargs)
+        self.rows.append(parsed.rows)
+        return parsed
+
+
+@pytest.fixture
+def parses(monkeypatch: pytest.MonkeyPatch) -> Parses:
+    watch = Parses()
+    monkeypatch.setattr(tick, "parse", watch)
+    return watch
+
+
+# Any answers, in any order.
+
+
+def _row(number: int, kind: str) -> str:
+    good: dict[str, Any] = Row(number, f"+33639980{number:03}", f"2025-{1 + number % 3:02}-01 10:00:00").document()
+    by_kind: dict[str, Any] = {
+        "plain": good,
+        "altered": good | {"phoneNumber": f"+33639990{number:03}"},
+        "moved": good | {"createdAt": f"2025-{4 + number % 3:02}-01 10:00:00"},
+        "late": good | {"createdAt": LATE},
+        "misdated": good | {"createdAt": "0000-00-00 00:00:00"},
+        "more": good | {"note": "x"},
+        "other": good | {"origin": "y", "note": None},
+        "null": None,
+        "nested": good | {"more": [good]},
+        "same id": good | {"id": 7},
+        "unreadable number": good | {"phoneNumber": ""},
+    }
+    return json.dumps(by_kind[kind])
+
+
+IDS = st.integers(1, 150)
+PLAIN = st.just("plain")
+HARMLESS = st.sampled_from(["plain", "altered", "moved", "misdated", "null", "unreadable number"])
+ANY = st.sampled_from(["plain", "altered", "more", "other", "late", "same id", "nested", "misdated"])
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> list[bytes]:
+    """Some answers, each like the one before but for a few rows."""
+    kinds = draw(st.sampled_from([PLAIN, HARMLESS, HARMLESS, ANY]))
+    listed = dict.fromkeys(range(1, 151), "plain") | draw(st.dictionaries(IDS, kinds, max_size=4))
+    place = dict(enumerate(draw(st.sampled_from([range(151), range(151, 0, -1)]) | st.permutations(range(151)))))
+    bodies = []
+    for _ in range(draw(st.integers(2, 5))):
+        texts = [_row(number, listed[number]) for number in sorted(listed, key=place.__getitem__)]
+        twice = texts[:1] if draw(st.integers(0, 9)) == 9 else []
+        nb_data = len(texts) + len(twice) + (draw(st.integers(0, 4)) == 4)
+        data = ", ".join([*texts, *twice])
+        bodies.append(f'{{"success": true, "code": 200, "nbData": {nb_data}, "data": [{data}]}}'.encode())
+        listed = listed | draw(st.dictionaries(IDS, kinds, max_size=2))
+        for number in draw(st.lists(IDS, max_size=2)):
+            listed.pop(number, None)
+    return bodies
+
+
+def _ticked(bodies: Sequence[bytes], folder: str) -> dict[str, bytes]:
+    ticker = Ticker(Path(folder))
+    for body in bodies:
+        ticker.tick(body, accept_removals=150)
+    return tree(Path(folder))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(bodies=answers(), piece_bytes=st.sampled_from([100, 500, 4 << 20]))
+@example(bodies=[answer_body(rows(60)), answer_body(rows(61)), answer_body(rows(62))], piece_bytes=4 << 20)
+def test_what_differs_from_the_answer_before_gives_what_the_whole_answer_gives(
+    bodies: list[bytes], piece_bytes: int
+) -> None:
+    with (
+        tempfile.TemporaryDirectory(dir=IN_MEMORY) as one,
+        tempfile.TemporaryDirectory(dir=IN_MEMORY) as other,
+        small_pieces(piece_bytes),
+    ):
+        differences = _ticked(bodies, one)
+        with all_parsed():
+            assert differences == _ticked(bodies, other)
+
+
+# How much is parsed.
+
+
+def _tick_in_small_pieces(ticker: Ticker, listed: Sequence[Row | dict[str, Any]] | bytes, **kwargs: Any) -> None:
+    with small_pieces():
+        ticker.tick(listed, **kwargs)
+
+
+ALL = rows(200)
+NEW = Row(201, "+33639980201", "2025-06-30 10:00:00")
+ALTERED = dataclasses.replace(ALL[104], phone_number="+33639989999")
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        [*ALL, NEW],
+        [NEW, *ALL],
+        [*ALL[:104], NEW, *ALL[104:]],
+        [*ALL[:104], *ALL[105:]],
+        [*ALL[:104], ALTERED, *ALL[105:]],
+        [*ALL[:109], *ALL[110:]],  # its id was round
+        [*ALL[109:139], *ALL[:109], *ALL[139:]],  # pieces in another order
+    ],
+    ids=[
+        "new at the end",
+        "new at the beginning",
+        "new between",
+        "gone",
+        "altered",
+        "gone where a piece began",
+        "moved",
+    ],
+)
+def test_of_a_list_that_hardly_differs_a_few_pieces_are_parsed(
+    tmp_path: Path, parses: Parses, listed: list[Row]
+) -> None:
+    ticker = Ticker(tmp_path)
+    _tick_in_small_pieces(ticker, ALL)
+    assert parses.rows == [200]
+    _tick_in_small_pieces(ticker, listed)
+    now, before = parses.rows[1:]
+    assert max(now, before) <= 42
+    assert sorted(
+        ticker.store.stops_columns("main", ["id", "removed_at"])
+        .filter(pa.compute.field("removed_at").is_null())["id"]
+        .to_pylist()
+    ) == sorted(row.id for row in listed)
+
+
+def test_a_malformed_row_does_not_make_the_rest_be_parsed_again(tmp_path: Path, parses: Parses) -> None:
+    malformed = {"id": "x", "phoneNumber": "+33639980300"}
+    ticker = Ticker(tmp_path)
+    _tick_in_small_pieces(ticker, [*ALL[:50], malformed, *ALL[50:]])
+    _tick_in_small_pieces(ticker, [*ALL[:50], malformed, *ALL[50:], NEW])
+    assert max(parses.rows[1:]) <= 22
+    assert ticker.store.read_malformed("main").num_rows == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [*ALL[:50], ALL[100], *ALL[50:], NEW],
+        [*ALL, dataclasses.replace(NEW, id=120)],
+        [*ALL, dataclasses.replace(NEW, created_at=LATE)],
+        ALL[::-1],
+    ],
+    ids=["a row twice", "an id twice", "a late row", "another order"],
+)
+def test_an_answer_that_pieces_do_not_tell_is_parsed_whole_and_so_is_the_next(
+    tmp_path: Path, parses: Parses, other: list[Row]
+) -> None:
+    ticker = Ticker(tmp_path)
+    _tick_in_small_pieces(ticker, ALL)
+    _tick_in_small_pieces(ticker, other)
+    assert parses.rows[-1] == len(other)
+    if other != ALL[::-1]:
+        _tick_in_small_pieces(ticker, [*other, dataclasses.replace(NEW, id=202)])
+        assert parses.rows[-1] == len(other) + 1
+
+
+def test_what_another_version_of_phonenumbers_read_is_read_again(
+    tmp_path: Path, parses: Parses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticker = Ticker(tmp_path)
+    _tick_in_small_pieces(ticker, ALL)
+    for room in (tick, snapshot):
+        monkeypatch.setattr(room, "READER", "another")
+    _tick_in_small_pieces(ticker, [*ALL, NEW])
+    assert parses.rows[1:] == [201]
+
+
+def test_a_snapshot_that_is_not_of_the_answer_before_is_not_built_on(tmp_path: Path, parses: Parses) -> None:
+    ticker = Ticker(tmp_path)
+    _tick_in_small_pieces(ticker, ALL)
+    with small_pieces():
+        ticker.fetch(answer_body([*ALL, NEW]))  # and killed before it is parsed
+    del parses.rows[:]
+    listed = [*ALL, NEW, dataclasses.replace(NEW, id=202)]
+    _tick_in_small_pieces(ticker, listed)
+    assert parses.rows == [202]
+
+
+def test_a_snapshot_that_another_process_parsed_meanwhile_is_not_built_on(tmp_path: Path, parses: Parses) -> None:
+    ticker = Ticker(tmp_path)
+    _tick_in_small_pieces(ticker, ALL)
+    with small_pieces():
+        ticker.fetch(answer_body([*ALL, NEW]))
+        other = Store(tmp_path)
+        info = other.snapshot_info("main")
+        assert info
+        another = pa.Table.from_pylist(other.read_listed("main", info, "2025-06").slice(1).to_pylist(), LISTED.arrow)
+        with other.locked("main"):
+            other.write_snapshot(
+                "main",
+                dataclasses.replace(info, months={}, listed=199),
+                [("2025-06", another)],
+                other.read_malformed("main"),
+            )
+        ticker.apply()
+    assert ticker.store.months("main")["2025-06"].open_rows == 201
+
+
+# What is kept of an answer.
+
+
+def _landed(ticker: Ticker) -> Landed:
+    landed = ticker.store.newest_answer(ticker.account)
+    assert landed
+    return landed
+
+
+def _frames(ticker: Ticker) -> tuple[frames.Frame, ...]:
+    with ticker.store.kept(ticker.account, _landed(ticker)) as known:
+        assert known
+        return known.frames
+
+
+def test_an_answer_kept_in_pieces_is_a_file_that_any_program_unpacks(tmp_path: Path) -> None:
+    ticker = Ticker(tmp_path)
+    _tick_in_small_pieces(ticker, ALL)
+    kept = _frames(ticker)
+    assert len(kept) == 21
+    path = tmp_path / "raw" / "account=main" / _landed(ticker).file
+    with pa.input_stream(str(path), compression="zstd") as unpacked:
+        assert unpacked.read() == answer_body(ALL)
+    # One frame after the other, without the list: what a program sees that stops at the first frame it does not know.
+    data = path.read_bytes()[: sum(frame.size for frame in kept)]
+    with pa.input_stream(pa.BufferReader(data), compression="zstd") as unpacked:
+        assert unpacked.read() == answer_body(ALL)
+
+
+def test_pieces_known_already_are_copied_and_not_compressed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticker = Ticker(tmp_path)
+    _tick_in_small_pieces(ticker, ALL)
+    before = {frame.name for frame in _frames(ticker)}
+    read = list[pieces.Span]()
+
+    def watched(file: Any, span: pieces.Span) -> bytes:
+        read.append(span)
+        return pieces.read(file, span)
+
+    monkeypatch.setattr(frames, "read", watched)
+    _tick_in_small_pieces(ticker, [*ALL, NEW])
+    after = _frames(ticker)
+    assert len(read) == 2 == len([frame for frame in after if frame.name not in before])
+    assert ticker.store.read_answer("main", _landed(ticker).file) == answer_body([*ALL, NEW])
+
+
+def test_a_damaged_piece_is_not_handed_on(tmp_path: Path) -> None:
+    ticker = Ticker(tmp_path)
+    _tick_in_small_pieces(ticker, ALL)
+    path = tmp_path / "raw" / "account=main" / _landed(ticker).file
+    data = bytearray(path.read_bytes())
+    data[sum(frame.size for frame in _frames(ticker)[:10]) + 30] ^= 1
+    path.write_bytes(data)
+    _tick_in_small_pieces(ticker, [*ALL, NEW])
+    assert ticker.store.read_answer("main", _landed(ticker).file) == answer_body([*ALL, NEW])
+    assert ticker.store.months("main")["2025-06"].open_rows == 201
+
+
+@pytest.mark.parametrize("what", ["raw", "raw's last piece", "a month of the snapshot"])
+def test_what_is_missing_or_damaged_of_the_answer_before_is_not_needed(
+    tmp_path: Path, parses: Parses, what: str
+) -> None:
+    ticker = Ticker(tmp_path)
+    month = tmp_path / snapshot_file("main", "2025-06")
+    _tick_in_small_pieces(ticker, ALL[1:])
+    older = month.read_bytes()
+    _tick_in_small_pieces(ticker, ALL)
+    raw = tmp_path / "raw" / "account=main" / _landed(ticker).file
+    if what == "raw":
+        raw.unlink()
+    elif what == "a month of the snapshot":
+        month.write_bytes(older)
+    else:
+        data = bytearray(raw.read_bytes())
+        data[sum(frame.size for frame in _frames(ticker)[:-1]) + 30] ^= 255
+        raw.write_bytes(data)
+    _tick_in_small_pieces(ticker, [*ALL, NEW])
+    assert parses.rows[-1] == 201
+    assert ticker.store.months("main")["2025-06"].open_rows == 201
+
+
+def test_a_file_that_an_older_version_kept_lists_no_pieces_and_is_replaced_by_one_that_does(
+    tmp_path: Path, parses: Parses
+) -> None:
+    ticker = Ticker(tmp_path)
+    _tick_in_small_pieces(ticker, ALL)
+    path = tmp_path / "raw" / "account=main" / _landed(ticker).file
+    path.write_bytes(pa.compress(answer_body(ALL), codec="zstd", asbytes=True))
+    assert _frames(ticker) == ()
+    _tick_in_small_pieces(ticker, [*ALL, NEW])
+    assert parses.rows == [200, 201]
+    assert len(_frames(ticker)) == 21
+
+
+@pytest.mark.parametrize("data", [b"", b"STOP", b"\xff\xff\xff\xffSTOP", b"x" * 60 + b"\1\0\0\0STOP"])
+def test_bytes_that_list_no_frames_are_taken_for_none(data: bytes) -> None:
+    with pa.BufferReader(data) as file:
+        assert frames.opened(file).frames == ()
+
+
+def test_pieces_are_shared_by_name_but_for_the_ends_and_for_what_comes_twice() -> None:
+    before, now = [b"a", b"b", b"c", b"d", b"e"], [b"a", b"c", b"x", b"b", b"e"]
+    assert shared_pieces(before, now) == {b"b", b"c"}
+    assert shared_pieces(before, [b"b", b"c", b"d"]) == {b"c"}
+    assert shared_pieces([*before, b"b"], now) == frozenset()
+    assert shared_pieces(before, [*now, b"c", b"y"]) == frozenset()
+    assert shared_pieces([], now) == shared_pieces(before, []) == frozenset()
