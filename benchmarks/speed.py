@@ -310,11 +310,18 @@ def all_months(shop: Workshop, rows: int) -> Measured:
 
 
 def changes(shop: Workshop, rows: int) -> Measured:
-    """A tick whose answer lists 1,000 rows more, lacks 100, and shows another number for 100."""
+    """A tick whose answer lists 1,000 rows more, lacks 100, and shows another number for 100, all over the list."""
     base, following = shop.answer(rows), shop.answer(rows, new=NEW_ROWS, gone=100, altered=100)
     left = rows + NEW_ROWS - 100
     sides = [tick_of(shop, name, base, following, rows=left) for name in ("ours core", "naive", "delta")]
     return take_turns(f"{rows:,} rows, changes", sides, shop.repeats)
+
+
+def reordered(shop: Workshop, rows: int) -> Measured:
+    """The tick with 1,000 new rows, the others in another order than before: no part of the text is known."""
+    base, following = shop.answer(rows), shop.answer(rows, new=NEW_ROWS, reordered=True)
+    sides = [tick_of(shop, name, base, following, rows=rows + NEW_ROWS) for name in ("ours core", "naive", "delta")]
+    return take_turns(f"{rows:,} rows, reordered", sides, shop.repeats)
 
 
 def xml(shop: Workshop, rows: int) -> Measured:
@@ -435,6 +442,7 @@ SCENARIOS: dict[str, tuple[Scenario, int]] = {
     "small: unchanged": (unchanged, SMALL),
     "small: all months": (all_months, SMALL),
     "small: changes": (changes, SMALL),
+    "small: reordered": (reordered, SMALL),
     "small: xml": (xml, SMALL),
     "small: many ticks": (many_ticks, SMALL),
     "small: profile": (profile, SMALL),

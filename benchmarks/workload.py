@@ -63,6 +63,7 @@ def write_answer(
     new_in: str = "last days",
     gone: int = 0,
     altered: int = 0,
+    reordered: bool = False,
     form: Format = "json",
 ) -> list[int]:
     """Write the answer that lists `rows` rows, and on top of them `new` ones; gives the ids of the new ones.
@@ -72,8 +73,9 @@ def write_answer(
         rows: How many rows the list held before.
         new: How many came since.
         new_in: In which months these were made: in the “last days”, or in “all months”.
-        gone: How many of `rows` are no longer listed.
-        altered: How many of the others have another number.
+        gone: How many of `rows` are no longer listed, here and there.
+        altered: How many of the others have another number, here and there.
+        reordered: Whether the rows come in another order than they did.
         form: As documented.
     """
     random = np.random.default_rng(rows)
@@ -83,8 +85,15 @@ def write_answer(
     numbers = _numbers(random, rows).take(pa.array(order))
 
     random = np.random.default_rng([rows, new, new_in == "all months"])
-    numbers = pa.concat_arrays([_numbers(random, altered), numbers.slice(altered)])
-    listed = {"id": ids[order], "time": times[order], "number": numbers}
+    touched = random.permutation(np.linspace(0, rows - 1, gone + altered, dtype=np.int64))
+    is_gone, is_altered = np.zeros(rows, bool), np.zeros(rows, bool)
+    is_gone[touched[:gone]] = True
+    is_altered[touched[gone:]] = True
+    numbers = pc.replace_with_mask(numbers, pa.array(is_altered), _numbers(random, altered))
+    places = np.flatnonzero(~is_gone)
+    if reordered:
+        places = random.permutation(places)
+    listed = {"id": ids[order][places], "time": times[order][places], "number": numbers.take(pa.array(places))}
     new_ids = 1_000 + 3 * rows + np.arange(1, new + 1)
     span = int((END - BEGIN).astype(int))
     days = np.linspace(0, span - 1, new, dtype=np.int64) if new_in == "all months" else span - 1 - np.arange(new) % 2

@@ -12,12 +12,14 @@ The rooms of the house, from the outside in:
     snapshot       rows → typed rows and malformed rows          document   bytes → rows, in batches
     plain_rows     rows as the provider writes them → columns    words      eight characters at a time
     wall_clocks    `createdAt` → times                           phones     spellings → E.164
+    pieces         where an answer is cut                        difference what it changes in the one before
     merge          committed + listed → what changes             periods    tables as of a commit
     derive         committed → suppression list, counts
     charts         tables → pictures                             preview    a dozen rows, masked
     incidents      what runs came to → what is told              webhook    telling it
     store          where tables lie                              files      atomic writes, the lock, on disk
     roots          folder or bucket                              objects    the same in a bucket
+    frames         an answer as it is kept, piece by piece       threads    several things at once
     reading        what a notebook gets
     suppression    a campaign held against the list              campaign   its file, read and written in parts
     verify         whether the files hold together               rebuild    kept answers → a fresh root

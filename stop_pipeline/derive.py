@@ -4,8 +4,8 @@ What belongs here: pure functions from the committed periods to the tables that 
 are remade (`tick`), or where they lie (`store`).
 """
 
+import itertools
 from bisect import bisect_left
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -39,17 +39,24 @@ def updated_suppression_list(before: pa.Table, recounted: pa.Array, stops: pa.Ta
         rejected: The same of malformed rows.
     """
     asked = _asked(stops, rejected)
-    touched = pc.unique(pa.chunked_array([*asked["phone_number"].chunks, recounted], pa.string()))
-    is_touched = pc.is_in(before["phone_number"], value_set=touched)
-    counted = before.filter(pc.and_not(is_touched, pc.is_in(before["phone_number"], value_set=recounted)))
+    numbers = before["phone_number"].combine_chunks()
+    touched = sorted({*asked["phone_number"].to_pylist(), *recounted.to_pylist()})
+    places = [bisect_left(numbers, number, key=pa.StringScalar.as_py) for number in touched]
+    stood = [
+        place < len(numbers) and numbers[place].as_py() == number for number, place in zip(touched, places, strict=True)
+    ]
+    rows = before.take(pa.array([*itertools.compress(places, stood)], pa.int64()))
+    counted = rows.filter(pc.invert(pc.is_in(rows["phone_number"], value_set=recounted)))
     fresh = _numbers(pa.concat_tables([asked, _asked_before(counted)]))
-    kept = before.filter(pc.invert(is_touched))
-    numbers = kept["phone_number"].combine_chunks()
-    places = [bisect_left(numbers, number, key=pa.StringScalar.as_py) for number in fresh["phone_number"].to_pylist()]
-    pieces = []
-    for row, (start, end) in enumerate(pairwise([0, *places, kept.num_rows])):
-        pieces += [kept.slice(start, end - start), fresh.slice(row, 1)]
-    return pa.concat_tables(pieces).combine_chunks()
+    place_of = {number: row for row, number in enumerate(fresh["phone_number"].to_pylist())}
+    # What lies between the rows of numbers that were touched stays in one piece.
+    pieces, start = [], 0
+    for number, place, stands in zip(touched, places, stood, strict=True):
+        pieces.append(before.slice(start, place - start))
+        if number in place_of:
+            pieces.append(fresh.slice(place_of[number], 1))
+        start = place + stands
+    return pa.concat_tables([*pieces, before.slice(start)]).combine_chunks()
 
 
 def _asked(stops: pa.Table, rejected: pa.Table) -> pa.Table:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stop_pipeline.periods import as_committed, known_at, month_numbers, open_rows
+from stop_pipeline.periods import as_committed, known_at, open_rows
 from stop_pipeline.schema import (
     ACCOUNT,
     CREATED_MONTH,
@@ -198,11 +198,16 @@ def _accounts(account: str, rows: int) -> pa.DictionaryArray:
 
 
 def _months(periods: pa.Table) -> pa.DictionaryArray:
-    """`created_month` of rows that are ordered by it."""
-    numbers = month_numbers(periods)
-    begins = np.ones(len(numbers), dtype=bool)
-    begins[1:] = numbers[1:] != numbers[:-1]
-    return _category([str(month) for month in numbers[begins]], (np.cumsum(begins) - 1).astype(np.int32))
+    """`created_month` of rows that are ordered by `created_at_local`."""
+    times = periods["created_at_local"].to_numpy()
+    if not len(times):
+        return _category([], np.empty(0, np.int32))
+    months = np.arange(times[0].astype("datetime64[M]"), times[-1].astype("datetime64[M]") + 1)
+    begins = np.searchsorted(times, months.astype(times.dtype))
+    rows = np.diff(begins, append=len(times))
+    present = np.flatnonzero(rows)
+    codes = np.repeat(np.arange(len(present), dtype=np.int32), rows[present])
+    return _category([str(month) for month in months[present]], codes)
 
 
 def _category(texts: list[str], codes: NDArray[np.int32]) -> pa.DictionaryArray:

@@ -45,6 +45,7 @@ from stop_pipeline.schema import (
     STOPS,
     TableSchema,
 )
+from stop_pipeline.threads import in_threads
 
 METADATA_KEY = b"stop_pipeline"
 NO_MONTH = "none"
@@ -57,7 +58,7 @@ _ROW_GROUP_ROWS = 131_072
 _COPY_BYTES = 1 << 20
 _READ_ATTEMPTS = 10
 _DICTIONARY_COLUMNS = ("country", "first_seen_at", "removed_at", "reason", "origin", "snapshot_sha256")
-_DELTA_COLUMNS = ("id", "created_at", "created_at_local")
+_DELTA_COLUMNS = ("id", "created_at", "created_at_local", "first_stop_at", "last_stop_at", "stop_count")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,19 +317,20 @@ class Store:
             months: The good rows of all others (`schema.LISTED`), sorted.
             rejected: The malformed rows (`schema.REJECTED_ROWS`), sorted.
         """
-        footers = self.files.footers(snapshot_file(account, "*"))
-        before = {_month_of(name): (footer.metadata or {}).get(METADATA_KEY) for name, footer in footers.items()}
+        before = {_month_of(name) for name in self.files.matching(snapshot_file(account, "*"))}
         self.files.remove(snapshot_file(account, NO_MONTH))
-        fingerprints = dict(info.months)
-        for month, rows in months:
-            if not len(rows):
-                continue
-            fingerprints[month] = fingerprint(rows)
-            metadata = {"fingerprint": fingerprints[month], "timezone": info.timezone}
-            if before.get(month) != _json(metadata).encode():
-                name = snapshot_file(account, month)
+
+        def write(month_rows: tuple[str, pa.Table]) -> tuple[str, str]:
+            month, rows = month_rows
+            metadata = {"fingerprint": fingerprint(rows), "timezone": info.timezone}
+            name = snapshot_file(account, month)
+            if month not in before or self._footer(name) != metadata:
                 self._write_table(account, name, _conformed(rows, STOP_SNAPSHOT), STOP_SNAPSHOT, metadata)
-        for month in before.keys() - fingerprints.keys() - {NO_MONTH}:
+            return month, metadata["fingerprint"]
+
+        listed = [(month, rows) for month, rows in months if len(rows)]
+        fingerprints = dict(info.months) | dict(in_threads(write, listed))
+        for month in before - fingerprints.keys() - {NO_MONTH}:
             self.files.remove(snapshot_file(account, month))
         info = dataclasses.replace(info, months=dict(sorted(fingerprints.items())))
         malformed = _conformed(rejected, STOP_SNAPSHOT)

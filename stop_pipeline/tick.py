@@ -43,6 +43,7 @@ from stop_pipeline.schema import STOPS, STOPS_PER_DAY, SUPPRESSION_LIST, UTC_TIM
 from stop_pipeline.settings import key_variable
 from stop_pipeline.snapshot import READER, parse
 from stop_pipeline.store import MonthInfo, Store, any_within, figures_of
+from stop_pipeline.threads import in_threads
 
 log = logging.getLogger(__name__)
 
@@ -442,10 +443,13 @@ def _apply(
 
     if changed_months or rejected_changed:
         store.write_state(account, dataclasses.replace(state, pending=Pending(info.fetched_at, changed_months)))
-    for month in changed_months:
-        known = store.read_month(account, month)
-        periods = bring_in(known, changes.pop(month), verdict, fetched_at=info.fetched_at)
+
+    def write(month: str) -> None:
+        periods = bring_in(store.read_month(account, month), changes.pop(month), verdict, fetched_at=info.fetched_at)
         store.write_month(account, month, periods)
+
+    for _ in in_threads(write, changed_months):
+        pass
     if rejected_changed:
         store.write_rejected(account, rejected)
     committed = State(
