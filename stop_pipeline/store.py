@@ -324,7 +324,7 @@ class Store:
             month, rows = month_rows
             metadata = {"fingerprint": fingerprint(rows), "timezone": info.timezone}
             name = snapshot_file(account, month)
-            if month not in before or self._footer(name) != metadata:
+            if month not in before or self._metadata(name) != _json(metadata).encode():
                 self._write_table(account, name, _conformed(rows, STOP_SNAPSHOT), STOP_SNAPSHOT, metadata)
             return month, metadata["fingerprint"]
 
@@ -524,6 +524,11 @@ class Store:
             ),
             id_range=_id_range(footer),
         )
+
+    def _metadata(self, name: str) -> bytes | None:
+        """What stands in the footer of a file where this package writes; None if it is another program's."""
+        with self.files.reading(name):
+            return (self.files.footer(name).metadata or {}).get(METADATA_KEY)
 
     def _footer(self, name: str) -> dict[str, Any] | None:
         """What this package wrote into the file's metadata; None if there is no such file."""
