@@ -62,7 +62,7 @@ def cut(path: Path, answer_format: Format) -> list[Span]:
 def names(path: Path, spans: Sequence[Span]) -> list[bytes]:
     """A name for each piece of a document, the same only for the same bytes: their SHA-256."""
     with path.open("rb") as file:
-        return list(in_threads(lambda span: hashlib.sha256(read(file, span)).digest(), spans))
+        return in_threads(lambda span: hashlib.sha256(read(file, span)).digest(), spans)
 
 
 def read(file: BinaryIO, span: Span) -> bytes:

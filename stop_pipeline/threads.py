@@ -3,7 +3,7 @@
 What belongs here: how many threads work, and in what order their results come. What does not: the work.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -15,13 +15,12 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-def in_threads(work: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
+def in_threads(work: Callable[[S], T], items: Sequence[S]) -> list[T]:
     """`work` on each item, in order; by several threads, for Arrow and much of NumPy let go of Python's lock."""
-    if len(items) == 1:
-        yield work(items[0])
-        return
+    if len(items) <= 1:
+        return list(map(work, items))
     pool = ThreadPoolExecutor(min(_MOST_THREADS, pa.cpu_count()))
     try:
-        yield from pool.map(work, items)
+        return list(pool.map(work, items))
     finally:
         pool.shutdown(cancel_futures=True)

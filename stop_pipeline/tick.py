@@ -24,7 +24,7 @@ from stop_pipeline.difference import Before, difference, shared_pieces
 from stop_pipeline.errors import ApiError, KeyRefusedError, StoreError
 from stop_pipeline.files import readable
 from stop_pipeline.frames import Kept
-from stop_pipeline.merge import Guard, bring_in, compare_month, judge, merge_rejected
+from stop_pipeline.merge import Guard, MonthChange, bring_in, compare_month, judge, merge_rejected
 from stop_pipeline.model import (
     Answer,
     Counts,
@@ -419,10 +419,12 @@ def _apply(
     months = info.months.keys() | {month for month, stood in stored.items() if stood.open_rows}
     same = {month for month in months if month in stored and stored[month].fingerprint == info.months.get(month)}
     # Months are read anew to be written: in memory at once there is what changes, and not what stays.
-    changes = {
-        month: compare_month(store.read_month(account, month), store.read_listed(account, info, month))
-        for month in sorted(months - same)
-    }
+    differing = sorted(months - same)
+
+    def compared(month: str) -> MonthChange:
+        return compare_month(store.read_month(account, month), store.read_listed(account, info, month))
+
+    changes = dict(zip(differing, in_threads(compared, differing), strict=True))
     verdict = judge(
         list(changes.values()),
         unchanged_elsewhere=sum(stored[month].open_rows for month in same),
@@ -448,8 +450,7 @@ def _apply(
         periods = bring_in(store.read_month(account, month), changes.pop(month), verdict, fetched_at=info.fetched_at)
         store.write_month(account, month, periods)
 
-    for _ in in_threads(write, changed_months):
-        pass
+    in_threads(write, changed_months)
     if rejected_changed:
         store.write_rejected(account, rejected)
     committed = State(
