@@ -56,7 +56,7 @@ def updated_suppression_list(before: pa.Table, recounted: pa.Array, stops: pa.Ta
         if number in place_of:
             pieces.append(fresh.slice(place_of[number], 1))
         start = place + stands
-    return pa.concat_tables([*pieces, before.slice(start)]).combine_chunks()
+    return pa.concat_tables([*pieces, before.slice(start)])
 
 
 def _asked(stops: pa.Table, rejected: pa.Table) -> pa.Table:

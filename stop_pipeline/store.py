@@ -480,18 +480,18 @@ class Store:
     def _write_table(
         self, account: str, name: str, table: pa.Table, schema: TableSchema, metadata: Mapping[str, Any]
     ) -> None:
-        table = table.select(schema.names).cast(schema.arrow)
-        # In one chunk: how a table came about must not show in its file's pages.
-        table = table.combine_chunks().replace_schema_metadata({METADATA_KEY: _json(metadata)})
+        table = table.select(schema.names).cast(schema.arrow).replace_schema_metadata({METADATA_KEY: _json(metadata)})
         sink = pa.BufferOutputStream()
-        pq.write_table(
-            table,
+        with pq.ParquetWriter(
             sink,
+            table.schema,
             compression="zstd",
-            row_group_size=_ROW_GROUP_ROWS,
             use_dictionary=[column for column in _DICTIONARY_COLUMNS if column in schema.names],
             column_encoding={column: "DELTA_BINARY_PACKED" for column in _DELTA_COLUMNS if column in schema.names},
-        )
+        ) as writer:
+            for start in range(0, max(1, len(table)), _ROW_GROUP_ROWS):
+                # Each in one chunk: how a table came about must not show in its file's pages.
+                writer.write_table(table.slice(start, _ROW_GROUP_ROWS).combine_chunks())
         self.files.write(account, name, sink.getvalue())
 
     def _read_table(self, name: str, schema: pa.Schema) -> pa.Table:
