@@ -34,7 +34,11 @@ def as_committed(periods: pa.Table, applied_at: datetime | None) -> pa.Table:
     if applied_at is None:
         return periods.slice(0, 0)
     commit_time = pa.scalar(applied_at, UTC_TIME)
-    periods = _those(periods, pc.less_equal(periods["first_seen_at"], commit_time))
+    latest = pc.max(periods["first_seen_at"])
+    if latest.is_valid and latest.as_py() > applied_at:
+        periods = periods.filter(pc.less_equal(periods["first_seen_at"], commit_time))
+    if not _any_ended(periods):
+        return periods
     later = pc.fill_null(pc.greater(periods["removed_at"], commit_time), fill_value=False)
     if not pc.any(later).as_py():
         return periods
@@ -56,12 +60,12 @@ def set_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
 
 def open_rows(periods: pa.Table) -> pa.Table:
     """The periods that have not ended."""
-    return _those(periods, pc.is_null(periods["removed_at"]))
+    return periods.filter(pc.is_null(periods["removed_at"])) if _any_ended(periods) else periods
 
 
-def _those(rows: pa.Table, chosen: pa.ChunkedArray) -> pa.Table:
-    """The rows that are chosen; mostly all of them are, and need not be copied."""
-    return rows if pc.all(chosen).as_py() else rows.filter(chosen)
+def _any_ended(periods: pa.Table) -> bool:
+    """Mostly none has, and the rows need not be copied."""
+    return bool(periods["removed_at"].null_count < len(periods))
 
 
 def month_numbers(rows: pa.Table | pa.RecordBatch) -> NDArray[np.datetime64]:
