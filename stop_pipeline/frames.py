@@ -35,7 +35,7 @@ class Frame:
         size: Of the frame, in bytes.
         length: Of the piece, in bytes.
         crc32: Of those bytes.
-        name: Of the piece (`pieces.names`).
+        name: Of the piece (`pieces.named`).
     """
 
     size: int

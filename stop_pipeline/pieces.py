@@ -11,8 +11,8 @@ cut falls is a guess, and only has to fall there again; whether a piece is a lis
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -44,31 +44,46 @@ _ROW_BEGINS = json_pattern(rb'(\{ W "id" W : W) [0-9]+ (W , W "[^"]*")')
 _BETWEEN_ROWS = json_pattern(rb"\} W , W (\{)")
 
 
-def cut(path: Path, answer_format: Format) -> list[Span]:
+def cut(path: Path, answer_format: Format) -> Iterator[Span]:
     """The pieces of a document, which follow each other from its first byte to its last; one of an empty document.
 
     Only JSON is cut between rows; other pieces are so many bytes.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        if answer_format == "json":
-            places = [0, *_row_cuts(file), size]
-            cuts = [place for part in pairwise(places) for place in (part[0], *_size_cuts(file, *part))]
-        else:
-            cuts = list(range(0, size, PIECE_BYTES))
-    return list(pairwise([*(cuts or [0]), size]))
+        cuts = _cuts(file, size) if answer_format == "json" else range(PIECE_BYTES, size, PIECE_BYTES)
+        yield from pairwise(chain([0], cuts, [size]))
 
 
-def names(path: Path, spans: Sequence[Span]) -> list[bytes]:
-    """A name for each piece of a document, the same only for the same bytes: their SHA-256."""
+def named(path: Path, answer_format: Format) -> tuple[list[Span], list[bytes]]:
+    """The pieces of a document, and a name for each, the same only for the same bytes: their SHA-256."""
+    spans = list[Span]()
+
+    def found() -> Iterator[Span]:
+        for span in cut(path, answer_format):
+            spans.append(span)
+            yield span
+
     with path.open("rb") as file:
-        return in_threads(lambda span: hashlib.sha256(read(file, span)).digest(), spans)
+        # While the next cut is looked for, threads are at the pieces before it.
+        names = in_threads(lambda span: hashlib.sha256(read(file, span)).digest(), found())
+    return spans, names
 
 
 def read(file: BinaryIO, span: Span) -> bytes:
     """The bytes of a piece; fewer, if the system gives no more at once (2 GiB)."""
     start, end = span
     return os.pread(file.fileno(), end - start, start)
+
+
+def _cuts(file: BinaryIO, size: int) -> Iterator[int]:
+    """Where the second piece of a JSON document begins, and all that follow."""
+    start = 0
+    for place in chain(_row_cuts(file), [size]):
+        yield from _size_cuts(file, start, place)
+        if place < size:
+            yield place
+        start = place
 
 
 def _row_cuts(file: BinaryIO) -> Iterator[int]:

@@ -94,7 +94,7 @@ def parse(
         listed = _ordered_by_month(columns.select(_KEPT).filter(usable))
         return _Typed(listed, batch.malformed + misdated, bool(misdated), batch.rows, batch.extra_fields)
 
-    pieces = cut(path, answer_format) if pieces is None else pieces
+    pieces = list(cut(path, answer_format)) if pieces is None else pieces
     reading = read_document(path, answer_format, typed, pieces=pieces, secrets=secrets)
     malformed = [row for batch in reading.batches for row in batch.malformed]
     rows = sum(batch.rows for batch in reading.batches)

@@ -32,7 +32,7 @@ from stop_pipeline.files import Files, LocalFiles, readable, writable
 from stop_pipeline.frames import Kept, compress, opened, unpack
 from stop_pipeline.model import Answer, Counts, Figures, Format, Landed, Pending, RawFile, SnapshotInfo, State
 from stop_pipeline.periods import as_committed, fingerprint, open_rows
-from stop_pipeline.pieces import Span, cut, names
+from stop_pipeline.pieces import Span, named
 from stop_pipeline.roots import is_remote
 from stop_pipeline.schema import (
     ACCOUNT,
@@ -164,8 +164,7 @@ class Store:
         else:
             file = f"{answer.fetched_at:{_FETCH_TIME}}-{answer.sha256[:12]}.{answer.format}.zst"
             if compressed is None:
-                pieces = cut(answer.path, answer.format)
-                compressed = self.compress(account, answer, pieces, names(answer.path, pieces), None)
+                compressed = self.compress(account, answer, *named(answer.path, answer.format), known=None)
             with writable(compressed):
                 compressed.chmod(0o600)
             self.files.adopt(compressed, f"raw/account={account}/{file}")
@@ -181,7 +180,7 @@ class Store:
         Args:
             account: Whose.
             answer: The answer.
-            pieces: Its pieces (`pieces.cut`).
+            pieces: Its pieces (`pieces.named`).
             names: Their names.
             known: An answer kept before: pieces that it has as well are copied.
         """

@@ -3,7 +3,7 @@
 What belongs here: how many threads work, and in what order their results come. What does not: the work.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sized
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -15,9 +15,12 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-def in_threads(work: Callable[[S], T], items: Sequence[S]) -> list[T]:
-    """`work` on each item, in order; by several threads, for Arrow and much of NumPy let go of Python's lock."""
-    if len(items) <= 1:
+def in_threads(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
+    """`work` on each item, in order; by several threads, for Arrow and much of NumPy let go of Python's lock.
+
+    The items are drawn while the first ones are worked on.
+    """
+    if isinstance(items, Sized) and len(items) <= 1:
         return list(map(work, items))
     pool = ThreadPoolExecutor(min(_MOST_THREADS, pa.cpu_count()))
     try:

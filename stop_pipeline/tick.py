@@ -38,7 +38,7 @@ from stop_pipeline.model import (
     commit_time,
 )
 from stop_pipeline.periods import as_committed, open_rows, split_by_month
-from stop_pipeline.pieces import Span, cut, names
+from stop_pipeline.pieces import Span, named
 from stop_pipeline.schema import STOPS, STOPS_PER_DAY, SUPPRESSION_LIST, UTC_TIME, TableSchema
 from stop_pipeline.settings import key_variable
 from stop_pipeline.snapshot import READER, parse
@@ -285,16 +285,15 @@ def _judge(
 ) -> tuple[Path, SnapshotInfo, Snapshot | SnapshotChange]:
     """Compress an answer and parse it, as far as the newest one landed does not tell."""
     with readable(answer.path, damage=()):
-        pieces = cut(answer.path, answer.format)
-        piece_names = names(answer.path, pieces)
+        pieces, names = named(answer.path, answer.format)
         kept = nullcontext() if newest is None else store.kept(account, newest)
         # Compressing takes half as long as parsing, and another processor.
         with kept as known, ThreadPoolExecutor(1) as pool:
-            compressing = pool.submit(store.compress, account, answer, pieces, piece_names, known)
+            compressing = pool.submit(store.compress, account, answer, pieces, names, known)
             parsed: Snapshot | SnapshotChange | None = None
             if newest is not None and known is not None:
                 parsed = _parse_difference(
-                    store, account, answer, (newest, known), (pieces, piece_names), timezone=timezone, secrets=secrets
+                    store, account, answer, (newest, known), (pieces, names), timezone=timezone, secrets=secrets
                 )
             if parsed is None:
                 parsed = parse(

@@ -57,7 +57,7 @@ def as_outcome(reading: Reading[Batch]) -> Outcome:
 
 
 def in_pieces(path: Path) -> Reading[Batch]:
-    return read_document(path, "json", lambda batch: batch, pieces=cut(path, "json"))
+    return read_document(path, "json", lambda batch: batch, pieces=list(cut(path, "json")))
 
 
 def whole(path: Path) -> Reading[Batch]:
