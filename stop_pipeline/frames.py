@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from stop_pipeline.pieces import Span, read
+from stop_pipeline.pieces import Piece, Span, read
 
 _SKIPPABLE = 0x184D2A50
 _FRAME_HEADER = struct.Struct("<II")
@@ -34,8 +34,8 @@ class Frame:
     Attributes:
         size: Of the frame, in bytes.
         length: Of the piece, in bytes.
-        crc32: Of those bytes.
-        name: Of the piece (`pieces.named`).
+        crc32: Of the frame.
+        name: Of the piece.
     """
 
     size: int
@@ -80,18 +80,19 @@ def opened(file: pa.NativeFile) -> Kept:
     return Kept(file, frames if is_whole else ())
 
 
-def compress(path: Path, spans: Sequence[Span], names: Sequence[bytes], known: Kept | None, into: Path) -> None:
+def compress(path: Path, pieces: Sequence[Piece], known: Kept | None, into: Path) -> None:
     """Compress a document's pieces into a new file, but for those that are copied from one kept before."""
     codec = pa.Codec("zstd")
     places = {frame.name: (frame, place) for frame, place in known.compressed()} if known else {}
     frames = list[bytes]()
     with path.open("rb") as file, into.open("xb") as sink:
-        for span, name in zip(spans, names, strict=True):
-            compressed = _copied(known, places.get(name))
+        for piece in pieces:
+            compressed = _copied(known, places.get(piece.name))
             if compressed is None:
-                compressed = codec.compress(read(file, span), asbytes=True)
+                compressed = codec.compress(read(file, piece.span), asbytes=True)
             sink.write(compressed)
-            frames.append(_ENTRY.pack(len(compressed), span[1] - span[0], zlib.crc32(compressed), name))
+            start, end = piece.span
+            frames.append(_ENTRY.pack(len(compressed), end - start, zlib.crc32(compressed), piece.name))
         frames.append(_END.pack(len(frames), _MARK))
         sink.write(_FRAME_HEADER.pack(_SKIPPABLE, sum(map(len, frames))) + b"".join(frames))
 

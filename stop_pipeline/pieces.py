@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +28,15 @@ HEAD_BYTES = 64 << 10
 
 Span = tuple[int, int]
 """Where a part of a document begins and ends, in bytes."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a document: where it lies, and its name, the same only for the same bytes (their SHA-256)."""
+
+    span: Span
+    name: bytes
+
 
 _ROUND = b"0000"
 """One row of ten thousand: some 800 KB of text. Smaller pieces would be read and compressed less well."""
@@ -55,19 +65,11 @@ def cut(path: Path, answer_format: Format) -> Iterator[Span]:
         yield from pairwise(chain([0], cuts, [size]))
 
 
-def named(path: Path, answer_format: Format) -> tuple[list[Span], list[bytes]]:
-    """The pieces of a document, and a name for each, the same only for the same bytes: their SHA-256."""
-    spans = list[Span]()
-
-    def found() -> Iterator[Span]:
-        for span in cut(path, answer_format):
-            spans.append(span)
-            yield span
-
+def named(path: Path, answer_format: Format) -> list[Piece]:
+    """The pieces of a document, as `cut` gives them, with their names."""
     with path.open("rb") as file:
         # While the next cut is looked for, threads are at the pieces before it.
-        names = in_threads(lambda span: hashlib.sha256(read(file, span)).digest(), found())
-    return spans, names
+        return in_threads(lambda span: Piece(span, hashlib.sha256(read(file, span)).digest()), cut(path, answer_format))
 
 
 def read(file: BinaryIO, span: Span) -> bytes:

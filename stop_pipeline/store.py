@@ -32,7 +32,7 @@ from stop_pipeline.files import Files, LocalFiles, readable, writable
 from stop_pipeline.frames import Kept, compress, opened, unpack
 from stop_pipeline.model import Answer, Counts, Figures, Format, Landed, Pending, RawFile, SnapshotInfo, State
 from stop_pipeline.periods import as_committed, fingerprint, open_rows
-from stop_pipeline.pieces import Span, named
+from stop_pipeline.pieces import Piece, Span, named
 from stop_pipeline.roots import is_remote
 from stop_pipeline.schema import (
     ACCOUNT,
@@ -164,7 +164,7 @@ class Store:
         else:
             file = f"{answer.fetched_at:{_FETCH_TIME}}-{answer.sha256[:12]}.{answer.format}.zst"
             if compressed is None:
-                compressed = self.compress(account, answer, *named(answer.path, answer.format), known=None)
+                compressed = self.compress(account, answer, named(answer.path, answer.format), known=None)
             with writable(compressed):
                 compressed.chmod(0o600)
             self.files.adopt(compressed, f"raw/account={account}/{file}")
@@ -172,21 +172,18 @@ class Store:
         self._write_json(account, f"raw/account={account}/latest.json", dataclasses.asdict(landed))
         return landed
 
-    def compress(
-        self, account: str, answer: Answer, pieces: Sequence[Span], names: Sequence[bytes], known: Kept | None
-    ) -> Path:
+    def compress(self, account: str, answer: Answer, pieces: Sequence[Piece], known: Kept | None) -> Path:
         """Compress an answer, which `land` then keeps; lets other threads work meanwhile.
 
         Args:
             account: Whose.
             answer: The answer.
-            pieces: Its pieces (`pieces.named`).
-            names: Their names.
+            pieces: Its pieces.
             known: An answer kept before: pieces that it has as well are copied.
         """
         temporary = self.temporary(account)
         with writable(temporary):
-            compress(answer.path, pieces, names, known, temporary)
+            compress(answer.path, pieces, known, temporary)
         return temporary
 
     @contextmanager

@@ -8,7 +8,7 @@ Each step can be repeated, or killed at any point, and run again: it looks at wh
 
 import dataclasses
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ from stop_pipeline.model import (
     commit_time,
 )
 from stop_pipeline.periods import as_committed, open_rows, split_by_month
-from stop_pipeline.pieces import Span, named
+from stop_pipeline.pieces import Piece, named
 from stop_pipeline.schema import STOPS, STOPS_PER_DAY, SUPPRESSION_LIST, UTC_TIME, TableSchema
 from stop_pipeline.settings import key_variable
 from stop_pipeline.snapshot import READER, parse
@@ -285,69 +285,62 @@ def _judge(
 ) -> tuple[Path, SnapshotInfo, Snapshot | SnapshotChange]:
     """Compress an answer and parse it, as far as the newest one landed does not tell."""
     with readable(answer.path, damage=()):
-        pieces, names = named(answer.path, answer.format)
+        pieces = named(answer.path, answer.format)
+
+        def parsed(chosen: Sequence[Piece]) -> Snapshot:
+            return parse(
+                answer.path,
+                answer.format,
+                fetched_at=answer.fetched_at,
+                timezone=timezone,
+                pieces=[piece.span for piece in chosen],
+                secrets=secrets,
+            )
+
         kept = nullcontext() if newest is None else store.kept(account, newest)
         # Compressing takes half as long as parsing, and another processor.
         with kept as known, ThreadPoolExecutor(1) as pool:
-            compressing = pool.submit(store.compress, account, answer, pieces, names, known)
-            parsed: Snapshot | SnapshotChange | None = None
+            compressing = pool.submit(store.compress, account, answer, pieces, known)
+            change = None
             if newest is not None and known is not None:
-                parsed = _parse_difference(
-                    store, account, answer, (newest, known), (pieces, names), timezone=timezone, secrets=secrets
-                )
-            if parsed is None:
-                parsed = parse(
-                    answer.path,
-                    answer.format,
-                    fetched_at=answer.fetched_at,
-                    timezone=timezone,
-                    pieces=pieces,
-                    secrets=secrets,
-                )
+                change = _change(store, account, answer, pieces, (newest, known), parsed, timezone=timezone)
+            snapshot = change or parsed(pieces)
             compressed = compressing.result()
-    if isinstance(parsed, SnapshotChange):
-        return compressed, parsed.info, parsed
-    return compressed, _info(answer, parsed, timezone), parsed
+    info = snapshot.info if isinstance(snapshot, SnapshotChange) else _info(answer, snapshot, timezone)
+    return compressed, info, snapshot
 
 
-def _parse_difference(
+def _change(
     store: Store,
     account: str,
     answer: Answer,
+    pieces: Sequence[Piece],
     before: tuple[Landed, Kept],
-    now: tuple[list[Span], list[bytes]],
+    parsed: Callable[[Sequence[Piece]], Snapshot],
     *,
     timezone: str,
-    secrets: Collection[str],
 ) -> SnapshotChange | None:
-    """What an answer makes of the snapshot of the one before, from the pieces that differ; None if they do not tell."""
+    """What an answer makes of the snapshot of the one before, by the pieces that differ; None if they do not tell."""
     newest, known = before
     info = store.snapshot_info(account)
     if info is None or (info.sha256, info.timezone, info.pieces_read_by) != (newest.sha256, timezone, READER):
         return None
-    shared = shared_pieces([frame.name for frame in known.frames], now[1])
-    differing = [piece for piece, name in zip(*now, strict=True) if name not in shared]
-    if sum(end - start for start, end in differing) > answer.size_bytes // 2:
+    shared = shared_pieces([frame.name for frame in known.frames], [piece.name for piece in pieces])
+    differing = [piece for piece in pieces if piece.name not in shared]
+    if sum(end - start for start, end in (piece.span for piece in differing)) > answer.size_bytes // 2:
         return None  # both parts would be as long as the whole
-    changed = parse(
-        answer.path,
-        answer.format,
-        fetched_at=answer.fetched_at,
-        timezone=timezone,
-        pieces=differing,
-        secrets=secrets,
-    )
+    now = parsed(differing)
     try:
-        path, pieces = store.unpack_pieces(account, known, shared)
+        path, spans = store.unpack_pieces(account, known, shared)
         with readable(path, damage=()):
-            left = parse(path, newest.format, fetched_at=info.fetched_at, timezone=timezone, pieces=pieces)
+            left = parse(path, newest.format, fetched_at=info.fetched_at, timezone=timezone, pieces=spans)
         snapshot = Before(
             info,
             store.read_malformed(account),
             listed=lambda month: store.read_listed(account, info, month),
             lists_any=lambda ids: store.lists_any(account, info, ids),
         )
-        return difference(snapshot, left, changed, _info(answer, changed, timezone))
+        return difference(snapshot, left, now, _info(answer, now, timezone))
     except (StoreError, ApiError):  # what is on disk is damaged, and the answer tells all of it again
         return None
 
