@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from stop_pipeline import frames, pieces, snapshot, tick
-from stop_pipeline.difference import shared_pieces
-from stop_pipeline.model import Landed, Snapshot
+from stop_pipeline.difference import difference, shared_pieces
+from stop_pipeline.model import Landed, Snapshot, SnapshotChange
 from stop_pipeline.schema import LISTED
 from stop_pipeline.store import Store, snapshot_file
 from stop_pipeline_tests.ticking import IN_MEMORY, Row, Ticker, answer_body, rows, tree
@@ -129,17 +129,56 @@ def test_what_differs_from_the_answer_before_gives_what_the_whole_answer_gives(
             assert differences == _ticked(bodies, other)
 
 
+ALL = rows(200)
+NEW = Row(201, "+33639980201", "2025-06-30 10:00:00")
+ALTERED = dataclasses.replace(ALL[104], phone_number="+33639989999")
+MALFORMED = {"id": "x", "phoneNumber": "+33639980300"}
+"""Without a date."""
+
+
+def _wrapped(first: int, last: int) -> str:
+    """Some of `ALL` as no rows of the list, but within one."""
+    texts = [json.dumps(row.document()) for row in ALL]
+    wrapping = json.dumps(Row(999).document() | {"more": 0}).removesuffix("0}")
+    within = [f"{wrapping}[{', '.join(texts[first:last])}, null]}}"]
+    data = ", ".join([*texts[:first], *within, *texts[last:]])
+    return f'{{"success": true, "code": 200, "nbData": {len(ALL) + 1 - (last - first)}, "data": [{data}]}}'
+
+
+def _sequences() -> dict[str, list[bytes]]:
+    noted: list[Any] = [row.document() | ({"note": "x"} if row.id in (104, 144) else {}) for row in ALL]
+    less_noted: list[Any] = [row.document() | ({"note": "x"} if row.id == 144 else {}) for row in ALL]
+    twice: list[Any] = [*ALL[:50], MALFORMED, *ALL[50:150], MALFORMED, *ALL[150:]]
+    return {
+        "a piece becomes part of a row": [answer_body(ALL), _wrapped(109, 119).encode(), answer_body(ALL)],
+        "a field is gone": [answer_body(less_noted), answer_body(ALL), answer_body(ALL[1:])],
+        "a field is gone from one of two rows": [answer_body(noted), answer_body(less_noted), answer_body(ALL)],
+        "a malformed row comes a second time, and one of the two goes": [
+            answer_body([*ALL[:50], MALFORMED, *ALL[50:]]),
+            answer_body(twice),
+            answer_body([*ALL[:150], MALFORMED, *ALL[150:]]),
+            answer_body(ALL),
+        ],
+        "the list becomes empty, and is back": [answer_body(ALL), answer_body([]), answer_body(ALL)],
+        "an answer, another, and the first again": [answer_body(ALL), answer_body([*ALL, NEW]), answer_body(ALL)],
+    }
+
+
+@pytest.mark.parametrize("name", _sequences())
+def test_these_answers_in_a_row_give_what_they_give_when_each_is_parsed_whole(tmp_path: Path, name: str) -> None:
+    bodies = _sequences()[name]
+    with small_pieces():
+        differences = _ticked(bodies, str(tmp_path / "one"))
+        with all_parsed():
+            assert differences == _ticked(bodies, str(tmp_path / "other"))
+
+
 # How much is parsed.
 
 
 def _tick_in_small_pieces(ticker: Ticker, listed: Sequence[Row | dict[str, Any]] | bytes, **kwargs: Any) -> None:
     with small_pieces():
         ticker.tick(listed, **kwargs)
-
-
-ALL = rows(200)
-NEW = Row(201, "+33639980201", "2025-06-30 10:00:00")
-ALTERED = dataclasses.replace(ALL[104], phone_number="+33639989999")
 
 
 @pytest.mark.parametrize(
@@ -179,11 +218,27 @@ def test_of_a_list_that_hardly_differs_a_few_pieces_are_parsed(
     ) == sorted(row.id for row in listed)
 
 
-def test_a_malformed_row_does_not_make_the_rest_be_parsed_again(tmp_path: Path, parses: Parses) -> None:
-    malformed = {"id": "x", "phoneNumber": "+33639980300"}
+def test_no_month_is_made_anew_but_those_of_rows_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = list[set[str]]()
+
+    def watched(*args: Any) -> SnapshotChange | None:
+        change = difference(*args)
+        made.append(set(change.months) if change else set())
+        return change
+
+    monkeypatch.setattr(tick, "difference", watched)
+    over_three_months = [dataclasses.replace(row, created_at=f"2025-{1 + row.id % 3:02}-01 10:00:00") for row in ALL]
     ticker = Ticker(tmp_path)
-    _tick_in_small_pieces(ticker, [*ALL[:50], malformed, *ALL[50:]])
-    _tick_in_small_pieces(ticker, [*ALL[:50], malformed, *ALL[50:], NEW])
+    _tick_in_small_pieces(ticker, over_three_months)
+    _tick_in_small_pieces(ticker, [*over_three_months, NEW])
+    _tick_in_small_pieces(ticker, [*over_three_months[1:], NEW])
+    assert made == [{"2025-06"}, {"2025-02"}]
+
+
+def test_a_malformed_row_does_not_make_the_rest_be_parsed_again(tmp_path: Path, parses: Parses) -> None:
+    ticker = Ticker(tmp_path)
+    _tick_in_small_pieces(ticker, [*ALL[:50], MALFORMED, *ALL[50:]])
+    _tick_in_small_pieces(ticker, [*ALL[:50], MALFORMED, *ALL[50:], NEW])
     assert max(parses.rows[1:]) <= 22
     assert ticker.store.read_malformed("main").num_rows == 1
 

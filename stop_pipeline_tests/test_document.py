@@ -187,6 +187,16 @@ def test_a_row_longer_than_a_piece_is_read_as_any_other() -> None:
         assert as_outcome(in_pieces(path)) == as_outcome(whole(path))
 
 
+@pytest.mark.parametrize("chosen", [slice(1, None), slice(None, -1), slice(1, -1)])
+def test_pieces_without_the_first_or_the_last_are_not_taken_for_a_list(chosen: slice) -> None:
+    rows = [plain(number) for number in range(1, 100)]
+    with read(answer(rows), piece_bytes=1000) as path:
+        spans = list(cut(path, "json"))[chosen]
+        reading = read_document(path, "json", lambda batch: batch, pieces=spans)
+        assert not reading.in_pieces
+        assert as_outcome(reading) == as_outcome(whole(path))
+
+
 def test_a_piece_that_the_system_reads_a_part_of_only_is_not_taken_for_the_list(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
