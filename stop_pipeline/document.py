@@ -113,13 +113,14 @@ class Reading(Generic[T]):
         code: None if it gives none.
         nb_data: None if it gives none.
         batches: What became of each batch.
-        in_pieces: Whether each piece proved to be a list by itself; if not, the rows of all the document are given.
+        list_at: Where its list begins and ends, if each piece of it proved to be a list by itself; None if not: then
+            the rows of all the document are given, whatever pieces were asked for.
     """
 
     code: int | None
     nb_data: int | None
     batches: list[T]
-    in_pieces: bool
+    list_at: Span | None
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def read_document(
         path: The answer's body, as received.
         answer_format: What was asked for, `json` or `xml`.
         each: What to make of a batch. A document that proves unreadable late is given up, and with it what was made.
-        pieces: Which of its pieces (`pieces.cut`) to read, the first and the last among them.
+        pieces: Which of its pieces (`pieces.cut`) to read, in order: all that do not lie wholly within its list.
         secrets: What an error must not quote, such as the API key: a web page may echo the address it was asked for.
 
     Raises:
@@ -175,10 +176,13 @@ def _read_json_in_pieces(
     if found is None:
         return None
     around, list_start, list_end = found
+    size = os.fstat(file.fileno()).st_size
+    ends, starts = [0, *(end for _, end in pieces)], [*(start for start, _ in pieces), size]
+    left_out = [(end, start) for end, start in zip(ends, starts, strict=True) if end != start]
+    if not all(list_start <= start < end < list_end for start, end in left_out):
+        return None
     within = [(max(start, list_start), min(end, list_end)) for start, end in pieces]
     within = [(start, end) for start, end in within if start < end] or [(list_start, list_end)]
-    if (within[0][0], within[-1][1]) != (list_start, list_end):
-        return None
 
     def read(piece: Span) -> list[T]:
         start, end = piece
@@ -194,7 +198,7 @@ def _read_json_in_pieces(
     except _NotAListError:
         return None
     code, nb_data = _judge_json(around, os.pread(file.fileno(), _BEGINNING_BYTES, 0), secrets)
-    return Reading(code, nb_data, batches, in_pieces=True)
+    return Reading(code, nb_data, batches, list_at=(list_start, list_end))
 
 
 def _find_list(file: BinaryIO) -> tuple[dict[str, Any], int, int] | None:
@@ -230,6 +234,8 @@ def _batches(text: bytes, *, is_last: bool) -> Iterator[Batch]:
     looks_plain = _PLAIN_ROW.search(text)
     plain = read_plain_rows(text, Frame(*looks_plain.groups())) if looks_plain else None
     odd = _odd_rows(text, plain.others if plain else [(0, len(text))], is_last=is_last)
+    if plain and is_last and (not plain.others or plain.others[-1][1] < len(text)):
+        odd = None  # a comma comes after the last row
     if odd is None and plain:
         # What looks like a plain row may lie within another row.
         plain, odd = None, _odd_rows(text, [(0, len(text))], is_last=is_last)
@@ -284,7 +290,7 @@ def _read_whole_json(file: BinaryIO, each: Callable[[Batch], T], secrets: Collec
     if problem is not None:  # raised out here: the decoder's errors hold the whole document
         raise _unreadable("json", problem, body[:_BEGINNING_BYTES], secrets)
     code, nb_data = _judge_json(document, body[:_BEGINNING_BYTES], secrets)
-    return Reading(code, nb_data, [each(_batch(document["data"]))], in_pieces=False)
+    return Reading(code, nb_data, [each(_batch(document["data"]))], list_at=None)
 
 
 def _judge_json(document: dict[str, Any], head: bytes, secrets: Collection[str]) -> tuple[int | None, int | None]:
@@ -356,7 +362,7 @@ def _read_xml(path: Path, each: Callable[[Batch], T], secrets: Collection[str]) 
     if data is _ABSENT or data.text:
         raise _unreadable("xml", "its fourth entry is not a list", head, secrets)
     nb_data = _whole_number(third.text, _MAX_COUNT_DIGITS)
-    return Reading(envelope.code, nb_data, [each(_batch(data.rows))], in_pieces=False)
+    return Reading(envelope.code, nb_data, [each(_batch(data.rows))], list_at=None)
 
 
 def _decode_xml(file: BinaryIO) -> tuple[list["_TopEntry"], str | None]:

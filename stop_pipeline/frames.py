@@ -7,6 +7,7 @@ It is a Zstandard file of many frames, which every program for such files unpack
 they skip (RFC 8878, section 3.1.2): it lists the others.
 """
 
+import hashlib
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,8 @@ _SKIPPABLE = 0x184D2A50
 _FRAME_HEADER = struct.Struct("<II")
 """Magic number, and how many bytes follow."""
 _ENTRY = struct.Struct("<QQI32s")
-_END = struct.Struct("<I4s")
+_END = struct.Struct("<II4s")
+"""How many entries come before it, their CRC-32, and a mark."""
 _MARK = b"STOP"
 
 
@@ -70,21 +72,23 @@ class Kept:
 def opened(file: pa.NativeFile) -> Kept:
     """What a file holds, whichever version of this package wrote it."""
     size = file.size()
-    count, mark = _END.unpack(file.read_at(_END.size, size - _END.size)) if size >= _END.size else (0, b"")
-    length = count * _ENTRY.size + _END.size
-    if mark != _MARK or _FRAME_HEADER.size + length > size:
+    if size < _END.size:
         return Kept(file, ())
-    listed = file.read_at(length - _END.size, size - length)
-    frames = tuple(Frame(*entry) for entry in _ENTRY.iter_unpack(listed))
-    is_whole = sum(frame.size for frame in frames) == size - length - _FRAME_HEADER.size
-    return Kept(file, frames if is_whole else ())
+    count, crc32, mark = _END.unpack(file.read_at(_END.size, size - _END.size))
+    length = count * _ENTRY.size
+    if mark != _MARK or length > size - _END.size:
+        return Kept(file, ())
+    entries = file.read_at(length, size - _END.size - length)
+    return Kept(
+        file, tuple(Frame(*entry) for entry in _ENTRY.iter_unpack(entries)) if zlib.crc32(entries) == crc32 else ()
+    )
 
 
 def compress(path: Path, pieces: Sequence[Piece], known: Kept | None, into: Path) -> None:
     """Compress a document's pieces into a new file, but for those that are copied from one kept before."""
     codec = pa.Codec("zstd")
     places = {frame.name: (frame, place) for frame, place in known.compressed()} if known else {}
-    frames = list[bytes]()
+    entries = b""
     with path.open("rb") as file, into.open("xb") as sink:
         for piece in pieces:
             compressed = _copied(known, places.get(piece.name))
@@ -92,9 +96,9 @@ def compress(path: Path, pieces: Sequence[Piece], known: Kept | None, into: Path
                 compressed = codec.compress(read(file, piece.span), asbytes=True)
             sink.write(compressed)
             start, end = piece.span
-            frames.append(_ENTRY.pack(len(compressed), end - start, zlib.crc32(compressed), piece.name))
-        frames.append(_END.pack(len(frames), _MARK))
-        sink.write(_FRAME_HEADER.pack(_SKIPPABLE, sum(map(len, frames))) + b"".join(frames))
+            entries += _ENTRY.pack(len(compressed), end - start, zlib.crc32(compressed), piece.name)
+        ending = _END.pack(len(pieces), zlib.crc32(entries), _MARK)
+        sink.write(_FRAME_HEADER.pack(_SKIPPABLE, len(entries) + len(ending)) + entries + ending)
 
 
 def _copied(known: Kept | None, found: tuple[Frame, Span] | None) -> bytes | None:
@@ -112,13 +116,16 @@ def unpack(known: Kept, without: frozenset[bytes], into: Path) -> list[Span]:
     """Write the pieces that do not have one of these names, one after the other; gives where each lies.
 
     Raises:
-        ArrowException, OSError: the file is damaged.
+        ArrowException, OSError, ValueError: the file is damaged.
     """
     codec = pa.Codec("zstd")
     lengths = []
     with into.open("xb") as sink:
         for frame, place in known.compressed():
             if frame.name not in without:
-                sink.write(codec.decompress(known.bytes_at(place), frame.length, asbytes=True))
+                text = codec.decompress(known.bytes_at(place), frame.length, asbytes=True)
+                if hashlib.sha256(text).digest() != frame.name:
+                    raise ValueError(frame)
+                sink.write(text)
                 lengths.append(frame.length)
     return list(pairwise(accumulate(lengths, initial=0)))

@@ -69,6 +69,7 @@ class Snapshot:
         pieces_read_by: What they were read by, if each piece of the answer (`pieces`) gives some of these rows,
             whatever the others are, and would at any later time; None if one row bears on another, or is dated too late
             to be believed yet.
+        list_at: Where the list begins and ends in the answer, in bytes, if it was read in pieces; None if not.
     """
 
     listed: pa.Table
@@ -79,6 +80,7 @@ class Snapshot:
     nb_data: int | None
     extra_fields: tuple[str, ...] = field(default=())
     pieces_read_by: str | None = None
+    list_at: tuple[int, int] | None = None
 
     @property
     def whole(self) -> bool:
@@ -98,7 +100,7 @@ class SnapshotInfo:
         listed: How many good rows it holds.
         rejected: How many malformed rows it holds.
         months: Fingerprint of the good rows of each month (`periods.fingerprint`).
-        rows, duplicates, code, nb_data, extra_fields, pieces_read_by: As in `Snapshot`.
+        rows, duplicates, code, nb_data, extra_fields, pieces_read_by, list_at: As in `Snapshot`.
     """
 
     fetched_at: datetime
@@ -114,6 +116,7 @@ class SnapshotInfo:
     nb_data: int | None
     extra_fields: tuple[str, ...]
     pieces_read_by: str | None = None
+    list_at: tuple[int, int] | None = None
 
     @classmethod
     def of(
@@ -134,6 +137,7 @@ class SnapshotInfo:
             nb_data=snapshot.nb_data,
             extra_fields=snapshot.extra_fields,
             pieces_read_by=snapshot.pieces_read_by,
+            list_at=snapshot.list_at,
         )
 
     @property

@@ -41,6 +41,8 @@ class Piece:
 _ROUND = b"0000"
 """One row of ten thousand: some 800 KB of text. Smaller pieces would be read and compressed less well."""
 _MOST_DIGITS = 19
+_MOST_BEGINNING_BYTES = 200
+"""Of a row, up to the name of its second field: longer ones would be slow to look for."""
 _WINDOW_BYTES = 8 << 20
 _CUT_WINDOW_BYTES = 64 << 10
 
@@ -73,9 +75,15 @@ def named(path: Path, answer_format: Format) -> list[Piece]:
 
 
 def read(file: BinaryIO, span: Span) -> bytes:
-    """The bytes of a piece; fewer, if the system gives no more at once (2 GiB)."""
+    """The bytes of a piece; fewer only if the file ends."""
     start, end = span
-    return os.pread(file.fileno(), end - start, start)
+    text = os.pread(file.fileno(), end - start, start)
+    while len(text) < end - start:  # systems read no more than 2 GiB at once
+        more = os.pread(file.fileno(), end - start - len(text), start + len(text))
+        if not more:
+            break
+        text += more
+    return text
 
 
 def _cuts(file: BinaryIO, size: int) -> Iterator[int]:
@@ -91,7 +99,7 @@ def _cuts(file: BinaryIO, size: int) -> Iterator[int]:
 def _row_cuts(file: BinaryIO) -> Iterator[int]:
     """Where what looks like a row with a round id begins, written as the first row is, and not the first row itself."""
     first = _ROW_BEGINS.search(os.pread(file.fileno(), HEAD_BYTES, 0))
-    if first is None:
+    if first is None or len(first[0]) > _MOST_BEGINNING_BYTES:
         return
     before, after = first.groups()
     wanted, longest = _ROUND + after, len(before) + _MOST_DIGITS + len(after)

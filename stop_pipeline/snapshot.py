@@ -130,7 +130,8 @@ def parse(
         code=reading.code,
         nb_data=reading.nb_data,
         extra_fields=shown_fields(extra_fields),
-        pieces_read_by=READER if reading.in_pieces and not (any_late or duplicates or len(shared)) else None,
+        pieces_read_by=None if any_late or duplicates or len(shared) else READER,
+        list_at=reading.list_at,
     )
 
 

@@ -261,7 +261,11 @@ class Store:
         with self.files.reading(snapshot_file(account, NO_MONTH), (KeyError, TypeError, ValueError)):
             return SnapshotInfo(
                 **document
-                | {"fetched_at": _time(document["fetched_at"]), "extra_fields": tuple(document["extra_fields"])}
+                | {
+                    "fetched_at": _time(document["fetched_at"]),
+                    "extra_fields": tuple(document["extra_fields"]),
+                    "list_at": document.get("list_at") and tuple(document["list_at"]),
+                }
             )
 
     def read_listed(self, account: str, info: SnapshotInfo, month: str) -> pa.Table:
@@ -277,10 +281,7 @@ class Store:
             rows = _columns(file, LISTED.arrow)
             written = _written(file.metadata)
         if written.get("fingerprint") != info.months[month]:
-            raise StoreError(
-                f"{self.files.shown(name)} is of another answer than the rest of the snapshot: remove the folder "
-                f"snapshot/account={account}, and the next tick parses anew."
-            )
+            raise self._of_another_answer(account, month)
         return rows
 
     def read_malformed(self, account: str) -> pa.Table:
@@ -288,16 +289,30 @@ class Store:
         return self._read_table(snapshot_file(account, NO_MONTH), REJECTED_ROWS.arrow)
 
     def lists_any(self, account: str, info: SnapshotInfo, ids: pa.Array) -> bool:
-        """Whether any of these ids is among the snapshot's good rows; only a month that may hold one is read."""
-        if not len(ids):
-            return False
-        for name, footer in self.files.footers(snapshot_file(account, "*")).items():
-            month = _month_of(name)
-            if month != NO_MONTH and any_within(ids, _id_range(footer)):
-                found = pc.is_in(self.read_listed(account, info, month)["id"], value_set=ids)
-                if pc.any(found).as_py():
-                    return True
-        return False
+        """Whether any of these ids is among the snapshot's good rows; only a month that may hold one is read.
+
+        Raises:
+            StoreError: the files are not those of this snapshot.
+        """
+        footers = self.files.footers(snapshot_file(account, "*"))
+        months = {_month_of(name): footer for name, footer in footers.items() if _month_of(name) != NO_MONTH}
+        for month, footer in months.items():
+            with self.files.reading(snapshot_file(account, month)):
+                if _written(footer) != {"fingerprint": info.months.get(month), "timezone": info.timezone}:
+                    raise self._of_another_answer(account, month)
+        if months.keys() != info.months.keys():
+            raise self._of_another_answer(account, NO_MONTH)
+        return any(
+            any_within(ids, _id_range(footer))
+            and pc.any(pc.is_in(self.read_listed(account, info, month)["id"], value_set=ids)).as_py()
+            for month, footer in months.items()
+        )
+
+    def _of_another_answer(self, account: str, month: str) -> StoreError:
+        return StoreError(
+            f"{self.files.shown(snapshot_file(account, month))} is of another answer than the rest of the snapshot: "
+            f"remove the folder snapshot/account={account}, and the next tick parses anew."
+        )
 
     def write_snapshot(
         self, account: str, info: SnapshotInfo, months: Iterable[tuple[str, pa.Table]], rejected: pa.Table

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stop_pipeline import derive
-from stop_pipeline.difference import Before, difference, shared_pieces
+from stop_pipeline.difference import Before, CannotTellError, difference, shared_pieces
 from stop_pipeline.errors import ApiError, KeyRefusedError, StoreError
 from stop_pipeline.files import readable
 from stop_pipeline.frames import Kept
@@ -322,15 +322,21 @@ def _change(
 ) -> SnapshotChange | None:
     """What an answer makes of the snapshot of the one before, by the pieces that differ; None if they do not tell."""
     newest, known = before
-    info = store.snapshot_info(account)
-    if info is None or (info.sha256, info.timezone, info.pieces_read_by) != (newest.sha256, timezone, READER):
-        return None
-    shared = shared_pieces([frame.name for frame in known.frames], [piece.name for piece in pieces])
-    differing = [piece for piece in pieces if piece.name not in shared]
-    if sum(end - start for start, end in (piece.span for piece in differing)) > answer.size_bytes // 2:
-        return None  # both parts would be as long as the whole
-    now = parsed(differing)
     try:
+        info = store.snapshot_info(account)
+        if info is None or (info.sha256, info.timezone, info.pieces_read_by) != (newest.sha256, timezone, READER):
+            return None
+        list_start, list_end = info.list_at or (0, 0)
+        within = [
+            frame.name
+            for frame, (start, end) in zip(known.frames, known.spans, strict=True)
+            if list_start <= start < end < list_end
+        ]
+        shared = shared_pieces(within, [piece.name for piece in pieces])
+        differing = [piece for piece in pieces if piece.name not in shared]
+        if sum(end - start for start, end in (piece.span for piece in differing)) > answer.size_bytes // 2:
+            return None  # both parts would be as long as the whole
+        now = parsed(differing)
         path, spans = store.unpack_pieces(account, known, shared)
         with readable(path, damage=()):
             left = parse(path, newest.format, fetched_at=info.fetched_at, timezone=timezone, pieces=spans)
@@ -341,7 +347,11 @@ def _change(
             lists_any=lambda ids: store.lists_any(account, info, ids),
         )
         return difference(snapshot, left, now, _info(answer, now, timezone))
-    except (StoreError, ApiError):  # what is on disk is damaged, and the answer tells all of it again
+    except (
+        CannotTellError,
+        StoreError,
+        ApiError,
+    ):  # whatever is damaged, here or in the answer, all of it is to be parsed
         return None
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -145,7 +146,30 @@ def _wrapped(first: int, last: int) -> str:
     return f'{{"success": true, "code": 200, "nbData": {len(ALL) + 1 - (last - first)}, "data": [{data}]}}'
 
 
+def _texts(listed: Sequence[Row]) -> list[str]:
+    return [json.dumps(row.document()) for row in listed]
+
+
+def _with_header(header: list[str], data: list[str], nb_data: int) -> bytes:
+    """An answer that has rows, or what looks like some, before its list as well."""
+    return (
+        f'{{"header": [{", ".join(header)}], "success": true, "code": 200, "nbData": {nb_data}, '
+        f'"data": [{", ".join(data)}]}}'
+    ).encode()
+
+
+def _with_number(number: str) -> bytes:
+    """An answer with one malformed row, or two whose raw texts are the same though the rows differ."""
+    malformed = [f'{{"id": 505, "phoneNumber": {text}, "createdAt": "bad"}}' for text in ('"1e999"', number) if text]
+    texts = _texts(ALL)
+    data = ", ".join(
+        [*texts[:50], malformed[0], *texts[50:], *malformed[1:], texts[0].replace('"id": 1,', '"id": 999,')]
+    )
+    return f'{{"success": true, "code": 200, "nbData": {201 + len(malformed)}, "data": [{data}]}}'.encode()
+
+
 def _sequences() -> dict[str, list[bytes]]:
+    header, data = _texts(ALL[:30]), _texts(ALL[100:])
     noted: list[Any] = [row.document() | ({"note": "x"} if row.id in (104, 144) else {}) for row in ALL]
     less_noted: list[Any] = [row.document() | ({"note": "x"} if row.id == 144 else {}) for row in ALL]
     twice: list[Any] = [*ALL[:50], MALFORMED, *ALL[50:150], MALFORMED, *ALL[150:]]
@@ -159,6 +183,15 @@ def _sequences() -> dict[str, list[bytes]]:
             answer_body([*ALL[:150], MALFORMED, *ALL[150:]]),
             answer_body(ALL),
         ],
+        "rows from before the list come into it": [
+            _with_header(header, data, 100),
+            _with_header([*header[:9], *header[19:]], [*data[:49], *header[9:19], *data[49:]], 110),
+        ],
+        "rows of the list come before it": [
+            _with_header(header[:9] + header[19:], [*data[:49], *header[9:19], *data[49:]], 110),
+            _with_header(header, data, 100),
+        ],
+        "a malformed row comes that only looks like one that is there": [_with_number(""), _with_number("1e999")],
         "the list becomes empty, and is back": [answer_body(ALL), answer_body([]), answer_body(ALL)],
         "an answer, another, and the first again": [answer_body(ALL), answer_body([*ALL, NEW]), answer_body(ALL)],
     }
@@ -221,9 +254,9 @@ def test_of_a_list_that_hardly_differs_a_few_pieces_are_parsed(
 def test_no_month_is_made_anew_but_those_of_rows_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = list[set[str]]()
 
-    def watched(*args: Any) -> SnapshotChange | None:
+    def watched(*args: Any) -> SnapshotChange:
         change = difference(*args)
-        made.append(set(change.months) if change else set())
+        made.append(set(change.months))
         return change
 
     monkeypatch.setattr(tick, "difference", watched)
@@ -401,6 +434,67 @@ def test_a_file_that_an_older_version_kept_lists_no_pieces_and_is_replaced_by_on
     _tick_in_small_pieces(ticker, [*ALL, NEW])
     assert parses.rows == [200, 201]
     assert len(_frames(ticker)) == 21
+
+
+def test_a_piece_that_unpacks_to_something_else_is_not_taken_for_what_it_was(tmp_path: Path, parses: Parses) -> None:
+    ticker = Ticker(tmp_path)
+    _tick_in_small_pieces(ticker, ALL)
+    original, damaged = tmp_path / "original", tmp_path / "damaged"
+    original.write_bytes(answer_body(ALL))
+    damaged.write_bytes(
+        answer_body([*ALL[:108], dataclasses.replace(ALL[108], created_at="2025-02-01 10:00:00"), *ALL[109:]])
+    )
+    assert damaged.stat().st_size == original.stat().st_size
+    with small_pieces():
+        names = pieces.named(original, "json")
+    path = tmp_path / "raw" / "account=main" / _landed(ticker).file
+    path.unlink()
+    frames.compress(damaged, names, None, path)
+    _tick_in_small_pieces(ticker, [*ALL[:104], ALTERED, *ALL[105:]])
+    assert parses.rows[-1] == 200
+    assert sum(month.open_rows for month in ticker.store.months("main").values()) == 200
+
+
+def test_a_missing_month_of_the_snapshot_is_written_again(tmp_path: Path, parses: Parses) -> None:
+    over_three_months = [dataclasses.replace(row, created_at=f"2025-{1 + row.id % 3:02}-01 10:00:00") for row in ALL]
+    ticker = Ticker(tmp_path)
+    _tick_in_small_pieces(ticker, over_three_months)
+    month = tmp_path / snapshot_file("main", "2025-03")
+    month.unlink()
+    _tick_in_small_pieces(ticker, [*over_three_months, dataclasses.replace(NEW, id=101)])
+    assert parses.rows[-1] == 201
+    assert month.exists()
+    assert ticker.store.read_malformed("main").num_rows == 1
+
+
+def test_a_snapshot_that_cannot_be_read_does_not_keep_an_answer_from_landing(tmp_path: Path) -> None:
+    ticker = Ticker(tmp_path)
+    _tick_in_small_pieces(ticker, ALL)
+    (tmp_path / snapshot_file("main", "none")).write_bytes(b"no Parquet")
+    with small_pieces():
+        fetched = ticker.fetch(answer_body([*ALL, NEW]))
+    assert fetched.changed
+    assert ticker.store.read_answer("main", _landed(ticker).file) == answer_body([*ALL, NEW])
+
+
+def test_pieces_are_whole_however_little_the_system_reads_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, start: pread(file, min(size, 70_000), start))
+    ticker = Ticker(tmp_path)
+    ticker.tick(rows(2_000))
+    assert ticker.store.read_answer("main", _landed(ticker).file) == answer_body(rows(2_000))
+
+
+def test_whatever_is_damaged_in_the_list_of_frames_there_is_none_then(tmp_path: Path) -> None:
+    ticker = Ticker(tmp_path)
+    _tick_in_small_pieces(ticker, ALL)
+    size = sum(frame.size for frame in _frames(ticker))
+    data = (tmp_path / "raw" / "account=main" / _landed(ticker).file).read_bytes()
+    for place in range(size + 8, len(data)):
+        with pa.BufferReader(data[:place] + bytes([data[place] ^ 128]) + data[place + 1 :]) as file:
+            assert frames.opened(file).frames == ()
 
 
 @pytest.mark.parametrize("data", [b"", b"STOP", b"\xff\xff\xff\xffSTOP", b"x" * 60 + b"\1\0\0\0STOP"])

@@ -129,6 +129,7 @@ AROUND = st.sampled_from(
         '{"success": true, "note": "\\"data\\": [", "data": [%s]}',
         '{"success": true, "data": [%s], "more": [1]}',
         '{"success": true, "data": [[%s]]}',
+        '{"success": true, "data": [%s,]}',
         '{"success": true, "data": [%s]',
         '{"success": true, "data": [%s]} x',
         '{"success": false, "code": 10, "data": [%s]}',
@@ -187,13 +188,19 @@ def test_a_row_longer_than_a_piece_is_read_as_any_other() -> None:
         assert as_outcome(in_pieces(path)) == as_outcome(whole(path))
 
 
+@pytest.mark.parametrize("ending", [",", ", ", ",\n"])
+def test_a_comma_after_the_last_row_makes_no_list(ending: str) -> None:
+    with read(answer([plain(1), plain(2), plain(3) + ending]), piece_bytes=1000) as path, pytest.raises(ApiError):
+        in_pieces(path)
+
+
 @pytest.mark.parametrize("chosen", [slice(1, None), slice(None, -1), slice(1, -1)])
 def test_pieces_without_the_first_or_the_last_are_not_taken_for_a_list(chosen: slice) -> None:
     rows = [plain(number) for number in range(1, 100)]
     with read(answer(rows), piece_bytes=1000) as path:
         spans = list(cut(path, "json"))[chosen]
         reading = read_document(path, "json", lambda batch: batch, pieces=spans)
-        assert not reading.in_pieces
+        assert reading.list_at is None
         assert as_outcome(reading) == as_outcome(whole(path))
 
 
