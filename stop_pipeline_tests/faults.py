@@ -33,7 +33,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, tick
+from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, threads, tick
 from stop_pipeline.errors import StopPipelineError
 from stop_pipeline.files import WORK_FOLDER, writable
 from stop_pipeline.merge import Guard
@@ -367,6 +367,7 @@ def tick_in_a_process(root: Path, body: bytes, at: datetime, plan: Plan | None =
 def _tick_counted(root: Path, body: bytes, at: datetime, plan: Plan | None) -> Ended:
     calls = _Calls(root, plan)
     calls.install()
+    threads._MOST_THREADS = 1  # noqa: SLF001 – so that a number means the same call in every tick
     error: Exception | None = None
     try:
         whole_tick(root, body, at)
