@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from stop_pipeline.model import Snapshot, SnapshotChange, SnapshotInfo
 from stop_pipeline.periods import equal_rows, split_by_month
 from stop_pipeline.schema import LISTED
-from stop_pipeline.snapshot import shown_fields
+from stop_pipeline.snapshot import in_order, shown_fields
 
 
 @dataclass(frozen=True)
@@ -119,5 +119,4 @@ def _month(rows: pa.Table, gone: pa.Table | None, added: pa.Table | None) -> pa.
         rows = rows.filter(~going)
     if added is None:
         return rows
-    rows = pa.concat_tables([rows, added.cast(LISTED.arrow)])
-    return rows.sort_by([("created_at_local", "ascending"), ("id", "ascending")])
+    return in_order(pa.concat_tables([rows, added.cast(LISTED.arrow)]))

@@ -234,8 +234,6 @@ def _batches(text: bytes, *, is_last: bool) -> Iterator[Batch]:
     looks_plain = _PLAIN_ROW.search(text)
     plain = read_plain_rows(text, Frame(*looks_plain.groups())) if looks_plain else None
     odd = _odd_rows(text, plain.others if plain else [(0, len(text))], is_last=is_last)
-    if plain and is_last and (not plain.others or plain.others[-1][1] < len(text)):
-        odd = None  # a comma comes after the last row
     if odd is None and plain:
         # What looks like a plain row may lie within another row.
         plain, odd = None, _odd_rows(text, [(0, len(text))], is_last=is_last)
@@ -249,6 +247,8 @@ def _batches(text: bytes, *, is_last: bool) -> Iterator[Batch]:
 
 def _odd_rows(text: bytes, places: list[tuple[int, int]], *, is_last: bool) -> list[Any] | None:
     """The rows that stand in these places, plain ones between them; None if one is no list of values by itself."""
+    if is_last and (not places or places[-1][1] < len(text)):
+        return None  # it ends with a plain row, after which a comma comes
     rows: list[Any] = []
     for start, end in places:
         part = text[start:end].strip(_WHITE_SPACE)

@@ -1,7 +1,7 @@
 """Tables of periods: what they say as of a commit, and month by month.
 
 What belongs here: pure views of rows that carry `first_seen_at` and `removed_at`, which the merge, the store and the
-readers share. What does not: what changes from one commit to the next (`merge`).
+readers share, and what of two tables is equal. What does not: what changes from one commit to the next (`merge`).
 """
 
 import hashlib

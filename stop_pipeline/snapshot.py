@@ -245,7 +245,7 @@ def _gathered_by_month(tables: list[pa.Table], timezone: str) -> pa.Table:
         # once; of another, every table has rows of every month, and is held until the last.
         table = pa.concat_tables(rows)
         rows.clear()
-        table = _sorted(table.combine_chunks())
+        table = in_order(table.combine_chunks())
         table = table.append_column("created_at", instants(table["created_at_local"], timezone))
         return table.select(LISTED.names).cast(LISTED.arrow)
 
@@ -261,7 +261,7 @@ def _gathered_by_month(tables: list[pa.Table], timezone: str) -> pa.Table:
     )
 
 
-def _sorted(rows: pa.Table) -> pa.Table:
+def in_order(rows: pa.Table) -> pa.Table:
     """`rows`, whose ids differ, by `created_at_local`, `id`."""
     times, ids = rows["created_at_local"].to_numpy(), rows["id"].to_numpy()
     in_order = (times[1:] > times[:-1]) | ((times[1:] == times[:-1]) & (ids[1:] > ids[:-1]))

@@ -3,7 +3,7 @@
 What belongs here: the layout below the data root, the Parquet settings, the commit and its pending mark. What does not:
 what a tick changes (`merge`), and how bytes reach the disk (`files`) or a bucket (`objects`).
 
-    raw/account=A/…                                    answers as received, and latest.json
+    raw/account=A/…                                    answers as received, in pieces (`frames`), and latest.json
     snapshot/account=A/created_month=YYYY-MM/stop_snapshot.parquet
                                                        the newest answer, parsed; its malformed rows are of no month
     stops/account=A/created_month=YYYY-MM/stops.parquet
@@ -302,11 +302,8 @@ class Store:
                     raise self._of_another_answer(account, month)
         if months.keys() != info.months.keys():
             raise self._of_another_answer(account, NO_MONTH)
-        return any(
-            any_within(ids, _id_range(footer))
-            and pc.any(pc.is_in(self.read_listed(account, info, month)["id"], value_set=ids)).as_py()
-            for month, footer in months.items()
-        )
+        id_ranges = {month: _id_range(footer) for month, footer in months.items()}
+        return any_held(ids, id_ranges, lambda month: self.read_listed(account, info, month))
 
     def _of_another_answer(self, account: str, month: str) -> StoreError:
         return StoreError(
@@ -335,7 +332,8 @@ class Store:
             month, rows = month_rows
             metadata = {"fingerprint": fingerprint(rows), "timezone": info.timezone}
             name = snapshot_file(account, month)
-            if month not in before or self._metadata(name) != _json(metadata).encode():
+            stood = (self._read_footer(name).metadata or {}).get(METADATA_KEY) if month in before else None
+            if stood != _json(metadata).encode():
                 self._write_table(account, name, _conformed(rows, STOP_SNAPSHOT), STOP_SNAPSHOT, metadata)
             return month, metadata["fingerprint"]
 
@@ -356,7 +354,7 @@ class Store:
             footers = self.files.footers(month_file(account, "*"))
         else:
             names = [month_file(account, month) for month in only]
-            footers = {name: footer for name in names for footer in self.files.footers(name).values()}
+            footers = dict(zip(names, self.files.each(self._read_footer, names), strict=True))
         return {_month_of(name): self._month_info(name, footer) for name, footer in footers.items()}
 
     def month_names(self, account: str) -> list[str]:
@@ -536,10 +534,9 @@ class Store:
             id_range=_id_range(footer),
         )
 
-    def _metadata(self, name: str) -> bytes | None:
-        """What stands in the footer of a file where this package writes; None if it is another program's."""
+    def _read_footer(self, name: str) -> pq.FileMetaData:
         with self.files.reading(name):
-            return (self.files.footer(name).metadata or {}).get(METADATA_KEY)
+            return self.files.footer(name)
 
     def _footer(self, name: str) -> dict[str, Any] | None:
         """What this package wrote into the file's metadata; None if there is no such file."""
@@ -624,10 +621,20 @@ def figures_of(months: Mapping[str, MonthInfo], *, doubled_open_ids: int = 0) ->
     )
 
 
-def any_within(ids: pa.Array, id_range: tuple[int, int]) -> bool:
-    """Whether any of these ids lies in a range, both ends included."""
-    sought, (smallest, largest) = ids.to_numpy(), id_range
-    return bool(((smallest <= sought) & (sought <= largest)).any())
+def any_held(ids: pa.Array, id_ranges: Mapping[str, tuple[int, int]], read_month: Callable[[str], pa.Table]) -> bool:
+    """Whether any of these ids is in one of some months; only a month that may hold one is read.
+
+    Args:
+        ids: Which.
+        id_ranges: The smallest and the largest id of each month.
+        read_month: Gives the rows of a month.
+    """
+    sought = ids.to_numpy()
+    return any(
+        ((smallest <= sought) & (sought <= largest)).any()
+        and pc.any(pc.is_in(read_month(month)["id"], value_set=ids)).as_py()
+        for month, (smallest, largest) in id_ranges.items()
+    )
 
 
 def month_file(account: str, month: str) -> str:

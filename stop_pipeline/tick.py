@@ -42,7 +42,7 @@ from stop_pipeline.pieces import Piece, named
 from stop_pipeline.schema import STOPS, STOPS_PER_DAY, SUPPRESSION_LIST, UTC_TIME, TableSchema
 from stop_pipeline.settings import key_variable
 from stop_pipeline.snapshot import READER, parse
-from stop_pipeline.store import MonthInfo, Store, any_within, figures_of
+from stop_pipeline.store import MonthInfo, Store, any_held, figures_of
 from stop_pipeline.threads import in_threads
 
 log = logging.getLogger(__name__)
@@ -347,11 +347,8 @@ def _change(
             lists_any=lambda ids: store.lists_any(account, info, ids),
         )
         return difference(snapshot, left, now, _info(answer, now, timezone))
-    except (
-        CannotTellError,
-        StoreError,
-        ApiError,
-    ):  # whatever is damaged, here or in the answer, all of it is to be parsed
+    except (CannotTellError, StoreError, ApiError):
+        # Whatever is damaged, on disk or in the answer: all of it is to be parsed.
         return None
 
 
@@ -562,9 +559,10 @@ def _stops_per_day(store: Store, account: str, state: State, made_from: str | No
         months = store.months(account)
         changed = _changed_months(store, account, state, months, since)
         began, _ = _since(changed, since)
-        elsewhere = {month: stored for month, stored in months.items() if stored.changed_at <= since}
+        id_ranges = {month: stored.id_range for month, stored in months.items() if stored.changed_at <= since}
         ids = began["id"].combine_chunks()
-        if not (_any_known(changed, since, ids) or _any_within(store, account, elsewhere, ids)):
+        known = _any_known(changed, since, ids)
+        if not (known or any_held(ids, id_ranges, lambda month: store.read_month(account, month))):
             before = store.read_derived(STOPS_PER_DAY, account)
             return derive.updated_stops_per_day(before, began.select([*columns, "first_seen_at"]))
     return derive.stops_per_day(_committed(store, account, state, columns))
@@ -599,16 +597,6 @@ def _any_known(periods: pa.Table, commit: datetime, ids: pa.Array) -> bool:
     """Whether a commit knew a period of any of these ids."""
     known = periods.filter(pc.less_equal(periods["first_seen_at"], pa.scalar(commit, UTC_TIME)))
     return bool(pc.any(pc.is_in(known["id"], value_set=ids)).as_py())
-
-
-def _any_within(store: Store, account: str, months: Mapping[str, MonthInfo], ids: pa.Array) -> bool:
-    """Whether any of these ids has a period in these months; only a month that may hold one is read."""
-    for month, stored in months.items():
-        if any_within(ids, stored.id_range):
-            found = pc.is_in(store.read_month(account, month)["id"], value_set=ids)
-            if pc.any(found).as_py():
-                return True
-    return False
 
 
 def _committed(
