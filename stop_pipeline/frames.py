@@ -10,7 +10,7 @@ they skip (RFC 8878, section 3.1.2): it lists the others.
 import hashlib
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -24,6 +24,7 @@ _SKIPPABLE = 0x184D2A50
 _FRAME_HEADER = struct.Struct("<II")
 """Magic number, and how many bytes follow."""
 _ENTRY = struct.Struct("<QQI32s")
+"""Lengths of the frame and of the piece, the CRC-32 of the frame, and the name of the piece."""
 _END = struct.Struct("<II4s")
 """How many entries come before it, their CRC-32, and a mark."""
 _MARK = b"STOP"
@@ -34,38 +35,26 @@ class Frame:
     """One piece, compressed.
 
     Attributes:
-        size: Of the frame, in bytes.
-        length: Of the piece, in bytes.
+        piece: Where it lies in the answer, and its name.
+        place: Where the frame lies in the file, in bytes.
         crc32: Of the frame.
-        name: Of the piece.
     """
 
-    size: int
-    length: int
+    piece: Piece
+    place: Span
     crc32: int
-    name: bytes
 
 
 @dataclass(frozen=True)
 class Kept:
-    """An answer kept so: its file, open, and its pieces in order; none, if the file does not list them."""
+    """An answer kept so: its file, open, and its frames in order; none, if the file does not list them."""
 
     file: pa.NativeFile
     frames: tuple[Frame, ...]
 
-    def compressed(self) -> Iterator[tuple[Frame, Span]]:
-        """Each frame, and where it lies."""
-        places = accumulate((frame.size for frame in self.frames), initial=0)
-        return zip(self.frames, pairwise(places), strict=True)
-
-    @property
-    def spans(self) -> list[Span]:
-        """Where each piece begins and ends in the answer."""
-        return list(pairwise(accumulate((frame.length for frame in self.frames), initial=0)))
-
-    def bytes_at(self, span: Span) -> bytes:
-        """Some of the file's bytes; several threads may ask."""
-        start, end = span
+    def read(self, frame: Frame) -> bytes:
+        """A frame as it lies in the file; several threads may ask."""
+        start, end = frame.place
         return bytes(self.file.read_at(end - start, start))
 
 
@@ -78,20 +67,31 @@ def opened(file: pa.NativeFile) -> Kept:
     length = count * _ENTRY.size
     if mark != _MARK or length > size - _END.size:
         return Kept(file, ())
-    entries = file.read_at(length, size - _END.size - length)
-    return Kept(
-        file, tuple(Frame(*entry) for entry in _ENTRY.iter_unpack(entries)) if zlib.crc32(entries) == crc32 else ()
+    listed = file.read_at(length, size - _END.size - length)
+    if zlib.crc32(listed) != crc32:
+        return Kept(file, ())
+    entries = list(_ENTRY.iter_unpack(listed))
+    places = _one_after_the_other(size for size, *_ in entries)
+    spans = _one_after_the_other(length for _, length, *_ in entries)
+    frames = (
+        Frame(Piece(span, name), place, crc32)
+        for (_, _, crc32, name), place, span in zip(entries, places, spans, strict=True)
     )
+    return Kept(file, tuple(frames))
+
+
+def _one_after_the_other(lengths: Iterable[int]) -> list[Span]:
+    return list(pairwise(accumulate(lengths, initial=0)))
 
 
 def compress(path: Path, pieces: Sequence[Piece], known: Kept | None, into: Path) -> None:
     """Compress a document's pieces into a new file, but for those that are copied from one kept before."""
     codec = pa.Codec("zstd")
-    places = {frame.name: (frame, place) for frame, place in known.compressed()} if known else {}
+    frames = {frame.piece.name: frame for frame in known.frames} if known else {}
     entries = b""
     with path.open("rb") as file, into.open("xb") as sink:
         for piece in pieces:
-            compressed = _copied(known, places.get(piece.name))
+            compressed = _copied(known, frames.get(piece.name))
             if compressed is None:
                 compressed = codec.compress(read(file, piece.span), asbytes=True)
             sink.write(compressed)
@@ -101,14 +101,13 @@ def compress(path: Path, pieces: Sequence[Piece], known: Kept | None, into: Path
         sink.write(_FRAME_HEADER.pack(_SKIPPABLE, len(entries) + len(ending)) + entries + ending)
 
 
-def _copied(known: Kept | None, found: tuple[Frame, Span] | None) -> bytes | None:
-    """A piece as it lies in a file kept before, if it does, undamaged."""
-    if known is None or found is None:
+def _copied(known: Kept | None, frame: Frame | None) -> bytes | None:
+    """A frame as it lies in a file kept before, if it does, undamaged."""
+    if known is None or frame is None:
         return None
-    frame, place = found
     compressed = b""
     with suppress(OSError):
-        compressed = known.bytes_at(place)
+        compressed = known.read(frame)
     return compressed if zlib.crc32(compressed) == frame.crc32 else None
 
 
@@ -121,11 +120,11 @@ def unpack(known: Kept, without: frozenset[bytes], into: Path) -> list[Span]:
     codec = pa.Codec("zstd")
     lengths = []
     with into.open("xb") as sink:
-        for frame, place in known.compressed():
-            if frame.name not in without:
-                text = codec.decompress(known.bytes_at(place), frame.length, asbytes=True)
-                if hashlib.sha256(text).digest() != frame.name:
+        for frame in known.frames:
+            if frame.piece.name not in without:
+                start, end = frame.piece.span
+                text = codec.decompress(known.read(frame), end - start, asbytes=True)
+                if hashlib.sha256(text).digest() != frame.piece.name:
                     raise ValueError(frame)
-                sink.write(text)
-                lengths.append(frame.length)
-    return list(pairwise(accumulate(lengths, initial=0)))
+                lengths.append(sink.write(text))
+    return _one_after_the_other(lengths)

@@ -327,11 +327,8 @@ def _change(
         if info is None or (info.sha256, info.timezone, info.pieces_read_by) != (newest.sha256, timezone, READER):
             return None
         list_start, list_end = info.list_at or (0, 0)
-        within = [
-            frame.name
-            for frame, (start, end) in zip(known.frames, known.spans, strict=True)
-            if list_start <= start < end < list_end
-        ]
+        known_pieces = [frame.piece for frame in known.frames]
+        within = [piece.name for piece in known_pieces if list_start <= piece.span[0] and piece.span[1] < list_end]
         shared = shared_pieces(within, [piece.name for piece in pieces])
         differing = [piece for piece in pieces if piece.name not in shared]
         if sum(end - start for start, end in (piece.span for piece in differing)) > answer.size_bytes // 2:
@@ -358,7 +355,7 @@ def _parse_landed(
     """Parse an answer that has landed, piece by piece as it is kept."""
     path = store.unpack(account, landed)
     with store.kept(account, landed) as known:
-        pieces = known.spans if known and known.frames else None
+        pieces = [frame.piece.span for frame in known.frames] if known and known.frames else None
     with readable(path, damage=()):
         snapshot = parse(path, landed.format, fetched_at=fetched_at, timezone=timezone, pieces=pieces)
     return _info(dataclasses.replace(landed, fetched_at=fetched_at), snapshot, timezone), snapshot

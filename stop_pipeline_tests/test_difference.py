@@ -364,7 +364,7 @@ def test_an_answer_kept_in_pieces_is_a_file_that_any_program_unpacks(tmp_path: P
     with pa.input_stream(str(path), compression="zstd") as unpacked:
         assert unpacked.read() == answer_body(ALL)
     # One frame after the other, without the list: what a program sees that stops at the first frame it does not know.
-    data = path.read_bytes()[: sum(frame.size for frame in kept)]
+    data = path.read_bytes()[: kept[-1].place[1]]
     with pa.input_stream(pa.BufferReader(data), compression="zstd") as unpacked:
         assert unpacked.read() == answer_body(ALL)
 
@@ -374,7 +374,7 @@ def test_pieces_known_already_are_copied_and_not_compressed_again(
 ) -> None:
     ticker = Ticker(tmp_path)
     _tick_in_small_pieces(ticker, ALL)
-    before = {frame.name for frame in _frames(ticker)}
+    before = {frame.piece.name for frame in _frames(ticker)}
     read = list[pieces.Span]()
 
     def watched(file: Any, span: pieces.Span) -> bytes:
@@ -384,7 +384,7 @@ def test_pieces_known_already_are_copied_and_not_compressed_again(
     monkeypatch.setattr(frames, "read", watched)
     _tick_in_small_pieces(ticker, [*ALL, NEW])
     after = _frames(ticker)
-    assert len(read) == 2 == len([frame for frame in after if frame.name not in before])
+    assert len(read) == 2 == len([frame for frame in after if frame.piece.name not in before])
     assert ticker.store.read_answer("main", _landed(ticker).file) == answer_body([*ALL, NEW])
 
 
@@ -393,7 +393,7 @@ def test_a_damaged_piece_is_not_handed_on(tmp_path: Path) -> None:
     _tick_in_small_pieces(ticker, ALL)
     path = tmp_path / "raw" / "account=main" / _landed(ticker).file
     data = bytearray(path.read_bytes())
-    data[sum(frame.size for frame in _frames(ticker)[:10]) + 30] ^= 1
+    data[_frames(ticker)[10].place[0] + 30] ^= 1
     path.write_bytes(data)
     _tick_in_small_pieces(ticker, [*ALL, NEW])
     assert ticker.store.read_answer("main", _landed(ticker).file) == answer_body([*ALL, NEW])
@@ -416,7 +416,7 @@ def test_what_is_missing_or_damaged_of_the_answer_before_is_not_needed(
         month.write_bytes(older)
     else:
         data = bytearray(raw.read_bytes())
-        data[sum(frame.size for frame in _frames(ticker)[:-1]) + 30] ^= 255
+        data[_frames(ticker)[-1].place[0] + 30] ^= 255
         raw.write_bytes(data)
     _tick_in_small_pieces(ticker, [*ALL, NEW])
     assert parses.rows[-1] == 201
@@ -490,7 +490,7 @@ def test_pieces_are_whole_however_little_the_system_reads_at_once(
 def test_whatever_is_damaged_in_the_list_of_frames_there_is_none_then(tmp_path: Path) -> None:
     ticker = Ticker(tmp_path)
     _tick_in_small_pieces(ticker, ALL)
-    size = sum(frame.size for frame in _frames(ticker))
+    size = _frames(ticker)[-1].place[1]
     data = (tmp_path / "raw" / "account=main" / _landed(ticker).file).read_bytes()
     for place in range(size + 8, len(data)):
         with pa.BufferReader(data[:place] + bytes([data[place] ^ 128]) + data[place + 1 :]) as file:
