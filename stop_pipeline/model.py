@@ -148,16 +148,16 @@ class SnapshotInfo:
 
 @dataclass(frozen=True)
 class SnapshotChange:
-    """What makes the snapshot of one answer that of the next.
+    """What makes the snapshot on disk that of another answer.
 
     Attributes:
-        before: The snapshot that it starts from.
+        before: The snapshot that it starts from; None if it starts from none, and `months` are all.
         info: What is known of the new one; of its months those that stay as they are.
         months: The good rows of all other months (`schema.LISTED`), sorted.
         rejected: All malformed rows (`schema.REJECTED_ROWS`), sorted by `raw`.
     """
 
-    before: SnapshotInfo
+    before: SnapshotInfo | None
     info: SnapshotInfo
     months: Mapping[str, pa.Table]
     rejected: pa.Table

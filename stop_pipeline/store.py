@@ -30,7 +30,18 @@ import pyarrow.parquet as pq
 from stop_pipeline.errors import SchemaVersionError, StoreError
 from stop_pipeline.files import Files, LocalFiles, readable, writable
 from stop_pipeline.frames import Kept, compress, opened, unpack
-from stop_pipeline.model import Answer, Counts, Figures, Format, Landed, Pending, RawFile, SnapshotInfo, State
+from stop_pipeline.model import (
+    Answer,
+    Counts,
+    Figures,
+    Format,
+    Landed,
+    Pending,
+    RawFile,
+    SnapshotChange,
+    SnapshotInfo,
+    State,
+)
 from stop_pipeline.periods import as_committed, fingerprint, open_rows
 from stop_pipeline.pieces import Piece, Span, named
 from stop_pipeline.roots import is_remote
@@ -311,20 +322,13 @@ class Store:
             f"remove the folder snapshot/account={account}, and the next tick parses anew."
         )
 
-    def write_snapshot(
-        self, account: str, info: SnapshotInfo, months: Iterable[tuple[str, pa.Table]], rejected: pa.Table
-    ) -> SnapshotInfo:
-        """Replace the snapshot; a month in which nothing changed keeps its file. Gives `info` with all its months.
+    def write_snapshot(self, account: str, change: SnapshotChange) -> SnapshotInfo:
+        """Replace the snapshot; a month in which nothing changed keeps its file. Gives its info with all its months.
 
         The malformed rows go first and come last, for their file says what the whole snapshot is: where a run is killed
         in between, there is none, and the next one parses anew.
-
-        Args:
-            account: Whose.
-            info: What is known of it; of its months those that stay as they are on disk.
-            months: The good rows of all others (`schema.LISTED`), sorted.
-            rejected: The malformed rows (`schema.REJECTED_ROWS`), sorted.
         """
+        info = change.info
         before = {_month_of(name) for name in self.files.matching(snapshot_file(account, "*"))}
         self.files.remove(snapshot_file(account, NO_MONTH))
 
@@ -337,12 +341,12 @@ class Store:
                 self._write_table(account, name, _conformed(rows, STOP_SNAPSHOT), STOP_SNAPSHOT, metadata)
             return month, metadata["fingerprint"]
 
-        listed = [(month, rows) for month, rows in months if len(rows)]
+        listed = [(month, rows) for month, rows in change.months.items() if len(rows)]
         fingerprints = dict(info.months) | dict(in_threads(write, listed))
         for month in before - fingerprints.keys() - {NO_MONTH}:
             self.files.remove(snapshot_file(account, month))
         info = dataclasses.replace(info, months=dict(sorted(fingerprints.items())))
-        malformed = _conformed(rejected, STOP_SNAPSHOT)
+        malformed = _conformed(change.rejected, STOP_SNAPSHOT)
         self._write_table(account, snapshot_file(account, NO_MONTH), malformed, STOP_SNAPSHOT, _document(info))
         return info
 

@@ -131,7 +131,7 @@ class Derived:
     read: Callable[[], pa.Table]
 
 
-_just_judged: dict[tuple[str, datetime, str], tuple[SnapshotInfo, Snapshot | SnapshotChange]] = {}
+_just_judged: dict[tuple[str, datetime, str], SnapshotChange] = {}
 """The answer that `fetch` parsed to judge it, so that `parse_newest` in the same process need not parse it again."""
 
 
@@ -158,9 +158,9 @@ def fetch(store: Store, account: str, client: Client, *, timezone: str) -> Fetch
         changed = newest is None or newest.sha256 != answer.sha256
         compressed = None
         if changed:
-            compressed, info, judged = _judge(store, account, answer, newest, timezone=timezone, secrets=client.secrets)
+            compressed, change = _judge(store, account, answer, newest, timezone=timezone, secrets=client.secrets)
             _just_judged.clear()
-            _just_judged[answer.sha256, answer.fetched_at, timezone] = info, judged
+            _just_judged[answer.sha256, answer.fetched_at, timezone] = change
         landed = store.land(account, answer, compressed)
     log.info("Account %s: fetched %s bytes in %.2f s", account, f"{answer.size_bytes:,}", answer.seconds)
     return Fetched(answer, landed, changed=changed, in_order=True)
@@ -184,12 +184,10 @@ def parse_newest(store: Store, account: str, *, timezone: str) -> Parsed:
         info = store.snapshot_info(account)
         if info is not None and (info.sha256, info.timezone, info.fetched_at) == (landed.sha256, timezone, read_as_of):
             return Parsed(dataclasses.replace(info, fetched_at=landed.fetched_at), parsed=False)
-        judged = _just_judged.pop((landed.sha256, read_as_of, timezone), None)
-        if judged is None or (isinstance(judged[1], SnapshotChange) and judged[1].before != info):
-            judged = _parse_landed(store, account, landed, fetched_at=read_as_of, timezone=timezone)
-        info, parsed = judged
-        months = parsed.months.items() if isinstance(parsed, SnapshotChange) else split_by_month(parsed.listed)
-        info = store.write_snapshot(account, info, months, parsed.rejected)
+        change = _just_judged.pop((landed.sha256, read_as_of, timezone), None)
+        if change is None or change.before not in (None, info):
+            change = _parse_landed(store, account, landed, fetched_at=read_as_of, timezone=timezone)
+        info = store.write_snapshot(account, change)
     log.info("Account %s: parsed %s rows, %s malformed", account, f"{info.rows:,}", f"{info.rejected:,}")
     return Parsed(dataclasses.replace(info, fetched_at=landed.fetched_at), parsed=True)
 
@@ -282,7 +280,7 @@ def _request(client: Client, into: Path, account: str) -> Answer:
 
 def _judge(
     store: Store, account: str, answer: Answer, newest: Landed | None, *, timezone: str, secrets: Collection[str]
-) -> tuple[Path, SnapshotInfo, Snapshot | SnapshotChange]:
+) -> tuple[Path, SnapshotChange]:
     """Compress an answer and parse it, as far as the newest one landed does not tell."""
     with readable(answer.path, damage=()):
         pieces = named(answer.path, answer.format)
@@ -304,10 +302,9 @@ def _judge(
             change = None
             if newest is not None and known is not None:
                 change = _change(store, account, answer, pieces, (newest, known), parsed, timezone=timezone)
-            snapshot = change or parsed(pieces)
-            compressed = compressing.result()
-    info = snapshot.info if isinstance(snapshot, SnapshotChange) else _info(answer, snapshot, timezone)
-    return compressed, info, snapshot
+            if change is None:
+                change = _all_new(answer, parsed(pieces), timezone)
+            return compressing.result(), change
 
 
 def _change(
@@ -349,16 +346,20 @@ def _change(
         return None
 
 
-def _parse_landed(
-    store: Store, account: str, landed: Landed, *, fetched_at: datetime, timezone: str
-) -> tuple[SnapshotInfo, Snapshot]:
+def _parse_landed(store: Store, account: str, landed: Landed, *, fetched_at: datetime, timezone: str) -> SnapshotChange:
     """Parse an answer that has landed, piece by piece as it is kept."""
     path = store.unpack(account, landed)
     with store.kept(account, landed) as known:
         pieces = [frame.piece.span for frame in known.frames] if known and known.frames else None
     with readable(path, damage=()):
         snapshot = parse(path, landed.format, fetched_at=fetched_at, timezone=timezone, pieces=pieces)
-    return _info(dataclasses.replace(landed, fetched_at=fetched_at), snapshot, timezone), snapshot
+    return _all_new(dataclasses.replace(landed, fetched_at=fetched_at), snapshot, timezone)
+
+
+def _all_new(answer: Answer | Landed, snapshot: Snapshot, timezone: str) -> SnapshotChange:
+    """The snapshot of an answer that was parsed whole, whatever lies on disk."""
+    months = dict(split_by_month(snapshot.listed))
+    return SnapshotChange(None, _info(answer, snapshot, timezone), months, snapshot.rejected)
 
 
 def _info(answer: Answer | Landed, snapshot: Snapshot, timezone: str) -> SnapshotInfo:

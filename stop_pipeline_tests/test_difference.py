@@ -330,12 +330,13 @@ def test_a_snapshot_that_another_process_parsed_meanwhile_is_not_built_on(tmp_pa
         assert info
         another = pa.Table.from_pylist(other.read_listed("main", info, "2025-06").slice(1).to_pylist(), LISTED.arrow)
         with other.locked("main"):
-            other.write_snapshot(
-                "main",
+            change = SnapshotChange(
+                None,
                 dataclasses.replace(info, months={}, listed=199),
-                [("2025-06", another)],
+                {"2025-06": another},
                 other.read_malformed("main"),
             )
+            other.write_snapshot("main", change)
         ticker.apply()
     assert ticker.store.months("main")["2025-06"].open_rows == 201
 
