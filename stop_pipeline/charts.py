@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from stop_pipeline.columns import as_arrow, as_numpy, in_one, repeats, scalar
 
 RECENT_DAYS = 90
 MEAN_DAYS = 28
@@ -70,10 +71,11 @@ def delays(stops: pa.Table) -> Delays:
     """
     first_load = pc.min(stops["first_seen_at"])
     came_later = stops.filter(pc.greater(stops["first_seen_at"], first_load))["id"]
-    periods = stops.filter(pc.is_in(stops["id"], value_set=came_later)).sort_by("first_seen_at")
-    firsts = periods.take(pa.array(pd.Series(periods["id"].to_numpy()).drop_duplicates().index))
+    periods = stops.filter(pc.is_in(stops["id"], value_set=in_one(came_later)))
+    periods = periods.sort_by([("id", "ascending"), ("first_seen_at", "ascending")])
+    firsts = periods.filter(as_arrow(~repeats(periods, "id")))
     firsts = firsts.filter(pc.greater(firsts["first_seen_at"], first_load))
-    spans = firsts["first_seen_at"].to_numpy() - firsts["created_at"].to_numpy()
+    spans = as_numpy(firsts["first_seen_at"]) - as_numpy(firsts["created_at"])
     return Delays(np.sort(spans / np.timedelta64(1, "h")))
 
 
@@ -124,10 +126,10 @@ def stops_per_day_chart(stops_per_day: pa.Table) -> bytes:
 
 def daily_counts(stops_per_day: pa.Table) -> tuple[npt.NDArray[np.datetime64], dict[str, npt.NDArray[np.int64]]]:
     """Every day from the first to the last, and the opt-outs of each, by country."""
-    day = stops_per_day["day"].to_numpy().astype("datetime64[D]")
+    day = as_numpy(stops_per_day["day"]).astype("datetime64[D]")
     days = np.arange(day.min(), day.max() + 1)
-    stops = stops_per_day["stops"].to_numpy()
-    country = np.array(pc.fill_null(stops_per_day["country"], "no country").to_pylist())
+    stops = as_numpy(stops_per_day["stops"])
+    country = np.array(pc.fill_null(stops_per_day["country"], scalar("no country")).to_pylist())
     return days, {
         name: np.bincount((day - days[0]).astype(int), stops * (country == name), len(days)).astype(int)
         for name in np.unique(country)

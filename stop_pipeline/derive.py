@@ -6,16 +6,22 @@ are remade (`tick`), or where they lie (`store`).
 
 import itertools
 from bisect import bisect_left
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from stop_pipeline.columns import as_arrow, as_numpy, constant, in_one, repeats, scalar
 from stop_pipeline.periods import open_rows
 from stop_pipeline.schema import STOPS_PER_DAY, SUPPRESSION_LIST, UTC_TIME
 
 _ASKED = pa.schema([*SUPPRESSION_LIST.arrow][:-1]).append(pa.field("listed", pa.bool_()))
 """`schema.SUPPRESSION_LIST` with `listed` in place of `origin`, so that numbers can be added up."""
+_EVER, _NEVER = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+"""Earlier and later than any opt-out."""
 
 
 def suppression_list(stops: pa.Table, rejected: pa.Table) -> pa.Table:
@@ -39,13 +45,13 @@ def updated_suppression_list(before: pa.Table, recounted: pa.Array, stops: pa.Ta
         rejected: The same of malformed rows.
     """
     asked = _asked(stops, rejected)
-    numbers = before["phone_number"].combine_chunks()
+    numbers = in_one(before["phone_number"])
     touched = sorted({*asked["phone_number"].to_pylist(), *recounted.to_pylist()})
     places = [bisect_left(numbers, number, key=pa.StringScalar.as_py) for number in touched]
     stood = [
         place < len(numbers) and numbers[place].as_py() == number for number, place in zip(touched, places, strict=True)
     ]
-    rows = before.take(pa.array([*itertools.compress(places, stood)], pa.int64()))
+    rows = before.take(as_arrow(np.array([*itertools.compress(places, stood)], np.int64)))
     counted = rows.filter(pc.invert(pc.is_in(rows["phone_number"], value_set=recounted)))
     fresh = _numbers(pa.concat_tables([asked, _asked_before(counted)]))
     place_of = {number: row for row, number in enumerate(fresh["phone_number"].to_pylist())}
@@ -67,25 +73,35 @@ def _asked(stops: pa.Table, rejected: pa.Table) -> pa.Table:
     rows = len(listed) + len(malformed)
     times = pa.chunked_array([*listed["created_at"].chunks, undated])
     numbers = pa.chunked_array(listed["phone_number"].chunks + malformed.chunks, pa.string())
-    is_listed = pa.chunked_array([pa.repeat(value=True, size=len(listed)), pa.repeat(value=False, size=len(malformed))])
-    return pa.Table.from_arrays([numbers, times, times, pa.repeat(1, rows), is_listed], schema=_ASKED)
+    is_listed = as_arrow(np.arange(rows) < len(listed))
+    return pa.Table.from_arrays([numbers, times, times, constant(1, rows), is_listed], schema=_ASKED)
 
 
 def _asked_before(numbers: pa.Table) -> pa.Table:
     """Of an earlier list the same, one row for all that a number counts."""
-    return numbers.drop_columns("origin").append_column("listed", pc.equal(numbers["origin"], "listed"))
+    return numbers.drop_columns("origin").append_column("listed", pc.equal(numbers["origin"], scalar("listed")))
 
 
 def _numbers(asked: pa.Table) -> pa.Table:
     """`schema.SUPPRESSION_LIST` of `_ASKED`."""
-    numbers = (
-        asked.group_by("phone_number")
-        .aggregate([("first_stop_at", "min"), ("last_stop_at", "max"), ("stop_count", "sum"), ("listed", "max")])
-        .sort_by("phone_number")
-    )
-    origin = pc.if_else(numbers["listed_max"], "listed", "rejected row")
-    columns = [numbers[name] for name in ("phone_number", "first_stop_at_min", "last_stop_at_max", "stop_count_sum")]
-    return pa.Table.from_arrays([*columns, origin], names=SUPPRESSION_LIST.names).cast(SUPPRESSION_LIST.arrow)
+    asked = asked.combine_chunks().sort_by("phone_number")
+    starts = np.flatnonzero(~repeats(asked, "phone_number"))
+    undated = as_arrow(_per_run(np.logical_and, as_numpy(pc.is_null(asked["first_stop_at"])), starts))
+
+    def of_dated(reduce: np.ufunc, times: pa.ChunkedArray, if_undated: datetime) -> pa.Array:
+        values = as_numpy(pc.fill_null(times, scalar(if_undated, UTC_TIME)))
+        found = as_arrow(_per_run(reduce, values, starts)).cast(UTC_TIME)
+        return pc.if_else(undated, scalar(None, UTC_TIME), found)
+
+    is_listed = as_arrow(_per_run(np.logical_or, as_numpy(asked["listed"]), starts))
+    columns = [
+        asked["phone_number"].take(as_arrow(starts)),
+        of_dated(np.minimum, asked["first_stop_at"], _NEVER),
+        of_dated(np.maximum, asked["last_stop_at"], _EVER),
+        as_arrow(_per_run(np.add, as_numpy(asked["stop_count"]), starts)),
+        pc.if_else(is_listed, scalar("listed"), scalar("rejected row")),
+    ]
+    return pa.Table.from_arrays(columns, schema=SUPPRESSION_LIST.arrow)
 
 
 def stops_per_day(stops: pa.Table) -> pa.Table:
@@ -96,13 +112,13 @@ def stops_per_day(stops: pa.Table) -> pa.Table:
     Args:
         stops: Committed periods (`schema.STOPS`; `id`, `country`, `created_at_local` and `first_seen_at` are used).
     """
-    ids = stops["id"].to_numpy()
-    by_id = np.lexsort((stops["first_seen_at"].to_numpy(), ids))
+    ids = as_numpy(stops["id"])
+    by_id = np.lexsort((as_numpy(stops["first_seen_at"]), ids))
     is_latest = np.ones(len(ids), dtype=bool)
     is_latest[by_id[:-1]] = ids[by_id[1:]] != ids[by_id[:-1]]
-    counted = stops.filter(pa.array(is_latest))
+    counted = stops.filter(as_arrow(is_latest))
     days, countries = counted["created_at_local"].cast(pa.date32()), counted["country"]
-    return _days(pa.Table.from_arrays([days, countries, pa.repeat(1, len(counted))], names=STOPS_PER_DAY.names))
+    return _days(pa.Table.from_arrays([days, countries, constant(1, len(counted))], names=STOPS_PER_DAY.names))
 
 
 def updated_stops_per_day(before: pa.Table, stops: pa.Table) -> pa.Table:
@@ -117,10 +133,13 @@ def updated_stops_per_day(before: pa.Table, stops: pa.Table) -> pa.Table:
 
 def _days(counts: pa.Table) -> pa.Table:
     """`schema.STOPS_PER_DAY`, summed up."""
-    return (
-        counts.group_by(["day", "country"])
-        .aggregate([("stops", "sum")])
-        .rename_columns(STOPS_PER_DAY.names)
-        .cast(STOPS_PER_DAY.arrow)
-        .sort_by([("day", "ascending"), ("country", "ascending")])
-    )
+    counts = counts.combine_chunks().sort_by([("day", "ascending"), ("country", "ascending")])
+    starts = np.flatnonzero(~repeats(counts, "day", "country"))
+    days = counts.select(["day", "country"]).take(as_arrow(starts))
+    stops = as_arrow(_per_run(np.add, as_numpy(counts["stops"]), starts))
+    return days.append_column("stops", stops).cast(STOPS_PER_DAY.arrow)
+
+
+def _per_run(reduce: np.ufunc, values: NDArray[Any], starts: NDArray[np.int64]) -> NDArray[Any]:
+    """The values of each run of rows, which begins at one of these places and ends at the next, as one."""
+    return reduce.reduceat(values, starts) if len(starts) else values[:0]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stop_pipeline.columns import as_arrow, in_one
 from stop_pipeline.model import Snapshot, SnapshotChange, SnapshotInfo
 from stop_pipeline.periods import equal_rows, split_by_month
 from stop_pipeline.schema import LISTED
@@ -74,9 +75,9 @@ def difference(before: Before, left: Snapshot, now: Snapshot, info: SnapshotInfo
     if left.list_at is None or now.list_at is None:
         raise CannotTellError("a piece is no list by itself")
     still, known, _ = equal_rows(left.listed, now.listed)
-    gone, added = left.listed.filter(~still), now.listed.filter(~known)
+    gone, added = left.listed.filter(as_arrow(~still)), now.listed.filter(as_arrow(~known))
     new_ids = added["id"].filter(pc.invert(pc.is_in(added["id"], value_set=left.listed["id"])))
-    if before.lists_any(new_ids.combine_chunks()):
+    if before.lists_any(in_one(new_ids)):
         raise CannotTellError("two rows of the answer bear the same id")
     if left.extra_fields and not set(now.extra_fields) >= set(before.info.extra_fields):
         raise CannotTellError("fields that are not documented may stand in pieces that both have, but need not")
@@ -116,7 +117,7 @@ def _month(rows: pa.Table, gone: pa.Table | None, added: pa.Table | None) -> pa.
         going, _, _ = equal_rows(rows, gone)
         if going.sum() != len(gone):
             raise CannotTellError("a row that goes was not there")
-        rows = rows.filter(~going)
+        rows = rows.filter(as_arrow(~going))
     if added is None:
         return rows
     return in_order(pa.concat_tables([rows, added.cast(LISTED.arrow)]))

@@ -26,6 +26,7 @@ import pyarrow as pa
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, XMLParser
 
+from stop_pipeline.columns import as_arrow, as_numpy, strings
 from stop_pipeline.envelope import Envelope, refusal
 from stop_pipeline.errors import UnreadableAnswerError, excerpt, redact
 from stop_pipeline.model import BAD_CREATED_AT, BAD_ID, BAD_PHONE_NUMBER, NOT_AN_OBJECT, Format
@@ -240,7 +241,7 @@ def _batches(text: bytes, *, is_last: bool) -> Iterator[Batch]:
     if odd is None:
         raise _NotAListError
     if plain and len(plain.ids):
-        yield Batch(pa.array(plain.ids), plain.spellings, pa.array(plain.created_at_local))
+        yield Batch(as_arrow(plain.ids), plain.spellings, as_arrow(plain.created_at_local))
     if odd:
         yield _batch(odd)
 
@@ -483,13 +484,13 @@ def _batch(rows: list[Any]) -> Batch:
             spellings.append(spelling)
             created_at.append(wall_clock)
             objects.append(row)
-    created_at_local = read_wall_clocks(pa.array(created_at, pa.string()))
-    misdated = np.flatnonzero(created_at_local.is_null())
+    created_at_local = read_wall_clocks(strings(created_at))
+    misdated = np.flatnonzero(as_numpy(created_at_local.is_null()))
     malformed += [Malformed(_raw(objects[place]), BAD_CREATED_AT, spellings[place]) for place in misdated]
     usable = created_at_local.is_valid()
     return Batch(
-        pa.array(ids, pa.int64()).filter(usable),
-        pa.array(spellings, pa.string()).filter(usable),
+        as_arrow(np.array(ids, np.int64)).filter(usable),
+        strings(spellings).filter(usable),
         created_at_local.filter(usable),
         tuple(malformed),
         frozenset(extra_fields),

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from stop_pipeline.columns import as_arrow, as_numpy, constant, in_one, scalar
 from stop_pipeline.errors import ForeignListError
 from stop_pipeline.model import MAX_REMOVED_SHARE, Counts
 from stop_pipeline.periods import REJECTED_ORDER, equal_rows, set_column
@@ -107,19 +108,19 @@ def compare_month(known: pa.Table, listed: pa.Table) -> MonthChange:
         known: Every committed period of the month (`schema.STOPS`).
         listed: The listed rows of the month (`schema.LISTED`), each `id` once.
     """
-    is_open = np.asarray(pc.is_null(known["removed_at"]))
+    is_open = as_numpy(pc.is_null(known["removed_at"]))
     positions = np.flatnonzero(is_open)
     if not len(known):
         no_ids = np.empty(0, np.int64)
         return MonthChange(listed, np.zeros(listed.num_rows, bool), positions, no_ids, 0, shares_ids=False)
-    open_rows = known.take(pa.array(positions))
+    open_rows = known.take(as_arrow(positions))
     kept, is_known, shares_ids = equal_rows(open_rows, listed)
-    added = listed.filter(~is_known)
+    added = listed.filter(as_arrow(~is_known))
     return MonthChange(
         added=added,
-        restored=_contains(known.filter(pa.array(~is_open)), added),
+        restored=_contains(known.filter(as_arrow(~is_open)), added),
         unlisted=positions[~kept],
-        unlisted_ids=open_rows["id"].to_numpy()[~kept],
+        unlisted_ids=as_numpy(open_rows["id"])[~kept],
         open_rows=len(positions),
         shares_ids=shares_ids,
     )
@@ -148,7 +149,7 @@ def judge(
         ForeignListError: the list shares no `id` with 20 or more open rows.
     """
     no_ids = np.empty(0, np.int64)
-    added_ids = np.concatenate([no_ids, *(change.added["id"].to_numpy() for change in changes)])
+    added_ids = np.concatenate([no_ids, *(as_numpy(change.added["id"]) for change in changes)])
     unlisted_ids = np.concatenate([no_ids, *(change.unlisted_ids for change in changes)])
     restored = np.concatenate([np.empty(0, bool), *(change.restored for change in changes)])
     open_total = unchanged_elsewhere + sum(change.open_rows for change in changes)
@@ -194,17 +195,17 @@ def bring_in(known: pa.Table, change: MonthChange, verdict: Verdict, *, fetched_
     if verdict.withheld_because is None:
         ends = np.zeros(known.num_rows, dtype=bool)
         ends[change.unlisted] = True
-        removed_at = pc.if_else(pa.array(ends), pa.scalar(fetched_at, UTC_TIME), removed_at)
+        removed_at = pc.if_else(as_arrow(ends), scalar(fetched_at, UTC_TIME), removed_at)
     added = change.added
-    additions = added.append_column("first_seen_at", _constant(fetched_at, UTC_TIME, added.num_rows)).append_column(
+    additions = added.append_column("first_seen_at", constant(fetched_at, added.num_rows, UTC_TIME)).append_column(
         "removed_at", pa.nulls(added.num_rows, UTC_TIME)
     )
     if not known.num_rows:
         return additions.cast(STOPS.arrow)
     periods = pa.concat_tables([set_column(known, "removed_at", removed_at), additions.cast(STOPS.arrow)])
     # By `periods.STOPS_ORDER`: no two rows of one id were first seen at one time, so the number never decides.
-    order = np.lexsort([periods[name].to_numpy() for name in ("first_seen_at", "id", "created_at_local")])
-    return periods.take(pa.array(order)).combine_chunks()
+    order = np.lexsort([as_numpy(periods[name]) for name in ("first_seen_at", "id", "created_at_local")])
+    return periods.take(as_arrow(order)).combine_chunks()
 
 
 def merge_rejected(
@@ -222,18 +223,16 @@ def merge_rejected(
     Returns:
         All periods after the tick (`schema.REJECTED`), sorted; equal to `known` if nothing changed.
     """
-    is_open = pc.is_null(known["removed_at"]).combine_chunks()
-    added = rejected.filter(
-        pc.invert(pc.is_in(rejected["raw"], value_set=known.filter(is_open)["raw"].combine_chunks()))
-    )
-    removed_at = known["removed_at"].combine_chunks()
+    is_open = in_one(pc.is_null(known["removed_at"]))
+    added = rejected.filter(pc.invert(pc.is_in(rejected["raw"], value_set=in_one(known.filter(is_open)["raw"]))))
+    removed_at = in_one(known["removed_at"])
     if not removals_withheld:
-        gone = pc.and_(is_open, pc.invert(pc.is_in(known["raw"], value_set=rejected["raw"].combine_chunks())))
-        removed_at = pc.if_else(gone.combine_chunks(), pa.scalar(fetched_at, UTC_TIME), removed_at)
+        gone = pc.and_(is_open, pc.invert(pc.is_in(known["raw"], value_set=in_one(rejected["raw"]))))
+        removed_at = pc.if_else(in_one(gone), scalar(fetched_at, UTC_TIME), removed_at)
     additions = (
-        added.append_column("first_seen_at", _constant(fetched_at, UTC_TIME, added.num_rows))
+        added.append_column("first_seen_at", constant(fetched_at, added.num_rows, UTC_TIME))
         .append_column("removed_at", pa.nulls(added.num_rows, UTC_TIME))
-        .append_column("snapshot_sha256", _constant(sha256, pa.string(), added.num_rows))
+        .append_column("snapshot_sha256", constant(sha256, added.num_rows))
     )
     periods = pa.concat_tables([set_column(known, "removed_at", removed_at), additions.cast(REJECTED.arrow)])
     return _sorted(periods, REJECTED_ORDER)
@@ -242,20 +241,16 @@ def merge_rejected(
 def _contains(table: pa.Table, rows: pa.Table) -> NDArray[np.bool_]:
     """For each of `rows`, whether `table` holds it."""
     found = np.zeros(rows.num_rows, dtype=bool)
-    candidates = table.filter(pc.is_in(table["id"], value_set=rows["id"].combine_chunks()))
+    candidates = table.filter(pc.is_in(table["id"], value_set=in_one(rows["id"])))
     if candidates.num_rows:
-        of_same_id = np.flatnonzero(pc.is_in(rows["id"], value_set=candidates["id"].combine_chunks()))
+        of_same_id = np.flatnonzero(as_numpy(pc.is_in(rows["id"], value_set=in_one(candidates["id"]))))
         held = set(_keys(candidates))
-        found[of_same_id] = [key in held for key in _keys(rows.take(pa.array(of_same_id)))]
+        found[of_same_id] = [key in held for key in _keys(rows.take(as_arrow(of_same_id)))]
     return found
 
 
 def _keys(rows: pa.Table) -> Iterator[tuple[int, str, datetime]]:
     return zip(*(rows[name].to_pylist() for name in ("id", "phone_number", "created_at_local")), strict=True)
-
-
-def _constant(value: object, of_type: pa.DataType, length: int) -> pa.Array:
-    return pa.repeat(pa.scalar(value, of_type), length)
 
 
 def _sorted(table: pa.Table, order: tuple[str, ...]) -> pa.Table:

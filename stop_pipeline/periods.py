@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from stop_pipeline.columns import as_arrow, as_numpy, in_one, scalar
 from stop_pipeline.schema import UTC_TIME
 
 STOPS_ORDER = ("created_at_local", "id", "first_seen_at", "phone_number")
@@ -33,23 +34,26 @@ def as_committed(periods: pa.Table, applied_at: datetime | None) -> pa.Table:
     """
     if applied_at is None:
         return periods.slice(0, 0)
-    commit_time = pa.scalar(applied_at, UTC_TIME)
-    latest = pc.max(periods["first_seen_at"])
-    if latest.is_valid and latest.as_py() > applied_at:
-        periods = periods.filter(pc.less_equal(periods["first_seen_at"], commit_time))
+    if is_after(pc.max(periods["first_seen_at"]), applied_at).as_py():
+        periods = periods.filter(pc.invert(is_after(periods["first_seen_at"], applied_at)))
     if not _any_ended(periods):
         return periods
-    later = pc.fill_null(pc.greater(periods["removed_at"], commit_time), fill_value=False)
+    later = is_after(periods["removed_at"], applied_at)
     if not pc.any(later).as_py():
         return periods
-    return set_column(periods, "removed_at", pc.if_else(later, pa.scalar(None, UTC_TIME), periods["removed_at"]))
+    return set_column(periods, "removed_at", pc.if_else(later, scalar(None, UTC_TIME), periods["removed_at"]))
 
 
 def known_at(periods: pa.Table, moment: datetime) -> pa.Table:
     """The periods that were known, and had not ended, at a time."""
-    time = pa.scalar(moment, UTC_TIME)
-    ended = pc.fill_null(pc.less_equal(periods["removed_at"], time), fill_value=False)
-    return periods.filter(pc.and_(pc.less_equal(periods["first_seen_at"], time), pc.invert(ended)))
+    known = pc.invert(is_after(periods["first_seen_at"], moment))
+    stands = pc.or_(pc.is_null(periods["removed_at"]), is_after(periods["removed_at"], moment))
+    return periods.filter(pc.and_(known, stands))
+
+
+def is_after(times: pa.ChunkedArray | pa.Scalar, moment: datetime) -> pa.ChunkedArray | pa.Scalar:
+    """Which times are after a moment; a null is not."""
+    return pc.fill_null(pc.greater(times, scalar(moment, UTC_TIME)), scalar(value=False))
 
 
 def set_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
@@ -70,7 +74,7 @@ def _any_ended(periods: pa.Table) -> bool:
 
 def month_numbers(rows: pa.Table | pa.RecordBatch) -> NDArray[np.datetime64]:
     """The month of each row's `created_at_local` (datetime64[M]), a time from 1970 on."""
-    days = rows["created_at_local"].to_numpy().view(np.int64) // _MICROSECONDS_OF_A_DAY
+    days = as_numpy(rows["created_at_local"]).view(np.int64) // _MICROSECONDS_OF_A_DAY
     known = not len(days) or days.max() < len(_MONTH_OF_DAY)
     months: NDArray[np.datetime64] = (
         _MONTH_OF_DAY[days] if known else days.astype("datetime64[D]").astype("datetime64[M]")
@@ -109,19 +113,19 @@ def equal_rows(left: pa.Table, right: pa.Table) -> tuple[NDArray[np.bool_], NDAr
     Returns:
         One mask for each table, and whether any `id` is in both.
     """
-    left_ids, right_ids = left["id"].to_numpy(), right["id"].to_numpy()
+    left_ids, right_ids = as_numpy(left["id"]), as_numpy(right["id"])
     by_id = np.argsort(right_ids, kind="stable")
     at = np.searchsorted(right_ids, left_ids, sorter=by_id)
     same_id = at < len(right_ids)
     same_id[same_id] = right_ids[by_id[at[same_id]]] == left_ids[same_id]
     counterparts = by_id[at[same_id]]
-    ours, theirs = left.filter(same_id), right.take(pa.array(counterparts))
+    ours, theirs = left.filter(as_arrow(same_id)), right.take(as_arrow(counterparts))
     same = pc.and_(
         pc.equal(ours["phone_number"], theirs["phone_number"]),
         pc.equal(ours["created_at_local"], theirs["created_at_local"]),
     )
     in_right, in_left = same_id.copy(), np.zeros(len(right_ids), dtype=bool)
-    in_right[same_id] = same.to_numpy()
+    in_right[same_id] = as_numpy(same)
     in_left[counterparts[in_right[same_id]]] = True
     return in_right, in_left, bool(same_id.any())
 
@@ -132,10 +136,10 @@ def fingerprint(rows: pa.Table) -> str:
     Equal for equal rows only, so a month whose open rows have the fingerprint of its listed rows needs no reading.
     """
     digest = hashlib.sha256()
-    digest.update(rows["id"].to_numpy().astype("<i8").tobytes())
-    digest.update(rows["created_at_local"].to_numpy().astype("<i8").tobytes())
-    phone_numbers = rows["phone_number"].combine_chunks()
-    digest.update(pc.binary_length(phone_numbers).to_numpy().astype("<i4").tobytes())
+    digest.update(as_numpy(rows["id"]).astype("<i8").tobytes())
+    digest.update(as_numpy(rows["created_at_local"]).astype("<i8").tobytes())
+    phone_numbers = in_one(rows["phone_number"])
+    digest.update(as_numpy(pc.binary_length(phone_numbers)).astype("<i4").tobytes())
     digest.update(_text(phone_numbers))
     return digest.hexdigest()
 

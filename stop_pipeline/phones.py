@@ -24,6 +24,8 @@ import phonenumbers
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stop_pipeline.columns import constant, in_one, scalar, strings
+
 HOME = "FR"
 NATIONAL_REGIONS = (HOME, "GP", "GF", "MQ", "RE", "YT")
 """Where a number spelled with a leading 0 can be, in the order tried."""
@@ -107,15 +109,15 @@ def read_phone_numbers(spellings: pa.Array | pa.ChunkedArray) -> tuple[pa.Array,
     French mobile numbers, in whatever spelling, are read in Arrow; only other distinct spellings go through Python.
     """
     if isinstance(spellings, pa.ChunkedArray):
-        spellings = spellings.combine_chunks()  # Arrow replaces under a mask in one piece only
+        spellings = in_one(spellings)  # Arrow replaces under a mask in one piece only
     to_read = pc.invert(pc.match_substring_regex(spellings, pattern=_AS_IT_IS))
     remaining = spellings.filter(to_read)
     distinct = pc.unique(remaining)
     indices = pc.index_in(remaining, value_set=distinct)
     numbers, countries = (column.take(indices) for column in _read_distinct(distinct))
-    home = pa.repeat(HOME, len(spellings))
+    home = constant(HOME, len(spellings))
     if spellings.null_count:
-        home = pc.if_else(pc.is_valid(spellings), home, None)
+        home = pc.if_else(pc.is_valid(spellings), home, scalar(None, pa.string()))
     return pc.replace_with_mask(spellings, to_read, numbers), pc.replace_with_mask(home, to_read, countries)
 
 
@@ -128,7 +130,7 @@ def compact_spellings(spellings: pa.Array) -> pa.Array:
     compact = pc.replace_substring_regex(joined, pattern="^00", replacement="+")
     other_scripts = pc.invert(pc.string_is_ascii(compact))
     in_ascii = [_compact(spelling) for spelling in spellings.filter(other_scripts).to_pylist()]
-    return pc.replace_with_mask(compact, other_scripts, pa.array(in_ascii, pa.string()))
+    return pc.replace_with_mask(compact, other_scripts, strings(in_ascii))
 
 
 def _read_distinct(spellings: pa.Array) -> tuple[pa.Array, pa.Array]:
@@ -138,15 +140,13 @@ def _read_distinct(spellings: pa.Array) -> tuple[pa.Array, pa.Array]:
         for pattern in (_VALID_FRENCH_MOBILE, _OVERSEAS, _FRENCH_MOBILE)
     )
     national = pc.or_(french, pc.and_not(mobile, overseas))
-    from_national = pc.binary_join_element_wise("+33", pc.utf8_slice_codeunits(compact, start=1), "")
+    from_national = pc.binary_join_element_wise(scalar("+33"), pc.utf8_slice_codeunits(compact, start=1), scalar(""))
     numbers = pc.if_else(national, from_national, compact)
     other = pc.invert(pc.or_(national, pc.match_substring_regex(compact, pattern=_AS_IT_IS)))
     read = [read_phone_number(spelling) for spelling in spellings.filter(other).to_pylist()]
     return (
-        pc.replace_with_mask(numbers, other, pa.array([number for number, _ in read], pa.string())),
-        pc.replace_with_mask(
-            pa.repeat(pa.scalar(HOME), len(spellings)), other, pa.array([country for _, country in read], pa.string())
-        ),
+        pc.replace_with_mask(numbers, other, strings(number for number, _ in read)),
+        pc.replace_with_mask(constant(HOME, len(spellings)), other, strings(country for _, country in read)),
     )
 
 

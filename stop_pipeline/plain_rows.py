@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from stop_pipeline import wall_clocks
+from stop_pipeline.columns import strings
 from stop_pipeline.wall_clocks import read_wall_clock_words
 from stop_pipeline.words import BYTES, Positions, gathered, leading_number, stands_at, words_at
 
@@ -81,7 +82,7 @@ def read_plain_rows(text: bytes, frame: Frame) -> PlainRows:
     )
     plain &= are_times
 
-    chosen, spellings = [np.empty(0, np.int64)], [pa.array([], pa.string())]
+    chosen, spellings = [np.empty(0, np.int64)], [strings([])]
     for length in np.flatnonzero(np.bincount(lengths[plain])):
         rows = np.flatnonzero(plain & (lengths == length))
         numbers = gathered(text, numbers_start[rows], f"V{length}")

@@ -7,6 +7,7 @@ are shown (`defs.metadata`).
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stop_pipeline.columns import strings
 from stop_pipeline.periods import set_column
 from stop_pipeline.phones import mask
 from stop_pipeline.schema import STOPS
@@ -21,7 +22,7 @@ def of_stops(store: Store, account: str) -> pa.Table:
 
     Reads no more months than it takes to find them.
     """
-    youngest = STOPS.arrow.empty_table()
+    youngest = STOPS.empty
     for month in reversed(store.month_names(account)):
         if youngest.num_rows >= ROWS:
             break
@@ -37,4 +38,4 @@ def of_suppression_list(suppression_list: pa.Table) -> pa.Table:
 def _youngest(table: pa.Table, time: str) -> pa.Table:
     places = pc.select_k_unstable(table, k=ROWS, sort_keys=[(time, "descending")])
     rows = table.take(places)
-    return set_column(rows, "phone_number", pa.array(map(mask, rows["phone_number"].to_pylist()), pa.string()))
+    return set_column(rows, "phone_number", strings(map(mask, rows["phone_number"].to_pylist())))

@@ -44,6 +44,11 @@ class TableSchema:
         """The Arrow schema; a file written with it cannot hold a null where none is allowed."""
         return pa.schema([column.field for column in self.columns])
 
+    @property
+    def empty(self) -> pa.Table:
+        """The table without a row."""
+        return pa.Table.from_arrays([pa.nulls(0, column.type) for column in self.columns], schema=self.arrow)
+
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The column names, in order."""

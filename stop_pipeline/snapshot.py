@@ -18,8 +18,8 @@ import numpy as np
 import phonenumbers
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from stop_pipeline.columns import as_arrow, as_numpy, repeats, scalar, strings
 from stop_pipeline.document import Batch, Malformed, read_document
 from stop_pipeline.errors import excerpt
 from stop_pipeline.model import BAD_CREATED_AT, CONFLICTING_ID, REASONS, Format, Snapshot
@@ -151,7 +151,7 @@ def _columns(batch: Batch) -> pa.Table:
             "country": countries,
             "created_at_local": batch.created_at_local,
             "spelling": batch.spellings,
-            "row": pa.array(np.arange(len(batch.ids))),
+            "row": as_arrow(np.arange(len(batch.ids))),
         }
     )
 
@@ -159,18 +159,18 @@ def _columns(batch: Batch) -> pa.Table:
 def _dated(columns: pa.Table, latest: datetime, timezone: str) -> pa.ChunkedArray:
     """Whether each row's `createdAt` is not too late."""
     # No zone is a day away from UTC, so only the last times need be placed in theirs.
-    surely = pc.less(columns["created_at_local"], pa.scalar(latest.replace(tzinfo=None) - _A_DAY, WALL_CLOCK))
+    surely = pc.less(columns["created_at_local"], scalar(latest.replace(tzinfo=None) - _A_DAY, WALL_CLOCK))
     if pc.all(surely).as_py():
         return surely
-    return pc.less_equal(instants(columns["created_at_local"], timezone), pa.scalar(latest, UTC_TIME))
+    return pc.less_equal(instants(columns["created_at_local"], timezone), scalar(latest, UTC_TIME))
 
 
 def _repeated_ids(tables: list[pa.Table]) -> pa.Array:
     """The ids that more than one row bears."""
-    ids = np.concatenate([np.empty(0, np.int64), *(table["id"].to_numpy() for table in tables)])
+    ids = np.concatenate([np.empty(0, np.int64), *(as_numpy(table["id"]) for table in tables)])
     if not np.all(ids[1:] > ids[:-1]):
         ids.sort()
-    return pa.array(np.unique(ids[1:][ids[1:] == ids[:-1]]))
+    return as_arrow(np.unique(ids[1:][ids[1:] == ids[:-1]]))
 
 
 def _collapsed(tables: list[pa.Table]) -> tuple[list[pa.Table], pa.Array]:
@@ -180,7 +180,7 @@ def _collapsed(tables: list[pa.Table]) -> tuple[list[pa.Table], pa.Array]:
         return tables, repeated
     rows = pa.concat_tables([table.filter(pc.is_in(table["id"], value_set=repeated)) for table in tables])
     ordered = rows.sort_by(_BY_ID)
-    distinct = ordered.filter(~_repeats(ordered, "id", "created_at_local", "phone_number"))
+    distinct = ordered.filter(as_arrow(~repeats(ordered, "id", "created_at_local", "phone_number")))
     return [*_without(tables, repeated), _ordered_by_month(distinct)], _repeated_ids([distinct])
 
 
@@ -198,26 +198,20 @@ def _one_row_per_id(columns: pa.Table, malformed: list[Malformed]) -> tuple[pa.T
         columns: All rows of some ids.
         malformed: The same rows as malformed ones.
     """
-    columns = columns.drop_columns("row").append_column("row", pa.array(np.arange(columns.num_rows)))
+    columns = columns.drop_columns("row").append_column("row", as_arrow(np.arange(columns.num_rows)))
     ordered = columns.sort_by(_BY_ID)
-    same_id = _repeats(ordered, "id")
-    same_row = _repeats(ordered, "id", "created_at_local", "phone_number")
+    same_id = repeats(ordered, "id")
+    same_row = repeats(ordered, "id", "created_at_local", "phone_number")
     run = np.cumsum(~same_row) - 1
     conflicts = np.flatnonzero(same_id[~same_row][run])
     smallest: dict[int, Malformed] = {}
-    for number, position in zip(run[conflicts].tolist(), ordered["row"].take(conflicts).to_pylist(), strict=True):
+    for number, position in zip(
+        run[conflicts].tolist(), ordered["row"].take(as_arrow(conflicts)).to_pylist(), strict=True
+    ):
         row = malformed[position]
         if number not in smallest or row.raw < smallest[number].raw:
             smallest[number] = row
-    return ordered.filter(~same_id), list(smallest.values())
-
-
-def _repeats(rows: pa.Table, *names: str) -> NDArray[np.bool_]:
-    """Whether each row has the values of the one before it in these columns."""
-    repeats = np.arange(rows.num_rows) > 0
-    for name in names:
-        repeats[1:] &= np.asarray(pc.equal(rows[name].slice(1), rows[name].slice(0, rows.num_rows - 1)))
-    return repeats
+    return ordered.filter(as_arrow(~same_id)), list(smallest.values())
 
 
 def _set_aside(columns: pa.Table, reason: str, batch: Batch) -> list[Malformed]:
@@ -234,7 +228,7 @@ def _ordered_by_month(rows: pa.Table) -> pa.Table:
         return rows
     # Of 16 bits, for those NumPy sorts digit by digit.
     since_first = (months - months.min()).astype(np.uint16)
-    return rows.take(pa.array(np.argsort(since_first, kind="stable")))
+    return rows.take(as_arrow(np.argsort(since_first, kind="stable")))
 
 
 def _gathered_by_month(tables: list[pa.Table], timezone: str) -> pa.Table:
@@ -256,14 +250,12 @@ def _gathered_by_month(tables: list[pa.Table], timezone: str) -> pa.Table:
     while tables:
         for month, rows in split_by_month(tables.pop()):
             parts[month].append(rows)
-    return pa.concat_tables(
-        [LISTED.arrow.empty_table(), *in_threads(gathered, [parts[month] for month in sorted(parts)])]
-    )
+    return pa.concat_tables([LISTED.empty, *in_threads(gathered, [parts[month] for month in sorted(parts)])])
 
 
 def in_order(rows: pa.Table) -> pa.Table:
     """`rows`, whose ids differ, by `created_at_local`, `id`."""
-    times, ids = rows["created_at_local"].to_numpy(), rows["id"].to_numpy()
+    times, ids = as_numpy(rows["created_at_local"]), as_numpy(rows["id"])
     in_order = (times[1:] > times[:-1]) | ((times[1:] == times[:-1]) & (ids[1:] > ids[:-1]))
     if in_order.all():
         return rows
@@ -273,7 +265,7 @@ def in_order(rows: pa.Table) -> pa.Table:
     # These rows are few, and keep their places among themselves when they are sorted by time again.
     few = order[of_same_time]
     order[of_same_time] = few[np.lexsort((ids[few], times[few]))]
-    return rows.take(pa.array(order))
+    return rows.take(as_arrow(order))
 
 
 def _rejected(malformed: Iterable[Malformed]) -> pa.Table:
@@ -282,11 +274,11 @@ def _rejected(malformed: Iterable[Malformed]) -> pa.Table:
     for row in sorted(malformed, key=lambda row: (REASONS.index(row.reason), row.spelling is None, row.spelling or "")):
         by_raw.setdefault(row.raw, row)
     rows = [by_raw[raw] for raw in sorted(by_raw)]
-    phone_numbers, _ = read_phone_numbers(pa.array([row.spelling for row in rows], pa.string()))
+    phone_numbers, _ = read_phone_numbers(strings(row.spelling for row in rows))
     return pa.table(
         [
-            pa.array([row.raw for row in rows], pa.string()),
-            pa.array([row.reason for row in rows], pa.string()),
+            strings(row.raw for row in rows),
+            strings(row.reason for row in rows),
             phone_numbers,
         ],
         schema=REJECTED_ROWS.arrow,

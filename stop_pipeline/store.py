@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from stop_pipeline.columns import as_numpy, time
 from stop_pipeline.errors import SchemaVersionError, StoreError
 from stop_pipeline.files import Files, LocalFiles, readable, writable
 from stop_pipeline.frames import Kept, compress, opened, unpack
@@ -286,7 +287,7 @@ class Store:
             StoreError: the file is not that of this snapshot, as where a backup brought back a part of one.
         """
         if month not in info.months:
-            return LISTED.arrow.empty_table()
+            return LISTED.empty
         name = snapshot_file(account, month)
         with self.files.reading(name), self.files.open(name) as source, pq.ParquetFile(source) as file:
             rows = _columns(file, LISTED.arrow)
@@ -393,7 +394,7 @@ class Store:
             return each(rows) if each else rows
 
         files = self.files.matching(month_file(account, "*"))
-        return pa.concat_tables([schema.empty_table(), *self.files.each(read, files)])
+        return pa.concat_tables([pa.Table.from_batches([], schema), *self.files.each(read, files)])
 
     def write_month(self, account: str, month: str, periods: pa.Table) -> None:
         """Replace a month's file by `periods`, sorted; without any, remove it."""
@@ -518,7 +519,7 @@ class Store:
                 with self.files.open(name) as source, pq.ParquetFile(source) as file:
                     return file.read().replace_schema_metadata().cast(schema.arrow)
             except FileNotFoundError:
-                return schema.arrow.empty_table()
+                return schema.empty
 
     def _month_info(self, name: str, footer: pq.FileMetaData) -> MonthInfo:
         with self.files.reading(name):
@@ -532,8 +533,13 @@ class Store:
             open_rows=written["open_rows"],
             rows=footer.num_rows,
             nulls=sum(group.null_count for name in ("id", "phone_number", "created_at") for group in statistics[name]),
-            changed_at=max(
-                group.max for name in ("first_seen_at", "removed_at") for group in statistics[name] if group.has_min_max
+            changed_at=time(
+                max(
+                    group.max_raw
+                    for name in ("first_seen_at", "removed_at")
+                    for group in statistics[name]
+                    if group.has_min_max
+                )
             ),
             id_range=_id_range(footer),
         )
@@ -633,7 +639,7 @@ def any_held(ids: pa.Array, id_ranges: Mapping[str, tuple[int, int]], read_month
         id_ranges: The smallest and the largest id of each month.
         read_month: Gives the rows of a month.
     """
-    sought = ids.to_numpy()
+    sought = as_numpy(ids)
     return any(
         ((smallest <= sought) & (sought <= largest)).any()
         and pc.any(pc.is_in(read_month(month)["id"], value_set=ids)).as_py()

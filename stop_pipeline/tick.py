@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stop_pipeline import derive
+from stop_pipeline.columns import in_one
 from stop_pipeline.difference import Before, CannotTellError, difference, shared_pieces
 from stop_pipeline.errors import ApiError, KeyRefusedError, StoreError
 from stop_pipeline.files import readable
@@ -37,9 +38,9 @@ from stop_pipeline.model import (
     State,
     commit_time,
 )
-from stop_pipeline.periods import as_committed, open_rows, split_by_month
+from stop_pipeline.periods import as_committed, is_after, open_rows, split_by_month
 from stop_pipeline.pieces import Piece, named
-from stop_pipeline.schema import STOPS, STOPS_PER_DAY, SUPPRESSION_LIST, UTC_TIME, TableSchema
+from stop_pipeline.schema import STOPS, STOPS_PER_DAY, SUPPRESSION_LIST, TableSchema
 from stop_pipeline.settings import key_variable
 from stop_pipeline.snapshot import READER, parse
 from stop_pipeline.store import MonthInfo, Store, any_held, figures_of
@@ -558,7 +559,7 @@ def _stops_per_day(store: Store, account: str, state: State, made_from: str | No
         changed = _changed_months(store, account, state, months, since)
         began, _ = _since(changed, since)
         id_ranges = {month: stored.id_range for month, stored in months.items() if stored.changed_at <= since}
-        ids = began["id"].combine_chunks()
+        ids = in_one(began["id"])
         known = _any_known(changed, since, ids)
         if not (known or any_held(ids, id_ranges, lambda month: store.read_month(account, month))):
             before = store.read_derived(STOPS_PER_DAY, account)
@@ -576,14 +577,12 @@ def _changed_months(
     """
     changed = [month for month, stored in months.items() if stored.changed_at > since]
     periods = [as_committed(store.read_month(account, month), state.applied_at) for month in changed]
-    return pa.concat_tables([STOPS.arrow.empty_table(), *periods])
+    return pa.concat_tables([STOPS.empty, *periods])
 
 
 def _since(periods: pa.Table, commit: datetime) -> tuple[pa.Table, pa.Table]:
     """The periods first seen after a commit, and those that it knew and that have ended after it."""
-    time = pa.scalar(commit, UTC_TIME)
-    began = pc.greater(periods["first_seen_at"], time)
-    ended = pc.fill_null(pc.greater(periods["removed_at"], time), fill_value=False)
+    began, ended = (is_after(periods[name], commit) for name in ("first_seen_at", "removed_at"))
     return periods.filter(began), periods.filter(pc.and_not(ended, began))
 
 
@@ -593,7 +592,7 @@ def _without(periods: pa.Table, numbers: pa.Array) -> pa.Table:
 
 def _any_known(periods: pa.Table, commit: datetime, ids: pa.Array) -> bool:
     """Whether a commit knew a period of any of these ids."""
-    known = periods.filter(pc.less_equal(periods["first_seen_at"], pa.scalar(commit, UTC_TIME)))
+    known = periods.filter(pc.invert(is_after(periods["first_seen_at"], commit)))
     return bool(pc.any(pc.is_in(known["id"], value_set=ids)).as_py())
 
 

@@ -26,7 +26,7 @@ from stop_pipeline import derive
 from stop_pipeline.errors import ApiError, StoreError
 from stop_pipeline.files import DAMAGE
 from stop_pipeline.model import REASONS, Landed, SnapshotInfo, State
-from stop_pipeline.periods import REJECTED_ORDER, STOPS_ORDER, as_committed, fingerprint, months_of, open_rows
+from stop_pipeline.periods import REJECTED_ORDER, STOPS_ORDER, as_committed, fingerprint, is_after, months_of, open_rows
 from stop_pipeline.schema import (
     LISTED,
     REJECTED,
@@ -34,7 +34,6 @@ from stop_pipeline.schema import (
     STOPS,
     STOPS_PER_DAY,
     SUPPRESSION_LIST,
-    UTC_TIME,
     TableSchema,
 )
 from stop_pipeline.snapshot import parse
@@ -123,7 +122,7 @@ class _Inspection:
         before = len(self._findings)
         months, rejected = self._stops(), self._rejected()
         tables_hold = len(self._findings) == before
-        stops = pa.concat_tables([STOPS.arrow.empty_table(), *months.values()])
+        stops = pa.concat_tables([STOPS.empty, *months.values()])
         if state is not None:
             self._state(state, newest)
             self._uncommitted(state, months, rejected)
@@ -214,7 +213,7 @@ class _Inspection:
         months = {month: self._listed(info, month) for month in info.months}
         if len(self._findings) > before:
             return None
-        listed = pa.concat_tables([LISTED.arrow.empty_table(), *months.values()])
+        listed = pa.concat_tables([LISTED.empty, *months.values()])
         files = self._store.files.matching(snapshot_file(self._account, "*"))
         if (
             (listed.num_rows, found[0].num_rows) != (info.listed, info.rejected)
@@ -235,7 +234,7 @@ class _Inspection:
         if listed is None or fingerprint(listed) == info.months[month]:
             return listed
         self._note(file, "holds other rows than the snapshot tells: remove the folder, and the next tick parses anew")
-        return LISTED.arrow.empty_table()
+        return LISTED.empty
 
     def _stops(self) -> dict[str, pa.Table]:
         """Every month that can be read."""
@@ -261,7 +260,7 @@ class _Inspection:
         file = self._file(REJECTED)
         found = self._read(file, REJECTED) if self._store.files.exists(file) else None
         if found is None:
-            return REJECTED.arrow.empty_table()
+            return REJECTED.empty
         if self._periods_hold(file, found[0], REJECTED_ORDER) and set(found[0]["reason"].to_pylist()) - set(REASONS):
             self._note(file, f"gives reasons that are none of the closed set: {RESTORE}")
         return found[0]
@@ -384,6 +383,5 @@ def _later(periods: pa.Table, applied_at: datetime | None) -> int:
     """How many of the periods began or ended after the commit."""
     if applied_at is None:
         return int(periods.num_rows)
-    time = pa.scalar(applied_at, UTC_TIME)
-    ended = pc.fill_null(pc.greater(periods["removed_at"], time), fill_value=False)
-    return pc.sum(pc.or_(pc.greater(periods["first_seen_at"], time), ended)).as_py() or 0
+    later = pc.or_(*(is_after(periods[name], applied_at) for name in ("first_seen_at", "removed_at")))
+    return pc.sum(later).as_py() or 0

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from stop_pipeline.columns import scalar
 from stop_pipeline.schema import UTC_TIME, WALL_CLOCK
 from stop_pipeline.words import Words, byte, digits
 
@@ -32,8 +33,9 @@ def read_wall_clocks(texts: pa.Array) -> pa.Array:
     """
     moments = pc.strptime(texts, format=FORM, unit="s", error_is_null=True)
     survives = pc.equal(moments.cast(pa.string()), texts)
-    recent = pc.greater_equal(moments, pa.scalar(EARLIEST, pa.timestamp("s")))
-    return pc.if_else(pc.and_(survives, recent), moments, None).cast(WALL_CLOCK)
+    moments = moments.cast(WALL_CLOCK)
+    recent = pc.greater_equal(moments, scalar(EARLIEST, WALL_CLOCK))
+    return pc.if_else(pc.and_(survives, recent), moments, scalar(None, WALL_CLOCK))
 
 
 def read_wall_clock_words(

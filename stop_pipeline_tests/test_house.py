@@ -4,13 +4,17 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
+
+from stop_pipeline_tests.ticking import Row, Ticker, rows
 
 PACKAGE = Path(__file__).parent.parent / "stop_pipeline"
 ROOMS = {"client", "snapshot", "merge", "store"}
 SHARED = {"errors", "schema", "model", "envelope", "phones", "periods", "files", "objects", "roots"}
-SHARED |= {"document", "plain_rows", "wall_clocks", "words", "pieces", "frames", "threads"}
+SHARED |= {"columns", "document", "plain_rows", "wall_clocks", "words", "pieces", "frames", "threads"}
 """What the four rooms may use: plain types, and pure or lower helpers that import no room themselves."""
 
 DAGSTER_SIDE = {"definitions.py", "local_dagster.py"}
@@ -75,3 +79,26 @@ def test_loading_the_definitions_loads_nothing_that_only_a_tick_needs() -> None:
     assert not loaded & {"pandas", "rich", "defusedxml", "dagster_webserver", "grpc", *HTTP_AND_PHONES}
     # The types of the columns that the UI shows are Arrow's; files are none of its business.
     assert not loaded & {"pyarrow.parquet", "pyarrow.dataset", "pyarrow.compute", "stop_pipeline.tick"}
+
+
+def ticks_of_every_kind() -> None:
+    """What a tick can meet: rows that come, go, change and come back, numbers of any kind, rows that are set aside."""
+    with TemporaryDirectory() as root:
+        ticker = Ticker(root)
+        malformed = {"id": 0, "phoneNumber": "0639980000", "createdAt": "2025-06-01 10:00:00"}
+        misdated = {"id": 7_000, "phoneNumber": "0639980000", "createdAt": "2035-06-01 10:00:00"}
+        first: list[Any] = [*rows(300), *rows(300, first_id=1_000, month="2024-02"), malformed, misdated]
+        ticker.tick(first)
+        ticker.tick(first)
+        changed = ticker.tick([Row(1, "+32470123456"), *first[3:], Row(5_000), Row(5_001, "0692 12 34 56")])
+        assert (changed.counts.changed, changed.counts.removed) == (1, 2)
+        assert ticker.tick(first).counts.restored == 2
+        assert ticker.tick([*first, first[0], Row(1, "+33639980009")]).info.rejected == 3
+        assert ticker.tick(rows(10)).counts.withheld
+        assert ticker.tick(rows(10), accept_removals=1_000).counts.removed
+
+
+def test_no_tick_loads_pandas() -> None:
+    loaded = _modules_loaded_by(f"from {__name__} import ticks_of_every_kind\nticks_of_every_kind()")
+    assert "stop_pipeline.tick" in loaded
+    assert "pandas" not in loaded
