@@ -77,12 +77,14 @@ class Runner:
     timeout_seconds: float
 
     def run(self, *command: str | Path, cwd: Path | None = None, **variables: str) -> Taken:
-        """Run to the end, with nothing of this machine's settings of ours.
+        """Run to the end, with nothing of this machine's settings of ours, and modules compiled once, as ever.
 
         Raises:
             FailedError: it ended badly, or not in time.
         """
-        ours = ("SMSPARTNER_", "STOP_PIPELINE_", "DAGSTER_", "DLT_", "RUNTIME__")
+        # Where Python may not keep what it compiles, it compiles this package anew each time; the peers' came compiled
+        # from their installation.
+        ours = ("SMSPARTNER_", "STOP_PIPELINE_", "DAGSTER_", "DLT_", "RUNTIME__", "PYTHONDONTWRITEBYTECODE")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         environment |= {"RUNTIME__DLTHUB_TELEMETRY": "false", **variables}
         with tempfile.TemporaryFile(dir=self.work) as stdout, tempfile.TemporaryFile(dir=self.work) as stderr:
