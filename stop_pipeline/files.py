@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stop_pipeline.errors import StoreError
+from stop_pipeline.threads import in_threads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -213,8 +214,8 @@ class Files(ABC):
         """The names of all files below `folder`, at any depth, sorted by their parts."""
 
     def each(self, read: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """What `read` gives for each item, in their order; at once, where waiting is what takes the time."""
-        return [read(item) for item in items]
+        """What `read` gives for each item, in their order; several at once."""
+        return in_threads(read, items)
 
     def _work(self, account: str) -> Path:
         return self._scratch / f"account={account}"
@@ -329,7 +330,7 @@ class LocalFiles(Files):
                 for name in names
                 for entry in (fnmatch.filter(self._entries(name), part) if "*" in part else [part])
             ]
-        return sorted(name for name in names if self.exists(name))
+        return sorted(names if "*" in part else filter(self.exists, names))
 
     def below(self, folder: str) -> list[str]:
         """The names of all files below `folder`."""

@@ -87,7 +87,7 @@ def read_stops(
         for account in store.accounts()
     ]
     nothing = pa.schema([(ACCOUNT.name, _CATEGORY), (CREATED_MONTH.name, _CATEGORY), *STOPS.arrow]).empty_table()
-    return _to_pandas(pa.concat_tables([nothing.select(wanted), *tables]))
+    return _to_pandas(pa.concat_tables(tables or [nothing.select(wanted)]))
 
 
 def read_rejected(root: str | Path | None = None, history: bool = False) -> pd.DataFrame:  # noqa: FBT001, FBT002

@@ -47,12 +47,17 @@ class TableSchema:
     @property
     def empty(self) -> pa.Table:
         """The table without a row."""
-        return pa.Table.from_arrays([pa.nulls(0, column.type) for column in self.columns], schema=self.arrow)
+        return no_rows(self.arrow)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The column names, in order."""
         return tuple(column.name for column in self.columns)
+
+
+def no_rows(schema: pa.Schema) -> pa.Table:
+    """A table of these columns, without a row; Arrow's own `empty_table` loads pandas (`columns`)."""
+    return pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
 
 
 ACCOUNT = Column("account", pa.string(), "Name of the SMS Partner account, from the folder `account=…`.")

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stop_pipeline.columns import as_numpy, time
+from stop_pipeline.columns import as_numpy, constant, strings, time
 from stop_pipeline.errors import SchemaVersionError, StoreError
 from stop_pipeline.files import Files, LocalFiles, readable, writable
 from stop_pipeline.frames import Kept, compress, opened, unpack
@@ -56,6 +56,7 @@ from stop_pipeline.schema import (
     STOP_SNAPSHOT,
     STOPS,
     TableSchema,
+    no_rows,
 )
 from stop_pipeline.threads import in_threads
 
@@ -368,12 +369,17 @@ class Store:
 
     def read_month(self, account: str, month: str) -> pa.Table:
         """All periods (`schema.STOPS`) of a month, sorted; a month without a file has no rows."""
-        return self._read_if_any(month_file(account, month), STOPS)
+        return self._read_if_any(month_file(account, month), STOPS.arrow)
 
     def scan_stops(self, account: str, *, columns: list[str], condition: pc.Expression | None) -> pa.Table:
         """Some columns of the periods that meet a condition, hive keys included; months that cannot are not read."""
         folder = f"stops/account={account}"
         keys = pa.schema([ACCOUNT.field, CREATED_MONTH.field])
+        months = None if condition is None else self._months_meeting(account, condition)
+        if months is not None and not {*keys.names} & {*columns}:
+            schema = pa.schema([STOPS.arrow.field(name) for name in columns])
+            tables = self.files.each(lambda month: self._read_if_any(month_file(account, month), schema), months)
+            return pa.concat_tables([no_rows(schema), *tables])
         schema = pa.schema([*STOPS.arrow, *keys])
         # A month that a killed tick began can vanish between the listing and the read, when the next takes it back.
         with self.files.reading(folder):
@@ -381,6 +387,15 @@ class Store:
                 with suppress(FileNotFoundError):
                     return self.files.scan(folder, schema, keys, columns, condition)
             return self.files.scan(folder, schema, keys, columns, condition)
+
+    def _months_meeting(self, account: str, condition: pc.Expression) -> list[str] | None:
+        """The months whose rows all meet a condition, where no other row does; None if it is not on the keys alone."""
+        folders = self.files.matching(f"stops/account={account}/created_month=*")
+        months = [folder.rpartition("=")[2] for folder in folders]
+        keys = {ACCOUNT.name: constant(account, len(months)), CREATED_MONTH.name: strings(months)}
+        with suppress(pa.ArrowInvalid):
+            return list(pa.table(keys).filter(condition)[CREATED_MONTH.name].to_pylist())
+        return None
 
     def stops_columns(
         self, account: str, columns: Iterable[str], *, each: Callable[[pa.Table], pa.Table] | None = None
@@ -394,7 +409,7 @@ class Store:
             return each(rows) if each else rows
 
         files = self.files.matching(month_file(account, "*"))
-        return pa.concat_tables([pa.Table.from_batches([], schema), *self.files.each(read, files)])
+        return pa.concat_tables([no_rows(schema), *self.files.each(read, files)])
 
     def write_month(self, account: str, month: str, periods: pa.Table) -> None:
         """Replace a month's file by `periods`, sorted; without any, remove it."""
@@ -408,7 +423,7 @@ class Store:
 
     def read_rejected(self, account: str) -> pa.Table:
         """All periods of malformed rows (`schema.REJECTED`), sorted; empty before the first."""
-        return self._read_if_any(_single_file("rejected", "rejected", account), REJECTED)
+        return self._read_if_any(_single_file("rejected", "rejected", account), REJECTED.arrow)
 
     def write_rejected(self, account: str, periods: pa.Table) -> None:
         """Replace the malformed rows; without any, remove their file."""
@@ -485,7 +500,7 @@ class Store:
 
     def read_derived(self, schema: TableSchema, account: str) -> pa.Table:
         """A derived table; empty before the first tick."""
-        return self._read_if_any(_single_file(schema.name, schema.name, account), schema)
+        return self._read_if_any(_single_file(schema.name, schema.name, account), schema.arrow)
 
     def write_derived(self, schema: TableSchema, account: str, table: pa.Table, commit: str) -> None:
         """Replace a derived table, marked with the commit that it was made from."""
@@ -512,14 +527,14 @@ class Store:
         with self.files.reading(name), self.files.open(name) as source, pq.ParquetFile(source) as file:
             return _columns(file, schema)
 
-    def _read_if_any(self, name: str, schema: TableSchema) -> pa.Table:
-        """The table, without rows if there is no such file."""
+    def _read_if_any(self, name: str, schema: pa.Schema) -> pa.Table:
+        """The columns of `schema`, without rows if there is no such file."""
         with self.files.reading(name):
             try:
                 with self.files.open(name) as source, pq.ParquetFile(source) as file:
-                    return file.read().replace_schema_metadata().cast(schema.arrow)
+                    return _columns(file, schema)
             except FileNotFoundError:
-                return schema.empty
+                return no_rows(schema)
 
     def _month_info(self, name: str, footer: pq.FileMetaData) -> MonthInfo:
         with self.files.reading(name):
