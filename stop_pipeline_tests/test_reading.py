@@ -165,6 +165,8 @@ def test_columns_come_in_the_order_asked_for(ticker: Ticker) -> None:
         [("created_at_local", ">=", datetime(2025, 6, 1)), ("created_at_local", "<", datetime(2025, 7, 1))],  # noqa: DTZ001 – a wall clock
         [[("created_month", "==", "2025-06")], [("id", "==", 0)]],
         pc.field("created_month") == "2025-06",
+        [("account", "==", "main"), ("created_month", "in", ["2025-06", "1999-01"])],
+        [("created_month", "==", "2025-06"), ("phone_number", "!=", "")],
     ],
 )
 def test_filters_are_those_of_pandas(ticker: Ticker, filters: Any) -> None:
@@ -176,6 +178,34 @@ def test_filters_are_those_of_pandas(ticker: Ticker, filters: Any) -> None:
 def test_filters_that_fit_no_column_are_the_callers_mistake(ticker: Ticker, filters: Any) -> None:
     with pytest.raises(ValueError, match="do not fit the columns"):
         read_stops(ticker.root, filters=filters)
+
+
+@pytest.mark.parametrize("view", [{}, {"history": True}, {"columns": ["removed_at", "created_month"]}])
+@pytest.mark.parametrize(
+    ("filters", "chosen"),
+    [
+        ([("created_month", "<", "2025-07")], lambda frame: frame["created_month"] < "2025-07"),
+        ([("created_month", "==", "1999-01")], lambda frame: frame["created_month"] == "1999-01"),
+        ([("account", "==", "lyon")], lambda frame: frame["account"] == "lyon"),
+        (
+            [[("account", "==", "lyon")], [("created_month", "==", "2025-05")]],
+            lambda frame: (frame["account"] == "lyon") | (frame["created_month"] == "2025-05"),
+        ),
+    ],
+)
+def test_a_filter_gives_the_rows_that_pandas_would_choose(
+    ticker: Ticker, view: dict[str, Any], filters: Any, chosen: Callable[[pd.DataFrame], pd.Series]
+) -> None:
+    Ticker(ticker.root, "lyon").tick([Row(1), Row(2, created_at="2025-07-01 00:00:00")])
+    everything = read_stops(ticker.root, history=view.get("history", False)).astype(
+        {"account": "str", "created_month": "str"}
+    )
+    due = everything[chosen(everything)].reset_index(drop=True)
+    due = due[view.get("columns", list(due))]
+    frame = read_stops(ticker.root, filters=filters, **view)
+    keys = {name: "str" for name in ("account", "created_month") if name in due}
+    pd.testing.assert_frame_equal(frame.astype(keys), due)
+    assert all(isinstance(frame[name].dtype, pd.CategoricalDtype) for name in keys)
 
 
 def test_a_month_that_cannot_match_is_not_read(ticker: Ticker) -> None:
