@@ -11,6 +11,7 @@ time at which they were missed. Nothing is imported before a contender needs it,
 `check` counts the rows that stand and looks for the ids that must be among them; `ticks` is many ticks in one process.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -104,6 +105,42 @@ class OursCore(Ours):
         tick.fetch(store, ACCOUNT, canned_client(answer, fetched_at, in_place=True), timezone=TIMEZONE)
         tick.parse_newest(store, ACCOUNT, timezone=TIMEZONE)
         tick.apply_newest(store, ACCOUNT, Guard())
+
+
+class OursAlone(Ours):
+    """A first tick that only parses, merges and writes `stops`, as the peers do: nothing is kept for the next one."""
+
+    def tick(self, state: Path, answer: Path, fetched_at: datetime) -> None:
+        from stop_pipeline import tick
+        from stop_pipeline.merge import Guard
+        from stop_pipeline.model import SnapshotInfo
+        from stop_pipeline.periods import fingerprint, split_by_month
+        from stop_pipeline.snapshot import parse
+        from stop_pipeline.store import Store
+
+        fetched = canned_client(answer, fetched_at, in_place=True).fetch(answer)
+        snapshot = parse(answer, fetched.format, fetched_at=fetched_at, timezone=TIMEZONE)
+        months = dict(split_by_month(snapshot.listed))
+        parsed = SnapshotInfo.of(
+            snapshot,
+            fetched_at=fetched_at,
+            sha256=fetched.sha256,
+            size_bytes=fetched.size_bytes,
+            timezone=TIMEZONE,
+        )
+        parsed = dataclasses.replace(parsed, months={month: fingerprint(rows) for month, rows in months.items()})
+
+        class InMemory(Store):
+            def snapshot_info(self, account: str) -> SnapshotInfo:  # noqa: ARG002
+                return parsed
+
+            def read_listed(self, account: str, info: SnapshotInfo, month: str) -> "pa.Table":  # noqa: ARG002
+                return months[month]
+
+            def read_malformed(self, account: str) -> "pa.Table":  # noqa: ARG002
+                return snapshot.rejected
+
+        tick.apply_newest(InMemory(state), ACCOUNT, Guard())
 
 
 class Naive(Contender):
@@ -329,6 +366,7 @@ def canned_client(answer: Path, fetched_at: datetime, *, in_place: bool = False)
 CONTENDERS: dict[str, Contender] = {
     "ours": Ours(),
     "ours core": OursCore(),
+    "ours alone": OursAlone(),
     "naive": Naive(),
     "delta": DeltaMerge(),
     "dlt merge": DltMerge(),

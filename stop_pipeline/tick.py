@@ -135,6 +135,9 @@ class Derived:
 _just_judged: dict[tuple[str, datetime, str], SnapshotChange] = {}
 """The answer that `fetch` parsed to judge it, so that `parse_newest` in the same process need not parse it again."""
 
+_just_parsed: dict[tuple[str, str], pa.Table] = {}
+"""The months that `parse_newest` wrote, by time zone and fingerprint: `apply_newest` need not read them again."""
+
 
 def fetch(store: Store, account: str, client: Client, *, timezone: str) -> Fetched:
     """Get the list and land it, once it is known to be one.
@@ -189,6 +192,9 @@ def parse_newest(store: Store, account: str, *, timezone: str) -> Parsed:
         if change is None or change.before not in (None, info):
             change = _parse_landed(store, account, landed, fetched_at=read_as_of, timezone=timezone)
         info = store.write_snapshot(account, change)
+        _just_parsed.clear()
+        written = ((info.months.get(month), rows) for month, rows in change.months.items())
+        _just_parsed.update({(timezone, fingerprint): rows for fingerprint, rows in written if fingerprint})
     log.info("Account %s: parsed %s rows, %s malformed", account, f"{info.rows:,}", f"{info.rejected:,}")
     return Parsed(dataclasses.replace(info, fetched_at=landed.fetched_at), parsed=True)
 
@@ -420,7 +426,9 @@ def _apply(
     differing = sorted(months - same)
 
     def compared(month: str) -> MonthChange:
-        return compare_month(store.read_month(account, month), store.read_listed(account, info, month))
+        rows = _just_parsed.pop((info.timezone, info.months.get(month, "")), None)
+        listed = store.read_listed(account, info, month) if rows is None else rows
+        return compare_month(store.read_month(account, month), listed)
 
     changes = dict(zip(differing, in_threads(compared, differing), strict=True))
     verdict = judge(
