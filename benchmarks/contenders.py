@@ -117,18 +117,14 @@ class OursAlone(Ours):
         from stop_pipeline.periods import fingerprint, split_by_month
         from stop_pipeline.snapshot import parse
         from stop_pipeline.store import Store
+        from stop_pipeline.threads import in_threads
 
-        fetched = canned_client(answer, fetched_at, in_place=True).fetch(answer)
-        snapshot = parse(answer, fetched.format, fetched_at=fetched_at, timezone=TIMEZONE)
+        snapshot = parse(answer, "json", fetched_at=fetched_at, timezone=TIMEZONE)
         months = dict(split_by_month(snapshot.listed))
-        parsed = SnapshotInfo.of(
-            snapshot,
-            fetched_at=fetched_at,
-            sha256=fetched.sha256,
-            size_bytes=fetched.size_bytes,
-            timezone=TIMEZONE,
+        parsed = dataclasses.replace(
+            SnapshotInfo.of(snapshot, fetched_at=fetched_at, sha256="", size_bytes=0, timezone=TIMEZONE),
+            months=dict(zip(months, in_threads(fingerprint, months.values()), strict=True)),
         )
-        parsed = dataclasses.replace(parsed, months={month: fingerprint(rows) for month, rows in months.items()})
 
         class InMemory(Store):
             def snapshot_info(self, account: str) -> SnapshotInfo:  # noqa: ARG002

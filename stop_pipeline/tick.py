@@ -425,10 +425,13 @@ def _apply(
     # Months are read anew to be written: in memory at once there is what changes, and not what stays.
     differing = sorted(months - same)
 
+    def known(month: str) -> pa.Table:
+        return store.read_month(account, month) if month in stored else STOPS.empty
+
     def compared(month: str) -> MonthChange:
         rows = _just_parsed.pop((info.timezone, info.months.get(month, "")), None)
         listed = store.read_listed(account, info, month) if rows is None else rows
-        return compare_month(store.read_month(account, month), listed)
+        return compare_month(known(month), listed)
 
     changes = dict(zip(differing, in_threads(compared, differing), strict=True))
     verdict = judge(
@@ -453,7 +456,7 @@ def _apply(
         store.write_state(account, dataclasses.replace(state, pending=Pending(info.fetched_at, changed_months)))
 
     def write(month: str) -> None:
-        periods = bring_in(store.read_month(account, month), changes.pop(month), verdict, fetched_at=info.fetched_at)
+        periods = bring_in(known(month), changes.pop(month), verdict, fetched_at=info.fetched_at)
         store.write_month(account, month, periods)
 
     in_threads(write, changed_months)
