@@ -82,6 +82,7 @@ class Batch:
         malformed: The rows without a usable `id`, phone number or `createdAt`.
         extra_fields: Names of row fields that are not documented.
         objects: The rows of the columns as Python objects; None where the columns tell all that was written.
+        mobile: How many rows, from the first, are known to bear a French mobile number as `phones` keeps it.
     """
 
     ids: pa.Array
@@ -90,6 +91,7 @@ class Batch:
     malformed: tuple[Malformed, ...] = ()
     extra_fields: frozenset[str] = field(default=frozenset())
     objects: tuple[Any, ...] | None = None
+    mobile: int = 0
 
     @property
     def rows(self) -> int:
@@ -241,7 +243,7 @@ def _batches(text: bytes, *, is_last: bool) -> Iterator[Batch]:
     if odd is None:
         raise _NotAListError
     if plain and len(plain.ids):
-        yield Batch(as_arrow(plain.ids), plain.spellings, as_arrow(plain.created_at_local))
+        yield Batch(as_arrow(plain.ids), plain.spellings, as_arrow(plain.created_at_local), mobile=plain.mobile)
     if odd:
         yield _batch(odd)
 

@@ -103,13 +103,21 @@ def read_phone_number(spelling: str) -> tuple[str, str | None]:
     return spelling, None
 
 
-def read_phone_numbers(spellings: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
+def read_phone_numbers(spellings: pa.Array | pa.ChunkedArray, mobile: int = 0) -> tuple[pa.Array, pa.Array]:
     """`read_phone_number` of a whole column: E.164 numbers and countries; a null stays null.
 
     French mobile numbers, in whatever spelling, are read in Arrow; only other distinct spellings go through Python.
+
+    Args:
+        spellings: The column.
+        mobile: How many, from the first, are known to be French mobile numbers in E.164.
     """
     if isinstance(spellings, pa.ChunkedArray):
         spellings = in_one(spellings)  # Arrow replaces under a mask in one piece only
+    if mobile:
+        numbers, countries = read_phone_numbers(spellings[mobile:])
+        known = spellings[:mobile]
+        return pa.concat_arrays([known, numbers]), pa.concat_arrays([constant(HOME, mobile), countries])
     to_read = pc.invert(pc.match_substring_regex(spellings, pattern=_AS_IT_IS))
     remaining = spellings.filter(to_read)
     distinct = pc.unique(remaining)

@@ -16,13 +16,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from stop_pipeline import wall_clocks
-from stop_pipeline.columns import strings
 from stop_pipeline.wall_clocks import read_wall_clock_words
-from stop_pipeline.words import BYTES, Positions, gathered, leading_number, stands_at, words_at
+from stop_pipeline.words import BYTES, Positions, digits, gathered, leading_number, stands_at, words_at
 
 _MOST_ID_DIGITS = 15
 """A longer id is odd: it might be more than 2⁶³−1."""
 _MOST_NUMBER_BYTES = 20
+_MOBILE_BYTES = len("+33600000000")
 _POWERS_OF_TEN = 10 ** np.arange(BYTES + 1)
 _FIRST_CHAR, _LAST_CHAR = b"+9"
 """Between them lie the digits, plus, minus, full stop and slash, and nothing that could end a text or escape."""
@@ -52,12 +52,14 @@ class PlainRows:
         ids: int64, from 1.
         spellings: Phone numbers as spelled (string).
         created_at_local: `createdAt`, datetime64[us].
+        mobile: How many of them, from the first, are French mobile numbers written as `phones` keeps them.
         others: Where the text of all other rows begins and ends, in order; no plain row is within.
     """
 
     ids: NDArray[np.int64]
     spellings: pa.StringArray
     created_at_local: NDArray[np.datetime64]
+    mobile: int
     others: list[tuple[int, int]]
 
 
@@ -82,9 +84,13 @@ def read_plain_rows(text: bytes, frame: Frame) -> PlainRows:
     )
     plain &= are_times
 
-    chosen, spellings = [np.empty(0, np.int64)], [strings([])]
-    for length in np.flatnonzero(np.bincount(lengths[plain])):
-        rows = np.flatnonzero(plain & (lengths == length))
+    mobile = np.flatnonzero(plain & (lengths == _MOBILE_BYTES))
+    mobile = mobile[_are_mobile(text, numbers_start[mobile])]
+    chosen, spellings = [mobile], [_strings(gathered(text, numbers_start[mobile], f"V{_MOBILE_BYTES}"))]
+    to_choose = plain.copy()
+    to_choose[mobile] = False
+    for length in np.flatnonzero(np.bincount(lengths[to_choose])):
+        rows = np.flatnonzero(to_choose & (lengths == length))
         numbers = gathered(text, numbers_start[rows], f"V{length}")
         usable = _are_numbers(numbers)
         plain[rows[~usable]] = False
@@ -92,7 +98,7 @@ def read_plain_rows(text: bytes, frame: Frame) -> PlainRows:
         spellings.append(_strings(numbers[usable]))
     order = np.concatenate(chosen)
     others = list(_gaps(starts[plain], ends[plain], len(text)))
-    return PlainRows(ids[order], pa.concat_arrays(spellings), created_at_local[order], others)
+    return PlainRows(ids[order], pa.concat_arrays(spellings), created_at_local[order], len(mobile), others)
 
 
 def _occurrences(text: bytes, wanted: bytes) -> Positions:
@@ -112,6 +118,14 @@ def _read_ids(text: bytes, starts: Positions) -> tuple[NDArray[np.int64], Positi
         ids[going_on] = ids[going_on] * _POWERS_OF_TEN[more_digits] + more
         digits[going_on] += more_digits
     return ids, starts + digits, canonical & (digits <= _MOST_ID_DIGITS)
+
+
+def _are_mobile(text: bytes, starts: Positions) -> NDArray[np.bool_]:
+    """At which positions “+336” or “+337” and eight digits stand."""
+    mobile: NDArray[np.bool_] = stands_at(text, starts, b"+336") | stands_at(text, starts, b"+337")
+    _, odd = digits(words_at(text, starts + len(b"+336")), b"0" * BYTES)
+    mobile &= odd == 0
+    return mobile
 
 
 def _are_numbers(numbers: NDArray[np.void]) -> NDArray[np.bool_]:

@@ -147,7 +147,7 @@ def shown_fields(extra_fields: Iterable[str]) -> tuple[str, ...]:
 
 def _columns(batch: Batch) -> pa.Table:
     """`_KEPT` of each row; with it `spelling`, and `row`, its place."""
-    phone_numbers, countries = read_phone_numbers(batch.spellings)
+    phone_numbers, countries = read_phone_numbers(batch.spellings, batch.mobile)
     return pa.table(
         {
             "id": batch.ids,

@@ -385,6 +385,14 @@ def test_a_phone_number_written_as_an_integer_rejects_the_row_but_is_read_from_i
     assert only_rejected(read_rows(GOOD | {"id": None, "phoneNumber": digits}))[1:] == (BAD_ID, number)
 
 
+@pytest.mark.parametrize("prefix", ["+336", "+337", "+338", "+330", "+346", "-336", "0336"])
+@pytest.mark.parametrize("rest", ["39980012", "49999999", "3998001-", "-9980012", "39/80012", "3.980012", "+9980012"])
+def test_what_is_nearly_a_french_mobile_number_is_read_as_by_itself(prefix: str, rest: str) -> None:
+    snapshot = read_rows(GOOD | {"id": 2, "phoneNumber": prefix + rest}, GOOD)  # the last row is no plain one
+    row = snapshot.listed.to_pylist()[1]
+    assert (row["phone_number"], row["country"]) == read_phone_number(prefix + rest)
+
+
 def test_a_phone_number_that_cannot_be_recognised_is_kept_as_received_but_for_white_space_around_it() -> None:
     snapshot = read_rows(GOOD | {"phoneNumber": " not a  number\n"})
     assert snapshot.listed.select(["phone_number", "country"]).to_pylist() == [
