@@ -21,6 +21,7 @@ Value = str | int | datetime | None
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _BITS = 8
+_MOST_TEXT_BYTES = 2**31 - 1
 _NUMPY_TYPES: dict[pa.DataType, str] = {
     pa.int32(): "int32",
     pa.int64(): "int64",
@@ -39,7 +40,9 @@ def as_arrow(values: NDArray[Any]) -> pa.Array:
 
 
 def as_numpy(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
-    """A column without nulls, of whole numbers, times or bool, as an array of NumPy; not to be written to.
+    """A column without nulls, of whole numbers, times, days or bool, as an array of NumPy; not to be written to.
+
+    Days are counted from 1970.
 
     Raises:
         ValueError: the column holds a null.
@@ -65,15 +68,20 @@ def in_one(column: pa.ChunkedArray) -> pa.Array:
 
 
 def strings(values: Iterable[str | None]) -> pa.StringArray:
-    """Texts as a column of Arrow; None is null."""
+    """Texts as a column of Arrow; None is null.
+
+    Raises:
+        OverflowError: they are longer than 2 GiB together.
+    """
     texts = [None if value is None else value.encode() for value in values]
-    offsets = np.zeros(len(texts) + 1, np.int32)
-    np.cumsum([len(text or b"") for text in texts], out=offsets[1:])
+    ends = np.cumsum([0, *(len(text or b"") for text in texts)])
+    if ends[-1] > _MOST_TEXT_BYTES:
+        raise OverflowError("a column of Arrow holds 2 GiB of text")
     validity = None
     if None in texts:
         validity = pa.py_buffer(np.packbits([text is not None for text in texts], bitorder="little"))
-    data = pa.py_buffer(b"".join(filter(None, texts)))
-    return pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), data, validity)
+    offsets, text = pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(b"".join(filter(None, texts)))
+    return pa.StringArray.from_buffers(len(texts), offsets, text, validity)
 
 
 def scalar(value: Value, of_type: pa.DataType | None = None) -> pa.Scalar:
@@ -93,7 +101,7 @@ def scalar(value: Value, of_type: pa.DataType | None = None) -> pa.Scalar:
     return as_arrow(np.array([value]))[0]
 
 
-def time(microseconds: int) -> datetime:
+def as_time(microseconds: int) -> datetime:
     """The time so long after 1970, as Arrow counts it."""
     return _EPOCH + microseconds * _MICROSECOND
 

@@ -215,9 +215,8 @@ def _one_row_per_id(columns: pa.Table, malformed: list[Malformed]) -> tuple[pa.T
     run = np.cumsum(~same_row) - 1
     conflicts = np.flatnonzero(same_id[~same_row][run])
     smallest: dict[int, Malformed] = {}
-    for number, position in zip(
-        run[conflicts].tolist(), ordered["row"].take(as_arrow(conflicts)).to_pylist(), strict=True
-    ):
+    positions = as_numpy(ordered["row"])[conflicts]
+    for number, position in zip(run[conflicts].tolist(), positions.tolist(), strict=True):
         row = malformed[position]
         if number not in smallest or row.raw < smallest[number].raw:
             smallest[number] = row

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stop_pipeline.columns import as_numpy, constant, strings, time
+from stop_pipeline.columns import as_numpy, as_time, constant, strings
 from stop_pipeline.errors import SchemaVersionError, StoreError
 from stop_pipeline.files import Files, LocalFiles, readable, writable
 from stop_pipeline.frames import Kept, compress, opened, unpack
@@ -548,7 +548,7 @@ class Store:
             open_rows=written["open_rows"],
             rows=footer.num_rows,
             nulls=sum(group.null_count for name in ("id", "phone_number", "created_at") for group in statistics[name]),
-            changed_at=time(
+            changed_at=as_time(
                 max(
                     group.max_raw
                     for name in ("first_seen_at", "removed_at")

@@ -244,6 +244,7 @@ def apply_newest(store: Store, account: str, guard: Guard, *, raw_days: int | No
             counts = state.counts
         if raw_days is not None:
             _forget_old_answers(store, account, state, timedelta(days=raw_days))
+        _just_parsed.clear()
         return Applied(info, state, outcome, counts, months_written)
 
 

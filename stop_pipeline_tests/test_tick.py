@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, tick
 from stop_pipeline.errors import ForeignListError, UnreadableAnswerError
+from stop_pipeline.merge import Guard
 from stop_pipeline.model import Pending
-from stop_pipeline_tests.ticking import IN_MEMORY, START, Row, Ticker, answer_body, rows, tree
+from stop_pipeline_tests.ticking import IN_MEMORY, PARIS, START, Row, Ticker, answer_body, rows, tree
 
 DATA = Path(__file__).parent / "data"
 
@@ -66,6 +67,22 @@ def test_the_same_rows_in_another_order_leave_every_month_as_it_was(ticker: Tick
     assert applied.outcome == "applied"
     assert applied.months_written == ()
     assert tree(ticker.root, "stops") == before
+
+
+def test_steps_in_processes_of_their_own_leave_what_they_leave_in_one(tmp_path: Path) -> None:
+    one, other = Ticker(tmp_path / "one"), Ticker(tmp_path / "other")
+    first = [*rows(300), *rows(20, first_id=1_000, month="2024-02"), {"id": 0}]
+    for listed in (first, [Row(1, "+32470123456"), *first[3:]], first):
+        body = answer_body(listed)
+        one.tick(body)
+        other.fetch(body)
+        tick._just_judged.clear()  # noqa: SLF001 – as another process has it
+        tick.parse_newest(other.store, "main", timezone=PARIS)
+        tick._just_parsed.clear()  # noqa: SLF001
+        tick.apply_newest(other.store, "main", Guard())
+        tick.derive_suppression_list(other.store, "main")
+        tick.derive_stops_per_day(other.store, "main")
+        assert tree(one.root) == tree(other.root)
 
 
 def test_a_late_row_from_2016_rewrites_only_that_month(ticker: Ticker) -> None:
