@@ -5,6 +5,7 @@ import json
 import tempfile
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -71,7 +72,7 @@ def test_the_same_rows_in_another_order_leave_every_month_as_it_was(ticker: Tick
 
 def test_steps_in_processes_of_their_own_leave_what_they_leave_in_one(tmp_path: Path) -> None:
     one, other = Ticker(tmp_path / "one"), Ticker(tmp_path / "other")
-    first = [*rows(300), *rows(20, first_id=1_000, month="2024-02"), {"id": 0}]
+    first: list[Any] = [*rows(300), *rows(20, first_id=1_000, month="2024-02"), {"id": 0}]
     for listed in (first, [Row(1, "+32470123456"), *first[3:]], first):
         body = answer_body(listed)
         one.tick(body)
