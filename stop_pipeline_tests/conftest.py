@@ -6,7 +6,9 @@ README quotes. What does not: what is tried, and what counts as lost, which each
 
 import socket
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,11 @@ class Figures:
         """Count, before the test asserts anything, so that the table shows losses too."""
         self.rows[what][0] += tried
         self.rows[what][1] += lost
+
+    def add_all(self, rows: Mapping[str, tuple[int, int]]) -> None:
+        """Count what another process counted."""
+        for what, (tried, lost) in rows.items():
+            self.add(what, tried=tried, lost=lost)
 
 
 FIGURES = pytest.StashKey[Figures]()
@@ -42,6 +49,18 @@ def free_port() -> int:
 def figures(pytestconfig: pytest.Config) -> Figures:
     """Where a test tells what it tried."""
     return pytestconfig.stash[FIGURES]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where tests run in several processes (`pytest -n 2`), give the figures to the one that prints them."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["figures"] = dict(session.config.stash[FIGURES].rows)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the figures of such a process, which has ended."""
+    node.config.stash[FIGURES].add_all(getattr(node, "workeroutput", {}).get("figures", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
