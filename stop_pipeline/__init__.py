@@ -10,6 +10,7 @@ The rooms of the house, from the outside in:
     tick           the steps of one tick, without Dagster
     client         HTTP: the answer, or a typed error            envelope   the provider's codes
     snapshot       rows → typed rows and malformed rows          document   bytes → rows, in batches
+    json_document, xml_document   what an answer must be         rows       a parser's rows → batches
     plain_rows     rows as the provider writes them → columns    words      eight characters at a time
     wall_clocks    `createdAt` → times                           phones     spellings → E.164
     pieces         where an answer is cut                        difference what it changes in the one before
@@ -20,6 +21,7 @@ The rooms of the house, from the outside in:
     store          where tables lie                              files      atomic writes, the lock, on disk
     roots          folder or bucket                              objects    the same in a bucket
     frames         an answer as it is kept, piece by piece       threads    several things at once
+    columns        values of Python and NumPy as Arrow's
     reading        what a notebook gets
     suppression    a campaign held against the list              campaign   its file, read and written in parts
     verify         whether the files hold together               rebuild    kept answers → a fresh root

@@ -5,6 +5,7 @@ What belongs here: the provider's codes and the reading of a small error documen
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import ParseError
@@ -12,11 +13,20 @@ from xml.etree.ElementTree import ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from stop_pipeline.errors import AccessRefusedError, ApiError, KeyRefusedError, TransientApiError, excerpt
+from stop_pipeline.errors import (
+    AccessRefusedError,
+    ApiError,
+    KeyRefusedError,
+    TransientApiError,
+    UnreadableAnswerError,
+    excerpt,
+    redact,
+)
 from stop_pipeline.model import Format
 
 _MAX_CODE_DIGITS = 6
 """The provider's codes have three; a number beyond this is no code, and would flood the message."""
+_MAX_COUNT_DIGITS = 18
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,7 @@ def _from_json(text: str) -> Envelope | None:
     success, message = document.get("success"), document.get("message")
     return Envelope(
         success=success if isinstance(success, bool) else None,
-        code=_code(document.get("code")),
+        code=whole_code(document.get("code")),
         message=message if isinstance(message, str) else None,
     )
 
@@ -140,12 +150,38 @@ def _from_xml(text: str) -> Envelope | None:
         return None
     entries = [(entry.text or "").strip() for entry in root.findall("entry")[:3]]
     success, code, message = entries + [""] * (3 - len(entries))
-    return Envelope(success={"true": True, "false": False}.get(success), code=_code(code), message=message or None)
+    return Envelope(success={"true": True, "false": False}.get(success), code=whole_code(code), message=message or None)
 
 
-def _code(value: Any) -> int | None:
-    """A code as an integer: the provider writes it as a number, or as a string of its digits."""
-    digits = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if isinstance(digits, str) and digits.isascii() and digits.isdigit() and len(digits) <= _MAX_CODE_DIGITS:
+def whole_code(value: Any) -> int | None:
+    """A code: the provider writes it as a number, or as a string of its digits; None for anything else."""
+    return _whole_number(value, _MAX_CODE_DIGITS)
+
+
+def whole_count(value: Any) -> int | None:
+    """`nbData`, likewise."""
+    return _whole_number(value, _MAX_COUNT_DIGITS)
+
+
+def _whole_number(value: Any, max_digits: int) -> int | None:
+    digits = str(value) if type(value) is int else value
+    if isinstance(digits, str) and digits.isascii() and digits.isdigit() and len(digits) <= max_digits:
         return int(digits)
     return None
+
+
+def unreadable(answer_format: Format, problem: str, head: bytes, secrets: Collection[str]) -> UnreadableAnswerError:
+    """The error that an answer is no list.
+
+    Args:
+        answer_format: What was asked for.
+        problem: What is wrong.
+        head: How the answer begins.
+        secrets: What must not be quoted of it.
+    """
+    # Struck out before the text is cut: half a key would not be found any more.
+    begins = excerpt(redact(head.decode("utf-8", "replace"), secrets))
+    return UnreadableAnswerError(
+        f"SMS Partner's answer is no list of stops in {answer_format.upper()}: {problem} "
+        f"({f'it begins “{begins}”' if begins else 'it is blank'}); a later tick may find a whole one."
+    )

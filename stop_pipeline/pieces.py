@@ -47,24 +47,26 @@ _WINDOW_BYTES = 8 << 20
 _CUT_WINDOW_BYTES = 64 << 10
 
 
-def json_pattern(pattern: bytes) -> re.Pattern[bytes]:
-    """A pattern in which W stands for JSON's white space and blanks mean nothing."""
-    return re.compile(pattern.replace(b"W", rb"[\ \t\n\r]*"), re.VERBOSE)
+def pattern(written: bytes) -> re.Pattern[bytes]:
+    """A pattern in which W stands for the white space of JSON and XML, and blanks mean nothing."""
+    return re.compile(written.replace(b"W", rb"[\ \t\n\r]*"), re.VERBOSE)
 
 
-_ROW_BEGINS = json_pattern(rb'(\{ W "id" W : W) [0-9]+ (W , W "[^"]*")')
-_BETWEEN_ROWS = json_pattern(rb"\} W , W (\{)")
+_ROW_BEGINS: dict[Format, re.Pattern[bytes]] = {
+    "json": pattern(rb'(\{ W "id" W : W) [0-9]+ (W , W "[^"]*")'),
+    "xml": pattern(rb"(<entry> W <entry> W (?:<!\[CDATA\[ W)?) [0-9]+ ((?:W \]\]>)? W </entry> W <entry>)"),
+}
+_BETWEEN_ROWS: dict[Format, re.Pattern[bytes]] = {
+    "json": pattern(rb"\} W , W (\{)"),
+    "xml": pattern(rb"</entry> W </entry> W (<entry>) W <entry>"),
+}
 
 
 def cut(path: Path, answer_format: Format) -> Iterator[Span]:
-    """The pieces of a document, which follow each other from its first byte to its last; one of an empty document.
-
-    Only JSON is cut between rows; other pieces are so many bytes.
-    """
+    """The pieces of a document, which follow each other from its first byte to its last; one of an empty document."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        cuts = _cuts(file, size) if answer_format == "json" else range(PIECE_BYTES, size, PIECE_BYTES)
-        yield from pairwise(chain([0], cuts, [size]))
+        yield from pairwise(chain([0], _cuts(file, size, answer_format), [size]))
 
 
 def named(path: Path, answer_format: Format) -> list[Piece]:
@@ -86,19 +88,19 @@ def read(file: BinaryIO, span: Span) -> bytes:
     return text
 
 
-def _cuts(file: BinaryIO, size: int) -> Iterator[int]:
-    """Where the second piece of a JSON document begins, and all that follow."""
+def _cuts(file: BinaryIO, size: int, answer_format: Format) -> Iterator[int]:
+    """Where the second piece of a document begins, and all that follow."""
     start = 0
-    for place in chain(_row_cuts(file), [size]):
-        yield from _size_cuts(file, start, place)
+    for place in chain(_row_cuts(file, _ROW_BEGINS[answer_format]), [size]):
+        yield from _size_cuts(file, start, place, _BETWEEN_ROWS[answer_format])
         if place < size:
             yield place
         start = place
 
 
-def _row_cuts(file: BinaryIO) -> Iterator[int]:
+def _row_cuts(file: BinaryIO, row_begins: re.Pattern[bytes]) -> Iterator[int]:
     """Where what looks like a row with a round id begins, written as the first row is, and not the first row itself."""
-    first = _ROW_BEGINS.search(os.pread(file.fileno(), HEAD_BYTES, 0))
+    first = row_begins.search(os.pread(file.fileno(), HEAD_BYTES, 0))
     if first is None or len(first[0]) > _MOST_BEGINNING_BYTES:
         return
     before, after = first.groups()
@@ -117,12 +119,12 @@ def _row_cuts(file: BinaryIO) -> Iterator[int]:
         window_at += len(window) - longest
 
 
-def _size_cuts(file: BinaryIO, start: int, end: int) -> Iterator[int]:
+def _size_cuts(file: BinaryIO, start: int, end: int, between_rows: re.Pattern[bytes]) -> Iterator[int]:
     """Where pieces of `PIECE_BYTES` or less begin, but for the first: before what looks like a row."""
     reach = start + PIECE_BYTES
     while reach < end:
         window_at = max(start, reach - _CUT_WINDOW_BYTES)
-        place = _last(_BETWEEN_ROWS.finditer(os.pread(file.fileno(), reach - window_at, window_at)))
+        place = _last(between_rows.finditer(os.pread(file.fileno(), reach - window_at, window_at)))
         if place is not None:
             start = reach = window_at + place
             yield start

@@ -13,13 +13,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline import document, pieces
-from stop_pipeline.document import Batch, Reading, read_document
+from stop_pipeline import json_document, pieces, xml_document
+from stop_pipeline.document import Reading, read_document
 from stop_pipeline.errors import ApiError
+from stop_pipeline.model import Format
 from stop_pipeline.pieces import cut
+from stop_pipeline.rows import Batch, Malformed
 
 Row = tuple[int, str, str, str]
-Outcome = tuple[int | None, int | None, list[Row], list[document.Malformed], frozenset[str]]
+Outcome = tuple[int | None, int | None, list[Row], list[Malformed], frozenset[str]]
 
 PLAIN = '{"id": 1, "phoneNumber": "+33639980001", "createdAt": "2025-06-01 10:00:00"}'
 
@@ -44,7 +46,7 @@ def read(text: str | bytes, *, piece_bytes: int) -> Iterator[Path]:
 
 def as_outcome(reading: Reading[Batch]) -> Outcome:
     rows: list[Row] = []
-    malformed: list[document.Malformed] = []
+    malformed: list[Malformed] = []
     extra_fields = frozenset[str]()
     for batch in reading.batches:
         times = batch.created_at_local.cast(pa.string()).to_pylist()
@@ -56,18 +58,22 @@ def as_outcome(reading: Reading[Batch]) -> Outcome:
     return reading.code, reading.nb_data, sorted(rows), malformed, extra_fields
 
 
-def in_pieces(path: Path) -> Reading[Batch]:
-    return read_document(path, "json", lambda batch: batch, pieces=list(cut(path, "json")))
+def in_pieces(path: Path, form: Format = "json") -> Reading[Batch]:
+    return read_document(path, form, lambda batch: batch, pieces=list(cut(path, form)))
 
 
-def whole(path: Path) -> Reading[Batch]:
+def whole(path: Path, form: Format = "json") -> Reading[Batch]:
+    grammar = {"json": json_document, "xml": xml_document}[form]
     with path.open("rb") as file:
-        return document._read_whole_json(file, lambda batch: batch, ())  # noqa: SLF001 – what pieces are held against
+        code, nb_data, rows = grammar.read_whole(file, ())
+        return Reading(code, nb_data, [rows], list_at=None)
 
 
-def outcome_or_error(path: Path, reader: Callable[[Path], Reading[Batch]]) -> Outcome | tuple[type[ApiError], str]:
+def outcome_or_error(
+    path: Path, reader: Callable[[Path, Format], Reading[Batch]], form: Format = "json"
+) -> Outcome | tuple[type[ApiError], str]:
     try:
-        return as_outcome(reader(path))
+        return as_outcome(reader(path, form))
     except ApiError as error:
         return type(error), str(error)
 
@@ -213,3 +219,133 @@ def test_a_piece_that_the_system_reads_a_part_of_only_is_not_taken_for_the_list(
     monkeypatch.setattr(os, "pread", lambda file, size, start: pread(file, min(size, most), start))
     with read(answer(rows, ","), piece_bytes=1000) as path:
         assert sum(batch.rows for batch in in_pieces(path).batches) == len(rows)
+
+
+# XML.
+
+
+def xml_row(*texts: str, frame: str = "<entry>\n      <entry>%s</entry>\n    </entry>", cdata: bool = True) -> str:
+    written = [text if text.isdigit() or not cdata else f"<![CDATA[{text}]]>" for text in texts]
+    return frame.replace("%s", "</entry>\n      <entry>".join(written))
+
+
+XML_PLAIN = xml_row("1", "+33639980001", "2025-06-01 10:00:00")
+XML_PLAIN_ROWS = st.builds(
+    xml_row,
+    st.integers(-1, 2**63 + 1).map(str),
+    st.text("+0123456789 ", max_size=13),
+    st.text("0123456789-: ", min_size=1, max_size=20),
+    cdata=st.booleans(),
+)
+XML_RAW_TEXTS = st.sampled_from(
+    [
+        "",
+        "<entry/>",
+        "<entry>7</entry>",
+        "stray",
+        "\u00a0",
+        "&amp;",
+        "&#49;",
+        "&bogus;",
+        "<b/>",
+        "<!-- -- >",
+        "<!--",
+        "-->",
+        f"<!-- {XML_PLAIN} -->",
+        f"<entry>{XML_PLAIN}</entry>",
+        "<![CDATA[",
+        "]]>",
+        "<entry>",
+        "</entry>",
+        "</entry><entry>",
+        "</entry></result>",
+        "<?of no interest?>",
+        '<?xml version="1.0"?>',
+        "<!DOCTYPE result>",
+        XML_PLAIN.replace(">1<", ">01<"),
+        XML_PLAIN.replace(">1<", ">1<b/><"),
+        XML_PLAIN.replace(">1<", "> 1\n<"),
+        XML_PLAIN.replace("+33", "&#43;33"),
+        XML_PLAIN.replace("+33", "+33]]"),
+        XML_PLAIN.replace("+33", "<!-- -->+33"),
+        XML_PLAIN.replace("+33", " \u00a0+33"),
+        XML_PLAIN.replace("<entry>", '<entry id="1">', 1),
+        XML_PLAIN.replace("\n", "\r\n"),
+        XML_PLAIN.replace("10:00:00", "10:00:00]]><![CDATA["),
+        xml_row("1", "+33639980001", "2025-06-01 10:00:00", frame="<entry><entry>%s</entry></entry>"),
+        xml_row("1", "+33639980001", "2025-06-01 10:00:00", frame="<entry><entry>%s</entry><entry/></entry>"),
+    ]
+)
+XML_ENTRIES = "<entry>true</entry>\n<entry>200</entry>\n<entry>2</entry>\n"
+XML_AROUND = st.sampled_from(
+    [
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<result>{XML_ENTRIES}<entry>\n  %s\n</entry></result>\n',
+        f"<result>{XML_ENTRIES}<entry>%s</entry></result>",
+        f"<?xml version='1.0' encoding = 'us-ascii'?><result>{XML_ENTRIES}<entry>%s</entry></result>",
+        f'<?xml version="1.0" encoding="iso-8859-1"?><result>{XML_ENTRIES}<entry>%s</entry></result>',
+        f'<?xml version="1.0" encoding="utf-16"?><result>{XML_ENTRIES}<entry>%s</entry></result>',
+        f'<?xml version="1.0" encoding="none"?><result>{XML_ENTRIES}<entry>%s</entry></result>',
+        f"\ufeff<result>{XML_ENTRIES}<entry>%s</entry></result>",
+        f"<!-- <result>{XML_ENTRIES}<entry> --><result>{XML_ENTRIES}<entry>%s</entry></result>",
+        f"<result>{XML_ENTRIES}<entry>%s</entry><entry>more</entry></result>",
+        f"<result>{XML_ENTRIES}<entry>%s</entry><entry></entry></result><!-- </entry> -->",
+        f"<result>{XML_ENTRIES}<entry>%s</entry><other></other></result>",
+        f"<result>{XML_ENTRIES}<entry>text %s</entry></result>",
+        f"<result>{XML_ENTRIES}<entry>%s text</entry></result>",
+        f"<result>{XML_ENTRIES}<entry><![CDATA[%s]]></entry></result>",
+        f"<result>{XML_ENTRIES}<entry><entry>%s</entry></entry></result>",
+        f"<result>{XML_ENTRIES}<entry>%s</entry>",
+        f"<result>{XML_ENTRIES}<entry>%s",
+        f"<result>{XML_ENTRIES}<entry>%s</entry></result> x",
+        f"<other>{XML_ENTRIES}<entry>%s</entry></other>",
+        f"<other><result>{XML_ENTRIES}<entry>%s</entry></result></other>",
+        f'<result xmlns="x">{XML_ENTRIES}<entry>%s</entry></result>',
+        f"<!DOCTYPE result><result>{XML_ENTRIES}<entry>%s</entry></result>",
+        "<result><entry>false</entry><entry>10</entry><entry>no</entry><entry>%s</entry></result>",
+        "<result><entry>true</entry><entry>%s</entry></result>",
+    ]
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    rows=st.lists(XML_PLAIN_ROWS | XML_RAW_TEXTS | st.just(XML_PLAIN), max_size=12),
+    between=st.sampled_from(["", "\n    ", " ", "\r\n\t", "\u2003", "text"]),
+    around=XML_AROUND,
+    piece_bytes=st.integers(1, 600),
+)
+@example(
+    rows=[XML_PLAIN] * 5,
+    between="\n    ",
+    around=f"<result>{XML_ENTRIES}<entry>\n    %s\n  </entry>\n</result>",
+    piece_bytes=300,
+)
+@example(
+    rows=[XML_PLAIN, f"<!-- {XML_PLAIN}", f"{XML_PLAIN} -->", XML_PLAIN],
+    between="\n    ",
+    around=f"<result>{XML_ENTRIES}<entry>%s</entry></result>",
+    piece_bytes=600,
+)
+def test_wherever_an_xml_document_is_cut_it_gives_what_the_parser_of_whole_documents_gives(
+    rows: list[str], between: str, around: str, piece_bytes: int
+) -> None:
+    text = around.replace("%s", between.join(rows))
+    with read(text, piece_bytes=piece_bytes) as path:
+        assert outcome_or_error(path, in_pieces, "xml") == outcome_or_error(path, whole, "xml")
+
+
+@pytest.mark.parametrize("between", ["", "\n    ", "\r\n"])
+def test_no_plain_row_of_xml_but_the_last_becomes_an_object_however_many_pieces_there_are(between: str) -> None:
+    rows = [xml_row(str(number), "+33639980001", "2025-06-01 10:00:00") for number in range(1, 500)]
+    text = f"<result>{XML_ENTRIES}<entry>{between}{between.join(rows)}\n</entry>\n</result>"
+    with read(text, piece_bytes=2000) as path:
+        reading = in_pieces(path, "xml")
+    assert reading.list_at
+    assert len(reading.batches) > 20
+    assert objects(reading) <= 1
+    assert [row[0] for row in as_outcome(reading)[2]] == list(range(1, 500))
+
+
+def test_the_documented_xml_is_read_in_pieces() -> None:
+    path = Path(__file__).parent / "data" / "sample-list.xml"
+    assert in_pieces(path, "xml").list_at

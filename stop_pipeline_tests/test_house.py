@@ -14,7 +14,19 @@ from stop_pipeline_tests.ticking import Row, Ticker, rows
 PACKAGE = Path(__file__).parent.parent / "stop_pipeline"
 ROOMS = {"client", "snapshot", "merge", "store"}
 SHARED = {"errors", "schema", "model", "envelope", "phones", "periods", "files", "objects", "roots"}
-SHARED |= {"columns", "document", "plain_rows", "wall_clocks", "words", "pieces", "frames", "threads"}
+SHARED |= {
+    "columns",
+    "document",
+    "json_document",
+    "xml_document",
+    "rows",
+    "plain_rows",
+    "wall_clocks",
+    "words",
+    "pieces",
+    "frames",
+    "threads",
+}
 """What the four rooms may use: plain types, and pure or lower helpers that import no room themselves."""
 
 DAGSTER_SIDE = {"definitions.py", "local_dagster.py"}

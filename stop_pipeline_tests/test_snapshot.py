@@ -18,7 +18,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline.document import Batch
 from stop_pipeline.errors import ApiError, KeyRefusedError, TransientApiError, UnreadableAnswerError
 from stop_pipeline.model import (
     BAD_CREATED_AT,
@@ -30,6 +29,7 @@ from stop_pipeline.model import (
     Snapshot,
 )
 from stop_pipeline.phones import read_phone_number
+from stop_pipeline.rows import Batch
 from stop_pipeline.schema import LISTED, REJECTED_ROWS
 from stop_pipeline.snapshot import parse
 
