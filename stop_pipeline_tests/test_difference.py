@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from stop_pipeline import frames, pieces, snapshot, tick
 from stop_pipeline.difference import difference, shared_pieces
-from stop_pipeline.model import Landed, Snapshot, SnapshotChange
+from stop_pipeline.model import Format, Landed, Snapshot, SnapshotChange
 from stop_pipeline.schema import LISTED
 from stop_pipeline.store import Store, snapshot_file
 from stop_pipeline_tests.ticking import IN_MEMORY, Row, Ticker, answer_body, rows, tree
@@ -82,6 +82,19 @@ def _row(number: int, kind: str) -> str:
     return json.dumps(by_kind[kind])
 
 
+def _xml_row(number: int, kind: str) -> str:
+    """The same in XML, where a row without exactly three entries is malformed."""
+    row = json.loads(_row(number, kind)) or {}
+    return f"<entry>{''.join(f'<entry>{value}</entry>' for value in row.values())}</entry>"
+
+
+def _body(form: Format, texts: Sequence[str], nb_data: int) -> bytes:
+    if form == "json":
+        return f'{{"success": true, "code": 200, "nbData": {nb_data}, "data": [{", ".join(texts)}]}}'.encode()
+    entries = f"<entry>true</entry><entry>200</entry><entry>{nb_data}</entry>"
+    return f"<result>{entries}<entry>\n{chr(10).join(texts)}\n</entry></result>".encode()
+
+
 IDS = st.integers(1, 150)
 PLAIN = st.just("plain")
 HARMLESS = st.sampled_from(["plain", "altered", "moved", "misdated", "null", "unreadable number"])
@@ -89,36 +102,43 @@ ANY = st.sampled_from(["plain", "altered", "more", "other", "late", "same id", "
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> list[bytes]:
-    """Some answers, each like the one before but for a few rows."""
+def answers(draw: st.DrawFn) -> list[tuple[Format, bytes]]:
+    """Some answers, each like the one before but for a few rows, and now and then for its form."""
+    form: Format = draw(st.sampled_from(["json", "json", "xml"]))
     kinds = draw(st.sampled_from([PLAIN, HARMLESS, HARMLESS, ANY]))
     listed = dict.fromkeys(range(1, 151), "plain") | draw(st.dictionaries(IDS, kinds, max_size=4))
     place = dict(enumerate(draw(st.sampled_from([range(151), range(151, 0, -1)]) | st.permutations(range(151)))))
-    bodies = []
+    bodies: list[tuple[Format, bytes]] = []
     for _ in range(draw(st.integers(2, 5))):
-        texts = [_row(number, listed[number]) for number in sorted(listed, key=place.__getitem__)]
+        if draw(st.integers(0, 19)) == 19:
+            form = "xml" if form == "json" else "json"
+        write = {"json": _row, "xml": _xml_row}[form]
+        texts = [write(number, listed[number]) for number in sorted(listed, key=place.__getitem__)]
         twice = texts[:1] if draw(st.integers(0, 9)) == 9 else []
         nb_data = len(texts) + len(twice) + (draw(st.integers(0, 4)) == 4)
-        data = ", ".join([*texts, *twice])
-        bodies.append(f'{{"success": true, "code": 200, "nbData": {nb_data}, "data": [{data}]}}'.encode())
+        bodies.append((form, _body(form, [*texts, *twice], nb_data)))
         listed = listed | draw(st.dictionaries(IDS, kinds, max_size=2))
         for number in draw(st.lists(IDS, max_size=2)):
             listed.pop(number, None)
     return bodies
 
 
-def _ticked(bodies: Sequence[bytes], folder: str) -> dict[str, bytes]:
+def _ticked(bodies: Sequence[tuple[Format, bytes]], folder: str) -> dict[str, bytes]:
     ticker = Ticker(Path(folder))
-    for body in bodies:
-        ticker.tick(body, accept_removals=150)
+    for form, body in bodies:
+        ticker.tick(body, accept_removals=150, answer_format=form)
     return tree(Path(folder))
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(bodies=answers(), piece_bytes=st.sampled_from([100, 500, 4 << 20]))
-@example(bodies=[answer_body(rows(60)), answer_body(rows(61)), answer_body(rows(62))], piece_bytes=4 << 20)
+@example(bodies=[("json", answer_body(rows(count))) for count in (60, 61, 62)], piece_bytes=4 << 20)
+@example(
+    bodies=[("xml", _body("xml", [_xml_row(n, "plain") for n in range(1, last)], last - 1)) for last in (90, 95, 93)],
+    piece_bytes=4 << 20,
+)
 def test_what_differs_from_the_answer_before_gives_what_the_whole_answer_gives(
-    bodies: list[bytes], piece_bytes: int
+    bodies: list[tuple[Format, bytes]], piece_bytes: int
 ) -> None:
     with (
         tempfile.TemporaryDirectory(dir=IN_MEMORY) as one,
@@ -201,9 +221,9 @@ def _sequences() -> dict[str, list[bytes]]:
 def test_these_answers_in_a_row_give_what_they_give_when_each_is_parsed_whole(tmp_path: Path, name: str) -> None:
     bodies = _sequences()[name]
     with small_pieces():
-        differences = _ticked(bodies, str(tmp_path / "one"))
+        differences = _ticked([("json", body) for body in bodies], str(tmp_path / "one"))
         with all_parsed():
-            assert differences == _ticked(bodies, str(tmp_path / "other"))
+            assert differences == _ticked([("json", body) for body in bodies], str(tmp_path / "other"))
 
 
 # How much is parsed.
@@ -249,6 +269,16 @@ def test_of_a_list_that_hardly_differs_a_few_pieces_are_parsed(
         .filter(pa.compute.field("removed_at").is_null())["id"]
         .to_pylist()
     ) == sorted(row.id for row in listed)
+
+
+def test_of_an_xml_list_too_a_few_pieces_are_parsed(tmp_path: Path, parses: Parses) -> None:
+    ticker = Ticker(tmp_path)
+    for last in (200, 201):
+        texts = [_xml_row(number, "plain") for number in range(1, last + 1)]
+        _tick_in_small_pieces(ticker, _body("xml", texts, last), answer_format="xml")
+    assert parses.rows[0] == 200
+    assert max(parses.rows[1:]) <= 42
+    assert ticker.store.state("main").counts.new == 1
 
 
 def test_no_month_is_made_anew_but_those_of_rows_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
