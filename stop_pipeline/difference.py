@@ -93,7 +93,8 @@ def difference(before: Before, left: Snapshot, now: Snapshot, info: SnapshotInfo
     }
     listed = before.info.listed - gone.num_rows + added.num_rows
     rows = before.info.rows - left.rows + now.rows
-    if rows != listed + rejected.num_rows:
+    duplicates = before.info.duplicates - left.duplicates + now.duplicates
+    if rows != listed + rejected.num_rows + duplicates:
         raise CannotTellError("the rows do not add up")
     info = dataclasses.replace(
         info,
@@ -101,7 +102,7 @@ def difference(before: Before, left: Snapshot, now: Snapshot, info: SnapshotInfo
         rejected=rejected.num_rows,
         months={month: name for month, name in before.info.months.items() if month not in months},
         rows=rows,
-        duplicates=0,
+        duplicates=duplicates,
         code=now.code,
         nb_data=now.nb_data,
         extra_fields=shown_fields({*before.info.extra_fields, *now.extra_fields}),

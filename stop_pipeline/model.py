@@ -67,8 +67,8 @@ class Snapshot:
         nb_data: How many rows the provider said would follow, None if it did not say.
         extra_fields: Names of row fields that are not documented, sorted, their digits masked.
         pieces_read_by: What they were read by, if each piece of the answer (`pieces`) gives some of these rows,
-            whatever the others are, and would at any later time; None if one row bears on another, or is dated too late
-            to be believed yet.
+            whatever the others are, and would at any later time; None if a row bears on one of another piece, or is
+            dated too late to be believed yet.
         list_at: Where the list begins and ends in the answer, in bytes, if it was read in pieces; None if not.
     """
 

@@ -108,7 +108,7 @@ def parse(
     tables = [batch.listed for batch in reading.batches]
     del reading.batches[:]  # so that `tables` alone holds them
 
-    tables, shared = _collapsed(tables)
+    tables, shared, scattered = _collapsed(tables)
     if len(shared):
         # Rare, so what these rows said word for word is read again instead of being kept for all.
         def of_shared_ids(batch: Batch) -> tuple[pa.Table, list[Malformed]]:
@@ -135,7 +135,7 @@ def parse(
         code=reading.code,
         nb_data=reading.nb_data,
         extra_fields=shown_fields(extra_fields),
-        pieces_read_by=None if any_late or duplicates or len(shared) else READER,
+        pieces_read_by=None if any_late or scattered or len(malformed) > len(rejected) else READER,
         list_at=reading.list_at,
     )
 
@@ -184,15 +184,16 @@ def _repeated_ids(tables: list[pa.Table]) -> pa.Array:
     return as_arrow(np.unique(ids[1:][ids[1:] == ids[:-1]]))
 
 
-def _collapsed(tables: list[pa.Table]) -> tuple[list[pa.Table], pa.Array]:
-    """Of equal rows one; and the ids that rows which differ share."""
+def _collapsed(tables: list[pa.Table]) -> tuple[list[pa.Table], pa.Array, bool]:
+    """Of equal rows one; the ids that rows which differ share; and whether rows of one id are in several tables."""
     repeated = _repeated_ids(tables)
     if not len(repeated):
-        return tables, repeated
-    rows = pa.concat_tables([table.filter(pc.is_in(table["id"], value_set=repeated)) for table in tables])
-    ordered = rows.sort_by(_BY_ID)
+        return tables, repeated, False
+    rows = [table.filter(pc.is_in(table["id"], value_set=repeated)) for table in tables]
+    scattered = sum(len(pc.unique(table["id"])) for table in rows) > len(repeated)
+    ordered = pa.concat_tables(rows).sort_by(_BY_ID)
     distinct = ordered.filter(as_arrow(~repeats(ordered, "id", "created_at_local", "phone_number")))
-    return [*_without(tables, repeated), distinct], _repeated_ids([distinct])
+    return [*_without(tables, repeated), distinct], _repeated_ids([distinct]), scattered
 
 
 def _without(tables: list[pa.Table], ids: pa.Array) -> list[pa.Table]:
