@@ -29,14 +29,13 @@ _CHUNK_BYTES = 1 << 20
 
 _LIST_BEGINS = pattern(rb"<result> W (?:<entry> [^<]* </entry> W){3} <entry>")
 _ENCODING = pattern(rb"<\?xml [^>]* encoding W = W [\"\'] ([^\"\']+)")
-_READ_IN_PIECES = (b"utf-8", b"us-ascii")
-"""Of these encodings a part can be read without the declaration, which stands before the first."""
 
-_TEXT_BEGINS, _TEXT_ENDS = rb"<entry> W (?:<!\[CDATA\[ W)?", rb"(?:W \]\]>)? W </entry>"
+# A text that is looked for has no white space at its ends: else it and the W beside it would share it in all ways.
+_BETWEEN_TEXTS = rb"(?:W \]\]>)? W </entry> W <entry> W (?:<!\[CDATA\[ W)?"
 _PLAIN_ROW = pattern(
-    rb"(<entry> W B) [0-9]+ (E W B) [^<\]]* (E W B) [^<\]]* (E W </entry> W) (?=<entry>)".replace(
-        b"B", _TEXT_BEGINS
-    ).replace(b"E", _TEXT_ENDS)
+    rb"(<entry> W <entry> W (?:<!\[CDATA\[ W)?) [0-9]+"
+    rb"(%b) [+-9]* (%b) [0-9-]*\ [0-9:]*"
+    rb"((?:W \]\]>)? W </entry> W </entry> W) (?=<entry>)" % (_BETWEEN_TEXTS, _BETWEEN_TEXTS)
 )
 
 _ROWS_MARK = "rows"
@@ -50,8 +49,8 @@ def find_list(file: BinaryIO) -> tuple[list["TopEntry"], int, int] | None:
     if begins is None:
         return None
     encoding = _ENCODING.search(head[: begins.start()])
-    if encoding and encoding[1].lower() not in _READ_IN_PIECES:
-        return None
+    if encoding and encoding[1].lower() != b"utf-8":
+        return None  # a piece would be read without the declaration
     tail_at = max(begins.end(), size - HEAD_BYTES)
     tail = os.pread(file.fileno(), size - tail_at, tail_at)
     ends_at = tail.rfind(b"</entry>")

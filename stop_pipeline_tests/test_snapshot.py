@@ -607,6 +607,16 @@ def test_strings_of_many_megabytes_are_read_as_any_other() -> None:
     holds_its_promises(snapshot)
 
 
+@pytest.mark.parametrize("field", range(3))
+def test_megabytes_of_white_space_in_xml_are_read_as_any_other(field: int) -> None:
+    texts = ["1", NUMBER, NOON]
+    texts[field] += " " * 3_000_000 + "<b/>"
+    entries = "".join(f"<entry>{text}</entry>" for text in texts)
+    snapshot = read(xml_document(f"<entry>{entries}</entry>" + xml_row("2", NUMBER, NOON), nb_data="2"), "xml")
+    assert snapshot.whole
+    assert 2 in snapshot.listed["id"].to_pylist()
+
+
 def test_what_looks_like_the_end_of_a_row_within_a_string_is_text() -> None:
     tricky = '"},{"id":2,"phoneNumber":"\\'
     snapshot = read_rows(GOOD | {"phoneNumber": tricky}, GOOD | {"id": 3, "createdAt": "},{"})
