@@ -5,7 +5,6 @@ What belongs here: the provider's codes and the reading of a small error documen
 """
 
 import json
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import ParseError
@@ -13,15 +12,7 @@ from xml.etree.ElementTree import ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from stop_pipeline.errors import (
-    AccessRefusedError,
-    ApiError,
-    KeyRefusedError,
-    TransientApiError,
-    UnreadableAnswerError,
-    excerpt,
-    redact,
-)
+from stop_pipeline.errors import AccessRefusedError, ApiError, KeyRefusedError, TransientApiError, excerpt
 from stop_pipeline.model import Format
 
 _MAX_CODE_DIGITS = 6
@@ -168,20 +159,3 @@ def _whole_number(value: Any, max_digits: int) -> int | None:
     if isinstance(digits, str) and digits.isascii() and digits.isdigit() and len(digits) <= max_digits:
         return int(digits)
     return None
-
-
-def unreadable(answer_format: Format, problem: str, head: bytes, secrets: Collection[str]) -> UnreadableAnswerError:
-    """The error that an answer is no list.
-
-    Args:
-        answer_format: What was asked for.
-        problem: What is wrong.
-        head: How the answer begins.
-        secrets: What must not be quoted of it.
-    """
-    # Struck out before the text is cut: half a key would not be found any more.
-    begins = excerpt(redact(head.decode("utf-8", "replace"), secrets))
-    return UnreadableAnswerError(
-        f"SMS Partner's answer is no list of stops in {answer_format.upper()}: {problem} "
-        f"({f'it begins “{begins}”' if begins else 'it is blank'}); a later tick may find a whole one."
-    )

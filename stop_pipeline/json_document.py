@@ -1,7 +1,7 @@
-"""A JSON document with a list: what stands around its rows, and the rows themselves, piece by piece or all at once.
+"""What a JSON document must be to be an answer: what stands around its rows, and the rows themselves.
 
-What belongs here: what JSON must be to be an answer. What does not: in which pieces it is read (`document`, `pieces`),
-and which fields of a row are usable (`rows`).
+What belongs here: JSON, a document whole or a part of its list; `document.Grammar` tells what each piece is for. What
+does not: how a document is read in parts (`document`), and which fields of a row are usable (`rows`).
 
 Wherever a cut falls, JSON's grammar keeps it right: texts that are lists of values each by itself are, with commas
 between, the list that they were cut from.
@@ -9,76 +9,46 @@ between, the list that they were cut from.
 
 import json
 import math
-import os
-from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO
 
-from stop_pipeline.columns import as_arrow
-from stop_pipeline.envelope import Envelope, refusal, unreadable, whole_code, whole_count
-from stop_pipeline.errors import redact
-from stop_pipeline.pieces import HEAD_BYTES, pattern
-from stop_pipeline.plain_rows import Frame, read_plain_rows
-from stop_pipeline.rows import Batch, NotAListError, NumberText, batch_of
+from stop_pipeline.envelope import Envelope, whole_code, whole_count
+from stop_pipeline.pieces import Span, pattern
+from stop_pipeline.rows import NumberText
 
-_BEGINNING_BYTES = 4096
 _WHITE_SPACE = b" \t\n\r"
 """JSON's; Python takes more for white space."""
 
-_LIST_BEGINS = pattern(rb'"data" W : W \[')
-_PLAIN_ROW = pattern(
+LIST_BEGINS = pattern(rb'"data" W : W \[')
+LIST_ENDS = b"]"
+PLAIN_ROW = pattern(
     rb'(\{ W "id" W : W) [0-9]+ (W , W "phoneNumber" W : W ") [^"]* (" W , W "createdAt" W : W ") [^"]*'
     rb'(" W \} W , W) (?=\{)'
 )
+IDS_ARE_TEXTS = False
+NOT_SUCCESS, NOT_A_LIST = "its “success” is neither true nor false", "its “data” is not a list"
 
 _ROWS_MARK = "rows"
 
 
-def find_list(file: BinaryIO) -> tuple[dict[str, Any], int, int] | None:
-    """The document with `_ROWS_MARK` in place of its rows, and where their text begins and ends; None if unsure."""
-    size = os.fstat(file.fileno()).st_size
-    head = os.pread(file.fileno(), HEAD_BYTES, 0)
-    begins = _LIST_BEGINS.search(head)
-    if begins is None:
-        return None
-    tail_at = max(begins.end(), size - HEAD_BYTES)
-    tail = os.pread(file.fileno(), size - tail_at, tail_at)
-    ends_at = tail.rfind(b"]")
-    around = head[: begins.end()] + json.dumps(_ROWS_MARK).encode() + tail[ends_at:]
+def decode_around(before: bytes, after: bytes) -> dict[str, Any] | None:
+    """The document with one value in place of its rows; None if that value is not where the rows are."""
+    around = before + json.dumps(_ROWS_MARK).encode() + after
     # Without a backslash in it, the one "data" there is a key or a value of the document; and only as the key of the
     # list at its top does it bring the mark there.
-    if ends_at < 0 or b"\\" in around or around.count(b'"data"') != 1:
+    if b"\\" in around or around.count(b'"data"') != 1:
         return None
     try:
         document = _decode_json(around)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         return None
-    if not isinstance(document, dict) or document.get("data") != [_ROWS_MARK]:
-        return None
-    return document, begins.end(), tail_at + ends_at
+    return document if isinstance(document, dict) and document.get("data") == [_ROWS_MARK] else None
 
 
-def batches(text: bytes, *, is_last: bool) -> Iterator[Batch]:
-    """The rows of a piece; a comma comes after them in the piece, unless it is the last.
+def decode_rows(text: bytes, places: list[Span], *, is_last: bool) -> list[Any] | None:
+    """The rows that stand in these places of a piece, plain ones between them; None if one is no list by itself.
 
-    Raises:
-        NotAListError: it is no list of values by itself.
+    A comma comes after the rows of a piece, unless it is the last.
     """
-    looks_plain = _PLAIN_ROW.search(text)
-    plain = read_plain_rows(text, Frame(*looks_plain.groups())) if looks_plain else None
-    odd = _odd_rows(text, plain.others if plain else [(0, len(text))], is_last=is_last)
-    if odd is None and plain:
-        # What looks like a plain row may lie within another row.
-        plain, odd = None, _odd_rows(text, [(0, len(text))], is_last=is_last)
-    if odd is None:
-        raise NotAListError
-    if plain and len(plain.ids):
-        yield Batch(as_arrow(plain.ids), plain.spellings, as_arrow(plain.created_at_local), mobile=plain.mobile)
-    if odd:
-        yield batch_of(odd)
-
-
-def _odd_rows(text: bytes, places: list[tuple[int, int]], *, is_last: bool) -> list[Any] | None:
-    """The rows that stand in these places, plain ones between them; None if one is no list of values by itself."""
     if is_last and (not places or places[-1][1] < len(text)):
         return None  # it ends with a plain row, after which a comma comes
     rows: list[Any] = []
@@ -100,59 +70,41 @@ def _odd_rows(text: bytes, places: list[tuple[int, int]], *, is_last: bool) -> l
     return rows
 
 
-def read_whole(file: BinaryIO, secrets: Collection[str]) -> tuple[int | None, int | None, Batch]:
-    """Code, `nbData` and all rows of a document.
-
-    Raises:
-        UnreadableAnswerError: it is no JSON, or holds no list.
-        ApiError: it says that there is none.
-    """
+def decode_whole(file: BinaryIO) -> tuple[Any, str | None]:
+    """The document, and what is wrong with it, if anything."""
     body = file.read()
-    document: Any = None
-    problem = None
     try:
         document = _decode_json(body)
     except UnicodeDecodeError as error:
-        problem = f"it is not UTF-8 at byte {error.start:,} of {len(body):,}"
+        return None, f"it is not UTF-8 at byte {error.start:,} of {len(body):,}"
     except json.JSONDecodeError as error:
-        problem = f"{error.msg} at character {error.pos:,} of {len(error.doc):,}"
         if body.strip()[:1] == b"{" and body.strip()[-1:] != b"}":
-            problem = f"it is cut after {len(error.doc):,} characters"
+            return None, f"it is cut after {len(error.doc):,} characters"
+        return None, f"{error.msg} at character {error.pos:,} of {len(error.doc):,}"
     except RecursionError:
-        problem = "it is nested too deeply"
-    if problem is None and not isinstance(document, dict):
-        problem = "it is not an object"
-    if problem is not None:  # raised out here: the decoder's errors hold the whole document
-        raise unreadable("json", problem, body[:_BEGINNING_BYTES], secrets)
-    code, nb_data = judge(document, body[:_BEGINNING_BYTES], secrets)
-    return code, nb_data, batch_of(document["data"])
+        return None, "it is nested too deeply"
+    return document, None if isinstance(document, dict) else "it is not an object"
 
 
-def judge(document: dict[str, Any], head: bytes, secrets: Collection[str]) -> tuple[int | None, int | None]:
-    """Code and `nbData` of a document that says that it is a list.
-
-    Args:
-        document: The document; what its rows are does not matter.
-        head: How it begins, to be quoted in an error.
-        secrets: What an error must not quote.
-
-    Raises:
-        UnreadableAnswerError: it does not say what it is, or holds no list.
-        ApiError: it says that there is none.
-    """
+def envelope_of(document: dict[str, Any]) -> Envelope:
+    """What it says of itself."""
     success, message = document.get("success"), document.get("message")
-    envelope = Envelope(
+    return Envelope(
         success=success if isinstance(success, bool) else None,
         code=whole_code(document.get("code")),
-        message=redact(message, secrets) if isinstance(message, str) else None,
+        message=message if isinstance(message, str) else None,
     )
-    if envelope.refused:
-        raise refusal(envelope)
-    if envelope.success is None:
-        raise unreadable("json", "its “success” is neither true nor false", head, secrets)
-    if not isinstance(document.get("data"), list):
-        raise unreadable("json", "its “data” is not a list", head, secrets)
-    return envelope.code, whole_count(document.get("nbData"))
+
+
+def count_of(document: dict[str, Any]) -> int | None:
+    """Its `nbData`."""
+    return whole_count(document.get("nbData"))
+
+
+def rows_of(document: dict[str, Any]) -> list[Any] | None:
+    """Its rows; None if it has no list."""
+    rows = document.get("data")
+    return rows if isinstance(rows, list) else None
 
 
 def _decode_json(body: bytes) -> Any:

@@ -28,10 +28,6 @@ MAX_ID = 2**63 - 1
 _CANONICAL_DIGITS = re.compile(r"[1-9][0-9]{0,18}")
 
 
-class NotAListError(Exception):
-    """A piece of a list is no list of rows by itself."""
-
-
 @dataclass(frozen=True)
 class Malformed:
     """A row to set aside: its JSON text, why, and the spelling of the number that it bears, if any."""

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline import json_document, pieces, xml_document
+from stop_pipeline import document, pieces
 from stop_pipeline.document import Reading, read_document
 from stop_pipeline.errors import ApiError
 from stop_pipeline.model import Format
@@ -63,10 +63,8 @@ def in_pieces(path: Path, form: Format = "json") -> Reading[Batch]:
 
 
 def whole(path: Path, form: Format = "json") -> Reading[Batch]:
-    grammar = {"json": json_document, "xml": xml_document}[form]
     with path.open("rb") as file:
-        code, nb_data, rows = grammar.read_whole(file, ())
-        return Reading(code, nb_data, [rows], list_at=None)
+        return document._read_whole(file, form, lambda batch: batch, ())  # noqa: SLF001 – what pieces are held against
 
 
 def outcome_or_error(
