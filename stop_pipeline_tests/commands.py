@@ -1,7 +1,7 @@
 """A way to run the command as a user does: a process of its own, in a folder, with an environment.
 
-What belongs here: starting `stop-pipeline` with nothing of this machine's own settings, and its stand-in for SMS
-Partner beside a test. What does not: what it is expected to do.
+What belongs here: starting `stop-pipeline` with nothing of this machine's own settings, its stand-in for SMS Partner
+beside a test, and waiting for what a process is to bring about. What does not: what it is expected to do.
 """
 
 import os
@@ -9,17 +9,35 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+import pytest
 
 COMMAND = Path(sys.executable).parent / "stop-pipeline"
+GIVE_UP_SECONDS = 240
+"""What has not come by then never comes."""
+
+Value = TypeVar("Value")
 OURS = ("SMSPARTNER_", "STOP_PIPELINE_", "DAGSTER_")
 
 
 def clean_environment(**variables: str) -> dict[str, str]:
     """This process's environment without any setting of ours, and with `variables`."""
     return {name: value for name, value in os.environ.items() if not name.startswith(OURS)} | variables
+
+
+def wait_until(condition: Callable[[], Value | None], what: str) -> Value:
+    """What the condition gives, once it gives anything."""
+    give_up_at = time.monotonic() + GIVE_UP_SECONDS
+    while time.monotonic() < give_up_at:
+        if value := condition():
+            return value
+        time.sleep(0.2)
+    pytest.fail(f"{what}: not within {GIVE_UP_SECONDS} s")
 
 
 def run_command(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:

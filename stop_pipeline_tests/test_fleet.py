@@ -14,10 +14,10 @@ from stop_pipeline import read_stops
 from stop_pipeline.defs.history import forget_runs
 from stop_pipeline.settings import Settings
 from stop_pipeline_tests import postgres
-from stop_pipeline_tests.commands import clean_environment, run_command
+from stop_pipeline_tests.commands import GIVE_UP_SECONDS, clean_environment, run_command, wait_until
 from stop_pipeline_tests.loopback import Exchange, Loopback, reply
 from stop_pipeline_tests.postgres import Postgres
-from stop_pipeline_tests.ray_cluster import GIVE_UP_SECONDS, PROGRAMS, started, wait_until
+from stop_pipeline_tests.ray_cluster import PROGRAMS, started
 from stop_pipeline_tests.test_accounts import KEYS, fleet, provider, run, status_of
 from stop_pipeline_tests.test_secrets import DagsterUi
 from stop_pipeline_tests.ticking import answer_body, rows

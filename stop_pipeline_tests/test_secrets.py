@@ -12,14 +12,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pyarrow as pa
@@ -28,7 +27,7 @@ import pytest
 import requests
 from dagster_graphql.client.query import METADATA_ENTRY_FRAGMENT, RUN_EVENTS_QUERY
 
-from stop_pipeline_tests.commands import COMMAND, clean_environment
+from stop_pipeline_tests.commands import COMMAND, clean_environment, wait_until
 from stop_pipeline_tests.conftest import Figures
 from stop_pipeline_tests.loopback import Exchange, Loopback, Script, reply, reply_json
 from stop_pipeline_tests.ticking import answer_body
@@ -510,8 +509,6 @@ WORKSPACE = """
     locationOrLoadError { __typename ... on PythonError { message stack } }
 } } } }"""
 REPOSITORY = {"repositoryLocationName": "stop_pipeline.definitions", "repositoryName": "__repository__"}
-START_SECONDS = 120
-Value = TypeVar("Value")
 
 
 class DagsterUi:
@@ -541,7 +538,7 @@ class DagsterUi:
                 return False
             return bool(entries) and all(entry["loadStatus"] == "LOADED" for entry in entries)
 
-        _wait_until(loaded)
+        wait_until(loaded, "the code location")
 
     def launch(self, account: str | None = None) -> str:
         """Launch the job, for one account if there are several; gives the run's id."""
@@ -560,7 +557,7 @@ class DagsterUi:
             status = str(self.ask(RUN_STATUS, id=run_id)["runOrError"]["status"])
             return status if status in ("SUCCESS", "FAILURE", "CANCELED") else None
 
-        return _wait_until(ended)
+        return wait_until(ended, "the end of the run")
 
     def look_at(self, run_id: str) -> None:
         """Fetch all that the pages of a run show."""
@@ -572,15 +569,6 @@ class DagsterUi:
         for key in keys:
             self.ask(CAPTURED_LOGS, key=[run_id, "compute_logs", key])
         self.answers.append(gzip.decompress(self.get(f"download_debug/{run_id}")))
-
-
-def _wait_until(condition: Callable[[], Value | None]) -> Value:
-    give_up_at = time.monotonic() + START_SECONDS
-    while time.monotonic() < give_up_at:
-        if value := condition():
-            return value
-        time.sleep(0.3)
-    pytest.fail(f"nothing came within {START_SECONDS} s")
 
 
 @pytest.mark.slow

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 GROUP = "stop_list"
 POOL = "stop_list"
 """One writer at a time: the pool's limit is 1 in the `dagster.yaml` that `stop-pipeline dev` makes. The store's lock
-holds where the pool does not reach. Of several accounts, which are to tick side by side, see `partitions`."""
+holds where the pool does not reach, and where two runs ask for it in the same instant, of which SQLite may let in both.
+Of several accounts, which are to tick side by side, see `partitions`."""
 
 OWNERS = ["team:compliance"]
 CODE_VERSION = str(schema.SCHEMA_VERSION)
