@@ -1,6 +1,7 @@
 """Values of Python and NumPy as Arrow columns, and back, by way of the memory that both can read.
 
-What belongs here: such conversions, and where equal rows begin in a sorted table. What does not: what a value means.
+What belongs here: such conversions, Arrow's types of the columns that `schema` declares, and where equal rows begin in
+a sorted table. What does not: what a value means.
 
 What Arrow itself converts (`pa.array`, `pa.scalar`, `to_numpy`, a Python value given to a compute function) imports
 pandas first, to know its values among others; so does `group_by`. That took a fifth of a small tick, where no value is
@@ -16,6 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+UTC_TIME = pa.timestamp("us", tz="UTC")
+WALL_CLOCK = pa.timestamp("us")
+
 Value = str | int | datetime | None
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -26,16 +30,31 @@ _NUMPY_TYPES: dict[pa.DataType, str] = {
     pa.int32(): "int32",
     pa.int64(): "int64",
     pa.date32(): "int32",
-    pa.timestamp("us"): "datetime64[us]",
-    pa.timestamp("us", "UTC"): "datetime64[us]",
+    WALL_CLOCK: "datetime64[us]",
+    UTC_TIME: "datetime64[us]",
 }
+_TYPES = {str(of_type): of_type for of_type in (pa.int64(), pa.string(), pa.date32(), WALL_CLOCK, UTC_TIME)}
+
+
+def field(name: str, type_name: str, *, nullable: bool) -> pa.Field:
+    """A column of a schema, its type called as `schema` does.
+
+    Raises:
+        KeyError: no table has a column of this type.
+    """
+    return pa.field(name, _TYPES[type_name], nullable=nullable)
+
+
+def no_rows(schema: pa.Schema) -> pa.Table:
+    """A table of these columns, without a row; Arrow's own `empty_table` loads pandas."""
+    return pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
 
 
 def as_arrow(values: NDArray[Any]) -> pa.Array:
     """An array of NumPy, of bool, int64 or datetime64[us], as one of Arrow over the same memory; bool is copied."""
     if values.dtype == bool:
         return _array(pa.bool_(), len(values), np.packbits(values, bitorder="little"))
-    of_type = {"int64": pa.int64(), "datetime64[us]": pa.timestamp("us")}[values.dtype.name]
+    of_type = {"int64": pa.int64(), "datetime64[us]": WALL_CLOCK}[values.dtype.name]
     return _array(of_type, len(values), np.ascontiguousarray(values))
 
 

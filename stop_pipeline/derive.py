@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stop_pipeline.columns import as_arrow, as_numpy, constant, in_one, repeats, scalar
+from stop_pipeline.columns import UTC_TIME, as_arrow, as_numpy, constant, in_one, repeats, scalar
 from stop_pipeline.periods import open_rows
-from stop_pipeline.schema import STOPS_PER_DAY, SUPPRESSION_LIST, UTC_TIME
+from stop_pipeline.schema import STOPS_PER_DAY, SUPPRESSION_LIST
 
 _ASKED = pa.schema([*SUPPRESSION_LIST.arrow][:-1]).append(pa.field("listed", pa.bool_()))
 """`schema.SUPPRESSION_LIST` with `listed` in place of `origin`, so that numbers can be added up."""

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stop_pipeline.columns import as_arrow, as_numpy, constant, in_one, scalar
+from stop_pipeline.columns import UTC_TIME, as_arrow, as_numpy, constant, in_one, scalar
 from stop_pipeline.errors import ForeignListError
 from stop_pipeline.model import MAX_REMOVED_SHARE, Counts
 from stop_pipeline.periods import REJECTED_ORDER, equal_rows, set_column
-from stop_pipeline.schema import REJECTED, STOPS, UTC_TIME
+from stop_pipeline.schema import REJECTED, STOPS
 
 ALWAYS_ALLOWED_REMOVALS = 20
 FOREIGN_LIST_ROWS = 20

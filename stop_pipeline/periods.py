@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stop_pipeline.columns import as_arrow, as_numpy, in_one, scalar
-from stop_pipeline.schema import UTC_TIME
+from stop_pipeline.columns import UTC_TIME, as_arrow, as_numpy, in_one, scalar
 
 STOPS_ORDER = ("created_at_local", "id", "first_seen_at", "phone_number")
 REJECTED_ORDER = ("raw", "first_seen_at")

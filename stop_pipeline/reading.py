@@ -20,15 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stop_pipeline.periods import as_committed, known_at, open_rows
-from stop_pipeline.schema import (
-    ACCOUNT,
-    CREATED_MONTH,
-    REJECTED,
-    STOPS,
-    STOPS_PER_DAY,
-    SUPPRESSION_LIST,
-    TableSchema,
-)
+from stop_pipeline.schema import ACCOUNT, CREATED_MONTH, REJECTED, STOPS, STOPS_PER_DAY, SUPPRESSION_LIST, TableSchema
 from stop_pipeline.settings import DEFAULT_DATA_ROOT
 from stop_pipeline.store import Store
 

@@ -2,34 +2,41 @@
 
 What belongs here: what a table promises to its readers. The writer enforces it, the Dagster UI shows it, and the README
 is tested against it. What does not: how rows come about (`snapshot`, `merge`, `derive`) and where they lie (`store`).
+
+Types are declared by Arrow's names for them: what only shows a table loads no Arrow.
 """
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
-import pyarrow as pa
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SCHEMA_VERSION = 1
 """Version of everything below the data root; a change that older code could not read raises it."""
 
-UTC_TIME = pa.timestamp("us", tz="UTC")
-WALL_CLOCK = pa.timestamp("us")
+_UTC_TIME: Literal["timestamp[us, tz=UTC]"] = "timestamp[us, tz=UTC]"
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, its Arrow type, whether it can be null, and what it means."""
+    """One column: its name, its type as Arrow calls it, what it means, and whether it can be null."""
 
     name: str
-    type: pa.DataType
+    type: Literal["int64", "string", "date32[day]", "timestamp[us]", "timestamp[us, tz=UTC]"]
     meaning: str
     nullable: bool = False
 
     @property
     def field(self) -> pa.Field:
         """The Arrow field."""
-        return pa.field(self.name, self.type, nullable=self.nullable)
+        from stop_pipeline.columns import field  # noqa: PLC0415 – it loads Arrow
+
+        return field(self.name, self.type, nullable=self.nullable)
 
 
 @dataclass(frozen=True)
@@ -42,11 +49,15 @@ class TableSchema:
     @cached_property
     def arrow(self) -> pa.Schema:
         """The Arrow schema; a file written with it cannot hold a null where none is allowed."""
+        import pyarrow as pa  # noqa: PLC0415 – as above
+
         return pa.schema([column.field for column in self.columns])
 
     @property
     def empty(self) -> pa.Table:
         """The table without a row."""
+        from stop_pipeline.columns import no_rows  # noqa: PLC0415 – as above
+
         return no_rows(self.arrow)
 
     @cached_property
@@ -55,30 +66,25 @@ class TableSchema:
         return tuple(column.name for column in self.columns)
 
 
-def no_rows(schema: pa.Schema) -> pa.Table:
-    """A table of these columns, without a row; Arrow's own `empty_table` loads pandas (`columns`)."""
-    return pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
-
-
-ACCOUNT = Column("account", pa.string(), "Name of the SMS Partner account, from the folder `account=…`.")
+ACCOUNT = Column("account", "string", "Name of the SMS Partner account, from the folder `account=…`.")
 CREATED_MONTH = Column(
-    "created_month", pa.string(), "Month of `created_at_local`, “YYYY-MM”, from the folder `created_month=…`."
+    "created_month", "string", "Month of `created_at_local`, “YYYY-MM”, from the folder `created_month=…`."
 )
 
 _LISTED_COLUMNS = (
-    Column("id", pa.int64(), "Identifier that SMS Partner gave the opt-out."),
-    Column("phone_number", pa.string(), "E.164 where it can be read as a number, else as received."),
-    Column("country", pa.string(), "ISO 3166 alpha-2 country of the number; null if none.", nullable=True),
-    Column("created_at", UTC_TIME, "When the opt-out was made, UTC."),
-    Column("created_at_local", WALL_CLOCK, "The same as the wall clock that the API wrote (no zone)."),
+    Column("id", "int64", "Identifier that SMS Partner gave the opt-out."),
+    Column("phone_number", "string", "E.164 where it can be read as a number, else as received."),
+    Column("country", "string", "ISO 3166 alpha-2 country of the number; null if none.", nullable=True),
+    Column("created_at", _UTC_TIME, "When the opt-out was made, UTC."),
+    Column("created_at_local", "timestamp[us]", "The same as the wall clock that the API wrote (no zone)."),
 )
 
 RAW_STOP_LIST = TableSchema(
     "raw_stop_list",
     (
-        Column("id", pa.int64(), "Identifier that SMS Partner gave the opt-out."),
-        Column("phoneNumber", pa.string(), "The number that must not be texted, in the spelling that it was kept in."),
-        Column("createdAt", pa.string(), "When the opt-out was made, “YYYY-MM-DD HH:MM:SS” without a zone."),
+        Column("id", "int64", "Identifier that SMS Partner gave the opt-out."),
+        Column("phoneNumber", "string", "The number that must not be texted, in the spelling that it was kept in."),
+        Column("createdAt", "string", "When the opt-out was made, “YYYY-MM-DD HH:MM:SS” without a zone."),
     ),
 )
 """A row of the answer as documented. What comes may differ; `snapshot` tells what becomes of it."""
@@ -89,9 +95,9 @@ LISTED = TableSchema("listed", _LISTED_COLUMNS)
 REJECTED_ROWS = TableSchema(
     "rejected_rows",
     (
-        Column("raw", pa.string(), "The row as JSON text."),
-        Column("reason", pa.string(), "Why it was set aside; one of `model.REASONS`."),
-        Column("phone_number", pa.string(), "Its number, read as in `stops`; null if it bears none.", nullable=True),
+        Column("raw", "string", "The row as JSON text."),
+        Column("reason", "string", "Why it was set aside; one of `model.REASONS`."),
+        Column("phone_number", "string", "Its number, read as in `stops`; null if it bears none.", nullable=True),
     ),
 )
 """The malformed rows of one answer, each distinct `raw` once."""
@@ -100,17 +106,17 @@ STOP_SNAPSHOT = TableSchema(
     "stop_snapshot",
     (
         *(replace(column, nullable=True) for column in _LISTED_COLUMNS),
-        Column("raw", pa.string(), "A malformed row as JSON text; null for a good row.", nullable=True),
-        Column("reason", pa.string(), "Why the row is malformed; null for a good row.", nullable=True),
+        Column("raw", "string", "A malformed row as JSON text; null for a good row.", nullable=True),
+        Column("reason", "string", "Why the row is malformed; null for a good row.", nullable=True),
     ),
 )
 """One answer: its good rows month by month, and its malformed rows, which are of no month."""
 
 _PERIOD_COLUMNS = (
-    Column("first_seen_at", UTC_TIME, "Fetch time of the first answer that listed the row so, UTC."),
+    Column("first_seen_at", _UTC_TIME, "Fetch time of the first answer that listed the row so, UTC."),
     Column(
         "removed_at",
-        UTC_TIME,
+        _UTC_TIME,
         "Fetch time of the first trusted answer that no longer did, UTC; null while listed.",
         nullable=True,
     ),
@@ -123,28 +129,28 @@ REJECTED = TableSchema(
     "rejected",
     REJECTED_ROWS.columns
     + _PERIOD_COLUMNS
-    + (Column("snapshot_sha256", pa.string(), "SHA-256 of the answer that first brought it."),),
+    + (Column("snapshot_sha256", "string", "SHA-256 of the answer that first brought it."),),
 )
 """Every malformed row ever listed, with the same periods."""
 
 SUPPRESSION_LIST = TableSchema(
     "suppression_list",
     (
-        Column("phone_number", pa.string(), "The number not to text, E.164 where it can be read as one."),
+        Column("phone_number", "string", "The number not to text, E.164 where it can be read as one."),
         Column(
             "first_stop_at",
-            UTC_TIME,
+            _UTC_TIME,
             "Its earliest opt-out that stands, UTC; null where a rejected row has no date.",
             nullable=True,
         ),
         Column(
             "last_stop_at",
-            UTC_TIME,
+            _UTC_TIME,
             "Its latest opt-out that stands, UTC; null where a rejected row has no date.",
             nullable=True,
         ),
-        Column("stop_count", pa.int64(), "How many rows of the list ask for it."),
-        Column("origin", pa.string(), "“listed”, or “rejected row” where only malformed rows bear the number."),
+        Column("stop_count", "int64", "How many rows of the list ask for it."),
+        Column("origin", "string", "“listed”, or “rejected row” where only malformed rows bear the number."),
     ),
 )
 """Whom not to text now, one row per phone number."""
@@ -152,9 +158,9 @@ SUPPRESSION_LIST = TableSchema(
 STOPS_PER_DAY = TableSchema(
     "stops_per_day",
     (
-        Column("day", pa.date32(), "Local day of the opt-outs."),
-        Column("country", pa.string(), "ISO 3166 alpha-2 country of the numbers; null if none.", nullable=True),
-        Column("stops", pa.int64(), "Opt-outs made that day, each `id` once, whether or not they still stand."),
+        Column("day", "date32[day]", "Local day of the opt-outs."),
+        Column("country", "string", "ISO 3166 alpha-2 country of the numbers; null if none.", nullable=True),
+        Column("stops", "int64", "Opt-outs made that day, each `id` once, whether or not they still stand."),
     ),
 )
 """Counts without personal data."""

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stop_pipeline.columns import as_arrow, as_numpy, repeats, scalar, strings
+from stop_pipeline.columns import UTC_TIME, WALL_CLOCK, as_arrow, as_numpy, repeats, scalar, strings
 from stop_pipeline.document import read_document
 from stop_pipeline.errors import excerpt
 from stop_pipeline.model import BAD_CREATED_AT, CONFLICTING_ID, REASONS, Format, Snapshot
@@ -27,7 +27,7 @@ from stop_pipeline.periods import month_numbers
 from stop_pipeline.phones import read_phone_numbers
 from stop_pipeline.pieces import Span, cut
 from stop_pipeline.rows import Batch, Malformed
-from stop_pipeline.schema import LISTED, REJECTED_ROWS, UTC_TIME, WALL_CLOCK
+from stop_pipeline.schema import LISTED, REJECTED_ROWS
 from stop_pipeline.threads import in_threads
 from stop_pipeline.wall_clocks import instants
 

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stop_pipeline.columns import as_numpy, as_time, constant, strings
+from stop_pipeline.columns import as_numpy, as_time, constant, no_rows, strings
 from stop_pipeline.errors import SchemaVersionError, StoreError
 from stop_pipeline.files import Files, LocalFiles, readable, writable
 from stop_pipeline.frames import Kept, compress, opened, unpack
@@ -56,7 +56,6 @@ from stop_pipeline.schema import (
     STOP_SNAPSHOT,
     STOPS,
     TableSchema,
-    no_rows,
 )
 from stop_pipeline.threads import in_threads
 
@@ -679,7 +678,7 @@ def _month_of(name: str) -> str:
 def _conformed(table: pa.Table, schema: TableSchema) -> pa.Table:
     """`table` with the columns of `schema`; those that it lacks are null."""
     columns = [
-        table[column.name] if column.name in table.column_names else pa.nulls(table.num_rows, column.type)
+        table[column.name] if column.name in table.column_names else pa.nulls(table.num_rows, column.field.type)
         for column in schema.columns
     ]
     return pa.Table.from_arrays(columns, names=schema.names).cast(schema.arrow)

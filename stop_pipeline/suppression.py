@@ -27,10 +27,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from stop_pipeline.campaign import appearing_whole, as_text, open_campaign, position_of, refuse_taken_names
+from stop_pipeline.columns import UTC_TIME
 from stop_pipeline.errors import StoreError, UnfitListError
 from stop_pipeline.phones import compact_spellings, read_phone_numbers
 from stop_pipeline.reading import existing_store
-from stop_pipeline.schema import SUPPRESSION_LIST, UTC_TIME
+from stop_pipeline.schema import SUPPRESSION_LIST
 from stop_pipeline.settings import Settings
 from stop_pipeline.store import Store
 

@@ -27,15 +27,7 @@ from stop_pipeline.errors import ApiError, StoreError
 from stop_pipeline.files import DAMAGE
 from stop_pipeline.model import REASONS, Landed, SnapshotInfo, State
 from stop_pipeline.periods import REJECTED_ORDER, STOPS_ORDER, as_committed, fingerprint, is_after, months_of, open_rows
-from stop_pipeline.schema import (
-    LISTED,
-    REJECTED,
-    STOP_SNAPSHOT,
-    STOPS,
-    STOPS_PER_DAY,
-    SUPPRESSION_LIST,
-    TableSchema,
-)
+from stop_pipeline.schema import LISTED, REJECTED, STOP_SNAPSHOT, STOPS, STOPS_PER_DAY, SUPPRESSION_LIST, TableSchema
 from stop_pipeline.snapshot import parse
 from stop_pipeline.store import METADATA_KEY, NO_MONTH, Store, month_file, snapshot_file
 

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stop_pipeline.columns import scalar
-from stop_pipeline.schema import UTC_TIME, WALL_CLOCK
+from stop_pipeline.columns import UTC_TIME, WALL_CLOCK, scalar
 from stop_pipeline.words import Words, byte, digits
 
 FORM = "%Y-%m-%d %H:%M:%S"

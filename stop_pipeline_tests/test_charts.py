@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stop_pipeline import charts
-from stop_pipeline.schema import STOPS_PER_DAY, UTC_TIME
+from stop_pipeline.columns import UTC_TIME
+from stop_pipeline.schema import STOPS_PER_DAY
 
 LAST_DAY = date(2026, 11, 23)
 FIRST_LOAD = datetime(2026, 1, 1, tzinfo=UTC)

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stop_pipeline import columns
-from stop_pipeline.columns import as_arrow, as_numpy, constant, in_one, repeats, scalar, strings
-from stop_pipeline.schema import UTC_TIME, WALL_CLOCK
+from stop_pipeline.columns import UTC_TIME, WALL_CLOCK, as_arrow, as_numpy, constant, in_one, repeats, scalar, strings
 
 INTEGERS = st.lists(st.integers(-(2**63), 2**63 - 1))
 TEXTS = st.lists(st.none() | st.text(max_size=3))

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stop_pipeline import read_rejected, read_stops, schema, tick
+from stop_pipeline.columns import UTC_TIME
 from stop_pipeline.errors import ConfigurationError, SchemaVersionError, StoreError
 from stop_pipeline.model import Pending
 from stop_pipeline.periods import fingerprint
@@ -67,8 +68,8 @@ def test_a_table_that_breaks_its_schema_cannot_be_written(ticker: Ticker) -> Non
     nameless = pa.Table.from_arrays(
         [
             nameless["phone_number"].cast(pa.string()),
-            pa.nulls(1, schema.UTC_TIME),
-            pa.nulls(1, schema.UTC_TIME),
+            pa.nulls(1, UTC_TIME),
+            pa.nulls(1, UTC_TIME),
             nameless["stop_count"],
             nameless["origin"],
         ],

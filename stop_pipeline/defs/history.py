@@ -10,8 +10,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.storage.event_log import SqlEventLogStorage, SqliteEventLogStorage
-from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 
 from stop_pipeline.settings import PROVIDER_TIMEZONE, Settings
 
@@ -60,6 +58,10 @@ def forget_runs(instance: dg.DagsterInstance, before: datetime) -> int:
 
 def _forget_what_delete_run_leaves(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
     """Captured output; the results of checks, a table of their own; on SQLite a database for each run, now empty."""
+    # Loading the definitions needs no database.
+    from dagster._core.storage.event_log import SqlEventLogStorage, SqliteEventLogStorage  # noqa: PLC0415
+    from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable  # noqa: PLC0415
+
     for run_id in run_ids:
         instance.compute_log_manager.delete_logs(prefix=[run_id])
     storage = instance.event_log_storage

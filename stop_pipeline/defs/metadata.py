@@ -10,11 +10,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pyarrow as pa
 
 from stop_pipeline.schema import LINEAGE, Column, TableSchema
 
 if TYPE_CHECKING:  # showing the definitions takes no tick
+    import pyarrow as pa
+
     from stop_pipeline.model import SnapshotInfo, State
     from stop_pipeline.tick import Applied, Derived, Fetched, Parsed
 
@@ -36,7 +37,7 @@ def column_schema(schema: TableSchema, *keys: Column) -> dg.TableSchema:
         columns=[
             dg.TableColumn(
                 name=column.name,
-                type=str(column.type),
+                type=column.type,
                 description=described(column),
                 constraints=dg.TableColumnConstraints(nullable=column.nullable),
             )
@@ -57,7 +58,8 @@ def column_lineage(schema: TableSchema) -> dg.TableColumnLineage:
 
 def preview(rows: pa.Table) -> dg.TableMetadataValue:
     """Some rows, already masked, as a table; times in UTC to the minute."""
-    import pyarrow.compute as pc  # noqa: PLC0415 – showing the definitions needs none
+    import pyarrow as pa  # noqa: PLC0415 – showing the definitions needs none
+    import pyarrow.compute as pc  # noqa: PLC0415 – as above
 
     # Times become texts in Arrow, which would load pandas to give Python one with a zone.
     shown = [
