@@ -6,7 +6,9 @@ Nobody else knows where a file lies: the other rooms name it relative to the dat
 local disk, are paths to them.
 
 On disk, a write goes to a temporary name in `.work/`, is synced, renamed onto its final path, and the folder is synced;
-whoever reads the folder sees the old file or the new one. Folders of data never hold anything but finished files.
+whoever reads the folder sees the old file or the new one. Folders of data never hold anything but finished files. Of
+several files that are written together each of these steps is taken for all before the next: the disk then has to write
+its journal a few times, where it would three times for each file.
 """
 
 import errno
@@ -14,7 +16,7 @@ import fnmatch
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -30,6 +32,8 @@ from stop_pipeline.threads import in_threads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Content = tuple[str, bytes | pa.Buffer]
+"""The name of a file, and what it is to hold."""
 
 WORK_FOLDER = ".work"
 LOCK_TIMEOUT_SECONDS = 900
@@ -86,7 +90,7 @@ class Files(ABC):
             StoreError: another process held the lock for `timeout_seconds`, or the data root cannot be written.
         """
         with writable(self._scratch):
-            _make_folder(self._scratch)
+            _sync_each(_make_folder(self._scratch))
         lock = filelock.FileLock(self._scratch / f"account={account}.lock", mode=0o600)
         busy = False
         with writable(Path(lock.lock_file)):
@@ -130,6 +134,21 @@ class Files(ABC):
         Raises:
             StoreError: it was refused; what `name` held before stands.
         """
+
+    def write_each(self, account: str, content: Callable[[Item], Content | None], items: Iterable[Item]) -> None:
+        """Put what `content` gives for each item, unless that is None, as `write` would; several at once.
+
+        All of it is there to stay when this returns; until then any of it may be.
+
+        Raises:
+            StoreError: some of it was refused.
+        """
+
+        def write(item: Item) -> None:
+            if (file := content(item)) is not None:
+                self.write(account, *file)
+
+        in_threads(write, items)
 
     @abstractmethod
     def adopt(self, temporary: Path, name: str) -> None:
@@ -257,14 +276,35 @@ class LocalFiles(Files):
         """Put `data` at `name`: a temporary file, synced, then renamed."""
         self.adopt(self.temporary_with(account, data), name)
 
+    def write_each(self, account: str, content: Callable[[Item], Content | None], items: Iterable[Item]) -> None:
+        """As `Files.write_each`; if `content` fails, nothing is put."""
+
+        def finished(item: Item) -> tuple[Path, str] | None:
+            file = content(item)
+            return file and (self.temporary_with(account, file[1]), file[0])
+
+        self._adopt(list(filter(None, in_threads(finished, items))))
+
     def adopt(self, temporary: Path, name: str) -> None:
         """Move a finished temporary file to `name`, atomically and synced."""
-        path = self._path(name)
-        with writable(path):
-            _sync(temporary)
-            _make_folder(path.parent)
-            temporary.replace(path)
-            _sync(path.parent)
+        self._adopt([(temporary, name)])
+
+    def _adopt(self, finished: Sequence[tuple[Path, str]]) -> None:
+        """Move finished temporary files to their names."""
+
+        def sync(file: tuple[Path, str]) -> None:
+            temporary, name = file
+            with writable(self._path(name)):
+                _sync(temporary)
+
+        in_threads(sync, finished)
+        changed: set[Path] = set()
+        for temporary, name in finished:
+            path = self._path(name)
+            with writable(path):
+                changed |= _make_folder(path.parent) | {path.parent}
+                temporary.replace(path)
+        _sync_each(changed)
 
     def remove(self, name: str) -> None:
         """Remove the file `name`, and its folder if that leaves it empty."""
@@ -391,14 +431,22 @@ def _reason(error: OSError) -> str | None:
     return os.strerror(error.errno) if error.errno else None
 
 
-def _make_folder(path: Path) -> None:
-    """Make a folder and its parents, for their owner only, and sync each parent that gained one."""
+def _make_folder(path: Path) -> set[Path]:
+    """Make a folder and its parents, for their owner only; gives each parent that gained one, and is to be synced."""
     if path.is_dir():
-        return
-    _make_folder(path.parent)
+        return set()
+    gained = _make_folder(path.parent)
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
-    _sync(path.parent)
+    return gained | {path.parent}
+
+
+def _sync_each(folders: Iterable[Path]) -> None:
+    def sync(folder: Path) -> None:
+        with writable(folder):
+            _sync(folder)
+
+    in_threads(sync, sorted(folders))
 
 
 def _sync(path: Path) -> None:

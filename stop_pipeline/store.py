@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from stop_pipeline.columns import as_numpy, as_time, constant, no_rows, strings
 from stop_pipeline.errors import SchemaVersionError, StoreError
-from stop_pipeline.files import Files, LocalFiles, readable, writable
+from stop_pipeline.files import Content, Files, LocalFiles, readable, writable
 from stop_pipeline.frames import Kept, compress, opened, unpack
 from stop_pipeline.model import (
     Answer,
@@ -333,17 +333,19 @@ class Store:
         before = {_month_of(name) for name in self.files.matching(snapshot_file(account, "*"))}
         self.files.remove(snapshot_file(account, NO_MONTH))
 
-        def write(month_rows: tuple[str, pa.Table]) -> tuple[str, str]:
-            month, rows = month_rows
-            metadata = {"fingerprint": fingerprint(rows), "timezone": info.timezone}
+        listed = {month: rows for month, rows in change.months.items() if len(rows)}
+        written = dict(zip(listed, in_threads(fingerprint, listed.values()), strict=True))
+
+        def content(month: str) -> Content | None:
+            metadata = {"fingerprint": written[month], "timezone": info.timezone}
             name = snapshot_file(account, month)
             stood = (self._read_footer(name).metadata or {}).get(METADATA_KEY) if month in before else None
-            if stood != _json(metadata).encode():
-                self._write_table(account, name, _conformed(rows, STOP_SNAPSHOT), STOP_SNAPSHOT, metadata)
-            return month, metadata["fingerprint"]
+            if stood == _json(metadata).encode():
+                return None
+            return name, _encoded(_conformed(listed[month], STOP_SNAPSHOT), STOP_SNAPSHOT, metadata)
 
-        listed = [(month, rows) for month, rows in change.months.items() if len(rows)]
-        fingerprints = dict(info.months) | dict(in_threads(write, listed))
+        self.files.write_each(account, content, listed)
+        fingerprints = dict(info.months) | written
         for month in before - fingerprints.keys() - {NO_MONTH}:
             self.files.remove(snapshot_file(account, month))
         info = dataclasses.replace(info, months=dict(sorted(fingerprints.items())))
@@ -410,15 +412,19 @@ class Store:
         files = self.files.matching(month_file(account, "*"))
         return pa.concat_tables([no_rows(schema), *self.files.each(read, files)])
 
-    def write_month(self, account: str, month: str, periods: pa.Table) -> None:
-        """Replace a month's file by `periods`, sorted; without any, remove it."""
-        name = month_file(account, month)
-        if not periods.num_rows:
-            self.files.remove(name)
-            return
-        standing = open_rows(periods)
-        metadata = {"fingerprint": fingerprint(standing), "open_rows": standing.num_rows}
-        self._write_table(account, name, periods, STOPS, metadata)
+    def write_months(self, account: str, months: Iterable[str], periods: Callable[[str], pa.Table]) -> None:
+        """Replace the file of each month by what `periods` gives for it, sorted; without any, remove it."""
+
+        def content(month: str) -> Content | None:
+            name, rows = month_file(account, month), periods(month)
+            if not rows.num_rows:
+                self.files.remove(name)
+                return None
+            standing = open_rows(rows)
+            metadata = {"fingerprint": fingerprint(standing), "open_rows": standing.num_rows}
+            return name, _encoded(rows, STOPS, metadata)
+
+        self.files.write_each(account, content, months)
 
     def read_rejected(self, account: str) -> pa.Table:
         """All periods of malformed rows (`schema.REJECTED`), sorted; empty before the first."""
@@ -476,9 +482,11 @@ class Store:
         """Undo what a tick that never committed may have written; the result is as if it had never run."""
         if state.pending is None:
             return state
-        for month in state.pending.months:
-            periods = self.read_month(account, month)
-            self.write_month(account, month, as_committed(periods, state.applied_at))
+        self.write_months(
+            account,
+            state.pending.months,
+            lambda month: as_committed(self.read_month(account, month), state.applied_at),
+        )
         self.write_rejected(account, as_committed(self.read_rejected(account), state.applied_at))
         state = dataclasses.replace(state, pending=None)
         self.write_state(account, state)
@@ -508,19 +516,7 @@ class Store:
     def _write_table(
         self, account: str, name: str, table: pa.Table, schema: TableSchema, metadata: Mapping[str, Any]
     ) -> None:
-        table = table.select(schema.names).cast(schema.arrow).replace_schema_metadata({METADATA_KEY: _json(metadata)})
-        sink = pa.BufferOutputStream()
-        with pq.ParquetWriter(
-            sink,
-            table.schema,
-            compression="zstd",
-            use_dictionary=[column for column in _DICTIONARY_COLUMNS if column in schema.names],
-            column_encoding={column: "DELTA_BINARY_PACKED" for column in _DELTA_COLUMNS if column in schema.names},
-        ) as writer:
-            for start in range(0, max(1, len(table)), _ROW_GROUP_ROWS):
-                # Each in one chunk: how a table came about must not show in its file's pages.
-                writer.write_table(table.slice(start, _ROW_GROUP_ROWS).combine_chunks())
-        self.files.write(account, name, sink.getvalue())
+        self.files.write(account, name, _encoded(table, schema, metadata))
 
     def _read_table(self, name: str, schema: pa.Schema) -> pa.Table:
         with self.files.reading(name), self.files.open(name) as source, pq.ParquetFile(source) as file:
@@ -586,6 +582,23 @@ class Store:
 
     def _write_json(self, account: str, name: str, document: Mapping[str, Any]) -> None:
         self.files.write(account, name, _json(document).encode() + b"\n")
+
+
+def _encoded(table: pa.Table, schema: TableSchema, metadata: Mapping[str, Any]) -> pa.Buffer:
+    """A table as the bytes of a Parquet file, with something written into its footer."""
+    table = table.select(schema.names).cast(schema.arrow).replace_schema_metadata({METADATA_KEY: _json(metadata)})
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        table.schema,
+        compression="zstd",
+        use_dictionary=[column for column in _DICTIONARY_COLUMNS if column in schema.names],
+        column_encoding={column: "DELTA_BINARY_PACKED" for column in _DELTA_COLUMNS if column in schema.names},
+    ) as writer:
+        for start in range(0, max(1, len(table)), _ROW_GROUP_ROWS):
+            # Each in one chunk: how a table came about must not show in its file's pages.
+            writer.write_table(table.slice(start, _ROW_GROUP_ROWS).combine_chunks())
+    return sink.getvalue()
 
 
 def _columns(file: pq.ParquetFile, schema: pa.Schema) -> pa.Table:

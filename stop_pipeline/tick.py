@@ -456,11 +456,10 @@ def _apply(
     if changed_months or rejected_changed:
         store.write_state(account, dataclasses.replace(state, pending=Pending(info.fetched_at, changed_months)))
 
-    def write(month: str) -> None:
-        periods = bring_in(known(month), changes.pop(month), verdict, fetched_at=info.fetched_at)
-        store.write_month(account, month, periods)
+    def periods(month: str) -> pa.Table:
+        return bring_in(known(month), changes.pop(month), verdict, fetched_at=info.fetched_at)
 
-    in_threads(write, changed_months)
+    store.write_months(account, changed_months, periods)
     if rejected_changed:
         store.write_rejected(account, rejected)
     committed = State(

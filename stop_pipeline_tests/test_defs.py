@@ -259,7 +259,7 @@ def test_an_id_that_stands_twice_without_a_reason_fails_its_check(
         periods = pa.concat_tables([month, month.slice(0, doubled)]).sort_by(
             [(name, "ascending") for name in STOPS_ORDER]
         )
-        ticker.store.write_month("main", "2025-06", periods)
+        ticker.store.write_months("main", ["2025-06"], lambda _: periods)
 
     applied = ticker.tick([*rows(30)[: 30 - gone], Row(99, created_at="2025-07-01 10:00:00")], nb_data=99)
 

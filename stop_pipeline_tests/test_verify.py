@@ -180,38 +180,39 @@ def months(change: Callable[[Store], None]) -> Callable[[Path], None]:
     return lambda root: change(Store(root))
 
 
+def put_months(store: Store, months: dict[str, pa.Table]) -> None:
+    store.write_months("main", months, months.__getitem__)
+
+
 def move_a_row(store: Store) -> None:
     june, february = (store.read_month("main", month) for month in ("2025-06", "2024-02"))
-    store.write_month("main", "2025-06", june.slice(1))
-    store.write_month("main", "2024-02", pa.concat_tables([february, june.slice(0, 1)]))
+    put_months(store, {"2025-06": june.slice(1), "2024-02": pa.concat_tables([february, june.slice(0, 1)])})
 
 
 def drop_a_row(store: Store) -> None:
-    store.write_month("main", "2025-06", store.read_month("main", "2025-06").slice(1))
+    put_months(store, {"2025-06": store.read_month("main", "2025-06").slice(1)})
 
 
 def add_a_row(store: Store) -> None:
     june = store.read_month("main", "2025-06")
     row = set_column(june.slice(june.num_rows - 1), "id", pa.array([9999]))
-    store.write_month("main", "2025-06", pa.concat_tables([june, row]))
+    put_months(store, {"2025-06": pa.concat_tables([june, row])})
 
 
 def repeat_an_id(store: Store) -> None:
     june = store.read_month("main", "2025-06")
     row = set_column(june.slice(june.num_rows - 1), "phone_number", pa.array(["+33699999999"]))
-    store.write_month("main", "2025-06", pa.concat_tables([june, row]))
+    put_months(store, {"2025-06": pa.concat_tables([june, row])})
 
 
 def end_before_the_beginning(store: Store) -> None:
     june = store.read_month("main", "2025-06")
     ends = pc.if_else(pc.is_valid(june["removed_at"]), june["first_seen_at"], june["removed_at"])
-    store.write_month(
-        "main", "2025-06", set_column(june, "removed_at", ends.cast(STOPS.arrow.field("removed_at").type))
-    )
+    put_months(store, {"2025-06": set_column(june, "removed_at", ends.cast(STOPS.arrow.field("removed_at").type))})
 
 
 def forget_ended_rows(store: Store) -> None:
-    store.write_month("main", "2023-05", store.read_month("main", "2023-05").slice(1))
+    put_months(store, {"2023-05": store.read_month("main", "2023-05").slice(1)})
 
 
 def derived_of_another_commit(store: Store) -> None:
