@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow.dataset as ds
+from contenders import leave
 
 from stop_pipeline import read_stops
 
@@ -55,3 +56,4 @@ def read(state: Path, how: str) -> dict[str, float]:
 if __name__ == "__main__":
     part, of, argument = sys.argv[1:]
     print(json.dumps(size(Path(of), Path(argument)) if part == "size" else read(Path(of), argument)))
+    leave()
