@@ -390,8 +390,8 @@ def check(contender: Contender, state: Path, rows: int, must_stand: Sequence[int
 def leave() -> NoReturn:
     """End this process, its work done, without clearing up.
 
-    Now and then (1 of 60) a process that used Arrow's datasets would else end with “terminate called without an active
-    exception”. So no script of the benchmark clears up after itself; what a contender left is checked later.
+    Else a process that used Arrow's datasets now and then (1 of 60) ends with “terminate called without an active
+    exception”. All contenders leave so, for their times to be alike.
     """
     sys.stdout.flush()
     os._exit(0)
@@ -401,15 +401,17 @@ def main() -> None:
     """Run the part of one contender that the arguments name."""
     part, name, state, answer, *rest = sys.argv[1:]
     contender = CONTENDERS[name]
-    match part:
-        case "check":
-            check(contender, Path(state), int(rest[0]), json.loads(rest[1]))
-        case "tick":
+    match part, *rest:
+        case "check", rows, ids:
+            check(contender, Path(state), int(rows), json.loads(ids))
+        case "tick", fetched_at:
             Path(state).mkdir(parents=True, exist_ok=True)
-            kept = contender.tick(Path(state), Path(answer), datetime.fromisoformat(rest[0]))
-            print(json.dumps({"rows": kept}))
-        case "ticks":
-            Ours().ticks(Path(state), Path(answer), datetime.fromisoformat(rest[0]), int(rest[1]))
+            rows_counted = contender.tick(Path(state), Path(answer), datetime.fromisoformat(fetched_at))
+            print(json.dumps({"rows": rows_counted}))
+        case "ticks", fetched_at, count:
+            Ours().ticks(Path(state), Path(answer), datetime.fromisoformat(fetched_at), int(count))
+        case _:
+            sys.exit(__doc__)
     leave()
 
 

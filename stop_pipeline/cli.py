@@ -214,9 +214,9 @@ def _chosen(settings: Settings, account: str | None) -> tuple[str, ...]:
 
 def _tick(settings: Settings, accounts: tuple[str, ...], accept_removals: int | None) -> int:
     """Tick the accounts, as many in a run as the schedule does, and say what came of each; the exit code."""
-    # What Dagster loads stays, and the collector would go through it a hundred times: a tenth of a small tick.
+    # What Dagster loads stays. The collector would go through it a hundred times, a tenth of a small tick; and when the
+    # process ends and Python takes it apart, again and again: a fifth.
     gc.set_threshold(_OBJECTS_PER_COLLECTION)
-    # At its end Python would look for garbage again and again while it takes all that apart: a fifth of a small tick.
     atexit.register(gc.freeze)
     from stop_pipeline.local_dagster import run_ticks
     from stop_pipeline.progress import progress_shown
