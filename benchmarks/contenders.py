@@ -54,7 +54,7 @@ class Ours(Contender):
 
     def tick(self, state: Path, answer: Path, fetched_at: datetime) -> None:
         from stop_pipeline import tick
-        from stop_pipeline.merge import Guard
+        from stop_pipeline.guard import Guard
         from stop_pipeline.store import Store
 
         store = Store(state)
@@ -98,7 +98,7 @@ class OursCore(Ours):
 
     def tick(self, state: Path, answer: Path, fetched_at: datetime) -> None:
         from stop_pipeline import tick
-        from stop_pipeline.merge import Guard
+        from stop_pipeline.guard import Guard
         from stop_pipeline.store import Store
 
         store = Store(state)
@@ -112,11 +112,12 @@ class OursAlone(Ours):
 
     def tick(self, state: Path, answer: Path, fetched_at: datetime) -> None:
         from stop_pipeline import tick
-        from stop_pipeline.merge import Guard
+        from stop_pipeline.guard import Guard
         from stop_pipeline.model import SnapshotInfo
         from stop_pipeline.periods import fingerprint, split_by_month
         from stop_pipeline.snapshot import parse
         from stop_pipeline.store import Store
+        from stop_pipeline.tables import Tables
         from stop_pipeline.threads import in_threads
 
         snapshot = parse(answer, "json", fetched_at=fetched_at, timezone=TIMEZONE)
@@ -126,17 +127,20 @@ class OursAlone(Ours):
             months=dict(zip(months, in_threads(fingerprint, months.values()), strict=True)),
         )
 
-        class InMemory(Store):
+        class OneAnswer(Store):
             def snapshot_info(self, account: str) -> SnapshotInfo:  # noqa: ARG002
                 return parsed
 
+        class InMemory(Tables):
             def read_listed(self, account: str, info: SnapshotInfo, month: str) -> "pa.Table":  # noqa: ARG002
                 return months[month]
 
             def read_malformed(self, account: str) -> "pa.Table":  # noqa: ARG002
                 return snapshot.rejected
 
-        tick.apply_newest(InMemory(state), ACCOUNT, Guard())
+        store = OneAnswer(state)
+        store.tables = InMemory(store.files)
+        tick.apply_newest(store, ACCOUNT, Guard())
 
 
 class Naive(Contender):

@@ -28,7 +28,7 @@ import sqlalchemy
 
 from stop_pipeline import tick
 from stop_pipeline.client import StopListClient
-from stop_pipeline.merge import Guard
+from stop_pipeline.guard import Guard
 from stop_pipeline.sandbox import Sandbox, StopList, today
 from stop_pipeline.store import Store
 

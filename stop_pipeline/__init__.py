@@ -7,21 +7,22 @@ The rooms of the house, from the outside in:
     cli            the command `stop-pipeline`
     definitions    what Dagster loads; defs/ holds its assets, checks, schedules, sensor, partitions and resources
     fleet/         Dagster's configuration for many accounts: PostgreSQL, and a cluster's run launcher
-    tick           the steps of one tick, without Dagster
+    tick           the steps of one tick, without Dagster        engine     what they do where something changed
     client         HTTP: the answer, or a typed error            envelope   the provider's codes
     snapshot       rows → typed rows and malformed rows          document   bytes → rows, in batches
     json_document, xml_document   what an answer must be         rows       a parser's rows → batches
     plain_rows     rows as the provider writes them → columns    words      eight characters at a time
     wall_clocks    `createdAt` → times                           phones     spellings → E.164
     pieces         where an answer is cut                        difference what it changes in the one before
-    merge          committed + listed → what changes             periods    tables as of a commit
-    derive         committed → suppression list, counts
+    merge          committed + listed → what changes             guard      what an answer may take away
+    periods        tables as of a commit                         derive     committed → suppression list, counts
     charts         tables → pictures                             preview    a dozen rows, masked
     incidents      what runs came to → what is told              webhook    telling it
-    store          where tables lie                              files      atomic writes, the lock, on disk
-    roots          folder or bucket                              objects    the same in a bucket
+    store          answers and commits                           tables     rows ↔ Parquet
+    layout         which file is which                           footers    what a file says of itself
+    files          atomic writes, the lock, on disk              objects    the same in a bucket
     frames         an answer as it is kept, piece by piece       threads    several things at once
-    columns        values of Python and NumPy as Arrow's
+    columns        values of Python and NumPy as Arrow's         roots      folder or bucket
     reading        what a notebook gets
     suppression    a campaign held against the list              campaign   its file, read and written in parts
     verify         whether the files hold together               rebuild    kept answers → a fresh root

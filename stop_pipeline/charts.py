@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stop_pipeline.columns import as_arrow, as_numpy, in_one, repeats, scalar
+from stop_pipeline.model import DELAY_FIGURES
 
 RECENT_DAYS = 90
 MEAN_DAYS = 28
@@ -26,8 +27,6 @@ COUNTRIES_SHOWN = 5
 
 LATE = timedelta(hours=48)
 """SMS Partner says that an opt-out is listed by then."""
-
-DELAY_FIGURES = ("delay_median_hours", "delay_p90_hours", "delay_p99_hours", "over_48_hours_percent")
 
 _CARD, _INK, _FAINT, _GRID = "#fbfbfd", "#2b3440", "#5c6773", "#e3e6ea"
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")

@@ -1,7 +1,7 @@
 """What is made from a commit: whom not to text, and how many opt-outs there were.
 
 What belongs here: pure functions from the committed periods to the tables that people use. What does not: when they
-are remade (`tick`), or where they lie (`store`).
+are remade (`tick`), or where they lie (`layout`).
 """
 
 import itertools

@@ -1,7 +1,7 @@
 """One answer held against the one before it, of which all is known: only the pieces that differ are parsed.
 
 What belongs here: what the rows of those pieces make of the snapshot before, and when that is not enough to go by. What
-does not: which pieces there are (`pieces`), how rows are read (`snapshot`), and where the snapshot lies (`store`).
+does not: which pieces there are (`pieces`), how rows are read (`snapshot`), and where the snapshot lies (`layout`).
 
 Where each piece gives some rows, whatever the others are (`Snapshot.pieces_read_by`), those that two answers share give
 the same rows in both. Without them, what is left of each is a shorter list; and the two lists differ as the answers do.

@@ -1,7 +1,7 @@
 """How bytes reach the data root: whole or not at all, readable by their owner only, one writer per account.
 
 What belongs here: what every data root can do (`Files`), the lock and temporaries, and how a folder on disk does it
-(`LocalFiles`). What does not: how a bucket does it (`objects`), which files there are and what is in them (`store`).
+(`LocalFiles`). What does not: how a bucket does it (`objects`), which files there are (`layout`) and what is in them.
 Nobody else knows where a file lies: the other rooms name it relative to the data root, and only temporaries, always on
 local disk, are paths to them.
 
@@ -11,6 +11,8 @@ several files that are written together each of these steps is taken for all bef
 its journal a few times, where it would three times for each file.
 """
 
+from __future__ import annotations
+
 import errno
 import fnmatch
 import os
@@ -19,26 +21,32 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
 import filelock
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from stop_pipeline.errors import StoreError
+from stop_pipeline.footers import footer_bytes
 from stop_pipeline.threads import in_threads
+
+if TYPE_CHECKING:  # a tick that changes nothing needs no Arrow
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Content = tuple[str, bytes | pa.Buffer]
+Content = tuple[str, "bytes | pa.Buffer"]
 """The name of a file, and what it is to hold."""
+
+Damage = tuple[type[Exception], ...]
+"""What reading a file raises if it is not one of this package, or no longer."""
 
 WORK_FOLDER = ".work"
 LOCK_TIMEOUT_SECONDS = 900
-DAMAGE = (pa.ArrowException, KeyError, ValueError)
-"""What reading a file raises if it is not one of this package, or no longer."""
+_FOOTER_BYTES = 65_536
+"""How much of a Parquet file is read at first to find its footer."""
 _NOT_TO_BE_REMOVED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT)
 """What a folder says that holds other files, or is gone already."""
 
@@ -77,7 +85,7 @@ class Files(ABC):
         """Whether this process may take the lock and make temporaries."""
 
     @abstractmethod
-    def encloses(self, other: "Files") -> bool:
+    def encloses(self, other: Files) -> bool:
         """Whether the other data root is this one, or lies within it."""
 
     @contextmanager
@@ -159,7 +167,7 @@ class Files(ABC):
         """Remove the file `name`, if there is one."""
 
     @abstractmethod
-    def reading(self, name: str = "", damage: tuple[type[Exception], ...] = DAMAGE) -> AbstractContextManager[None]:
+    def reading(self, name: str = "", damage: Damage | None = None) -> AbstractContextManager[None]:
         """Turn a failure to read `name`, or what its bytes should be, into one sentence; see `readable`."""
 
     @abstractmethod
@@ -172,13 +180,19 @@ class Files(ABC):
             OSError: it cannot be opened; FileNotFoundError, if there is none.
         """
 
-    @abstractmethod
-    def footer(self, name: str) -> pq.FileMetaData:
-        """The footer of the Parquet file `name`; to be used under `reading`.
+    def footer(self, name: str) -> bytes:
+        """The end of the Parquet file `name`, with all of its footer; to be used under `reading`.
 
         Raises:
             OSError: it cannot be opened; FileNotFoundError, if there is none.
         """
+        size_bytes = _FOOTER_BYTES
+        while True:
+            end = self._bytes(name, last=size_bytes)
+            footer = footer_bytes(end)
+            if footer <= size_bytes or len(end) < size_bytes:
+                return end
+            size_bytes = footer
 
     def footers(self, pattern: str) -> dict[str, pq.FileMetaData]:
         """The footer of each Parquet file whose name matches `pattern`, by name; to be used under the account's lock.
@@ -186,10 +200,13 @@ class Files(ABC):
         Raises:
             StoreError: a folder cannot be listed, or a file not be read, or it has no footer.
         """
+        import pyarrow as pa  # noqa: PLC0415 – see above
+        import pyarrow.parquet as pq  # noqa: PLC0415 – see above
+
         footers = {}
         for name in self.matching(pattern):
             with self.reading(name):
-                footers[name] = self.footer(name)
+                footers[name] = pq.read_metadata(pa.BufferReader(self.footer(name)))
         return footers
 
     @abstractmethod
@@ -215,10 +232,17 @@ class Files(ABC):
         """The bytes of `name`; None if there is no such file."""
         with self.reading(name):
             try:
-                with self.open(name) as file:
-                    return bytes(file.read())
+                return self._bytes(name)
             except FileNotFoundError:
                 return None
+
+    @abstractmethod
+    def _bytes(self, name: str, *, last: int | None = None) -> bytes:
+        """The bytes of the file `name`, or the last so many of them, of one version of it.
+
+        Raises:
+            OSError: as `open`.
+        """
 
     @abstractmethod
     def exists(self, name: str) -> bool:
@@ -318,18 +342,21 @@ class LocalFiles(Files):
                     raise
             _sync(next(parent for parent in path.parents if parent.exists()))
 
-    def reading(self, name: str = "", damage: tuple[type[Exception], ...] = DAMAGE) -> AbstractContextManager[None]:
+    def reading(self, name: str = "", damage: Damage | None = None) -> AbstractContextManager[None]:
         """As `readable`."""
         return readable(self._path(name), damage)
 
     def open(self, name: str) -> pa.NativeFile:
         """The file as it is now: a rename onto its name leaves an open file what it was."""
+        import pyarrow as pa  # noqa: PLC0415 – see above
+
         return pa.OSFile(self.shown(name))
 
-    def footer(self, name: str) -> pq.FileMetaData:
-        """The footer alone."""
-        with self.open(name) as file:
-            return pq.read_metadata(file)
+    def _bytes(self, name: str, *, last: int | None = None) -> bytes:
+        with self._path(name).open("rb") as file:
+            if last is not None:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - last))
+            return file.read()
 
     def scan(
         self, folder: str, schema: pa.Schema, keys: pa.Schema, columns: list[str], condition: pc.Expression | None
@@ -405,12 +432,12 @@ def writable(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def readable(path: Path, damage: tuple[type[Exception], ...] = DAMAGE) -> Iterator[None]:
+def readable(path: Path, damage: Damage | None = None) -> Iterator[None]:
     """Turn a file that cannot be read, or holds something else than it should, into one sentence.
 
     Args:
         path: The file.
-        damage: What else than an OSError means that it is damaged.
+        damage: What else than an OSError means that it is damaged; if not given, what reading Parquet raises then.
 
     Raises:
         StoreError: in place of an OSError or one of `damage`.
@@ -420,10 +447,22 @@ def readable(path: Path, damage: tuple[type[Exception], ...] = DAMAGE) -> Iterat
         yield
     except OSError as error:
         refusal = _reason(error) or "it is damaged"
-    except damage:
+    except damage_if(damage):
         refusal = "it is damaged or no file of this package"
     if refusal is not None:
         raise StoreError(f"Cannot read {path}: {refusal}. Restore it from a backup.")
+
+
+def damage_if(named: Damage | None) -> Damage:
+    """What means damage: what is named, or for a Parquet file, of which nothing is, whatever Arrow raises.
+
+    To be asked for once something was raised.
+    """
+    if named is not None:
+        return named
+    import pyarrow as pa  # noqa: PLC0415 – see above
+
+    return pa.ArrowException, KeyError, ValueError
 
 
 def _reason(error: OSError) -> str | None:

@@ -7,6 +7,8 @@ It is a Zstandard file of many frames, which every program for such files unpack
 they skip (RFC 8878, section 3.1.2): it lists the others.
 """
 
+from __future__ import annotations
+
 import hashlib
 import struct
 import zlib
@@ -15,10 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from stop_pipeline.pieces import Piece, Span, read
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _SKIPPABLE = 0x184D2A50
 _FRAME_HEADER = struct.Struct("<II")
@@ -86,7 +90,7 @@ def _one_after_the_other(lengths: Iterable[int]) -> list[Span]:
 
 def compress(path: Path, pieces: Sequence[Piece], known: Kept | None, into: Path) -> None:
     """Compress a document's pieces into a new file, but for those that are copied from one kept before."""
-    codec = pa.Codec("zstd")
+    codec = _codec()
     frames = {frame.piece.name: frame for frame in known.frames} if known else {}
     entries = b""
     with path.open("rb") as file, into.open("xb") as sink:
@@ -99,6 +103,12 @@ def compress(path: Path, pieces: Sequence[Piece], known: Kept | None, into: Path
             entries += _ENTRY.pack(len(compressed), end - start, zlib.crc32(compressed), piece.name)
         ending = _END.pack(len(pieces), zlib.crc32(entries), _MARK)
         sink.write(_FRAME_HEADER.pack(_SKIPPABLE, len(entries) + len(ending)) + entries + ending)
+
+
+def _codec() -> pa.Codec:
+    import pyarrow as pa  # noqa: PLC0415 – an answer that is kept already is not compressed again
+
+    return pa.Codec("zstd")
 
 
 def _copied(known: Kept | None, frame: Frame | None) -> bytes | None:
@@ -117,7 +127,7 @@ def unpack(known: Kept, without: frozenset[bytes], into: Path) -> list[Span]:
     Raises:
         ArrowException, OSError, ValueError: the file is damaged.
     """
-    codec = pa.Codec("zstd")
+    codec = _codec()
     lengths = []
     with into.open("xb") as sink:
         for frame in known.frames:

@@ -32,6 +32,9 @@ CONFLICTING_ID = "conflicts with another row of the same id"
 REASONS = (NOT_AN_OBJECT, BAD_ID, BAD_PHONE_NUMBER, BAD_CREATED_AT, CONFLICTING_ID)
 """Why a row is rejected: the first of these that applies."""
 
+DELAY_FIGURES = ("delay_median_hours", "delay_p90_hours", "delay_p99_hours", "over_48_hours_percent")
+"""What is told of the time from `created_at` to `first_seen_at`."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -260,6 +263,14 @@ class State:
 def commit_time(commit: str) -> datetime:
     """The `applied_at` that the name of a commit tells."""
     return datetime.strptime(commit.partition("-")[0], _COMMIT_TIME).replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class DerivedInfo:
+    """What is known of a derived table on disk without reading its rows: the commit it was made from, and how many."""
+
+    commit: str
+    rows: int
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """How bytes reach a bucket: S3, Google Cloud Storage or Azure, through pyarrow's own file systems.
 
 What belongs here: what an object store does otherwise than a disk. What does not: what every data root can do
-(`files`), which URI can be one (`roots`), which files there are (`store`).
+(`files`), which URI can be one (`roots`), which files there are (`layout`).
 
 - **A put is atomic**: an object appears whole, in place of the old one, when its upload is completed. But an Arrow
   stream completes it however it is closed, even when it is forgotten half written. So an object is built whole before
@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from stop_pipeline.errors import ConfigurationError, StoreError
-from stop_pipeline.files import DAMAGE, WORK_FOLDER, Files, Item, Result
+from stop_pipeline.files import WORK_FOLDER, Damage, Files, Item, Result, damage_if
 from stop_pipeline.roots import checked_uri
 
 SCRATCH = Path(".stop_pipeline") / "work"
@@ -38,7 +38,6 @@ SCRATCH = Path(".stop_pipeline") / "work"
 
 _ONE_REQUEST_BYTES = 8_000_000
 """Up to this size an object goes up in one request; Arrow's own limit is 10 MiB."""
-_END_BYTES = 65_536
 _READ_ATTEMPTS = 10
 _ENDS = {".parquet": b"PAR1", ".json": b"\n}\n"}
 """How files end that are ever replaced: one that does not was replaced while it was read."""
@@ -124,28 +123,21 @@ class ObjectFiles(Files):
             self._filesystem.delete_file(self._path(name))
 
     @contextmanager
-    def reading(self, name: str = "", damage: tuple[type[Exception], ...] = DAMAGE) -> Iterator[None]:
+    def reading(self, name: str = "", damage: Damage | None = None) -> Iterator[None]:
         """As `files.readable`, in words for an object store."""
         refusal = None
         try:
             yield
         except OSError as error:
             refusal = _reason(error)
-        except damage:
+        except damage_if(damage):
             refusal = _DAMAGED
         if refusal is not None:
             raise StoreError(f"Cannot read {self.shown(name)}: {refusal}.")
 
     def open(self, name: str) -> pa.NativeFile:
         """The whole object, in memory."""
-        return pa.BufferReader(self._bytes(self._path(name)))
-
-    def footer(self, name: str) -> pq.FileMetaData:
-        """The footer, of the end of the object alone if that holds it."""
-        end = self._bytes(self._path(name), last=_END_BYTES)
-        length = int.from_bytes(end[-8:-4], "little")  # as Parquet files tell it, before their last four bytes
-        data = end if length + 8 <= len(end) else self._bytes(self._path(name))
-        return pq.read_metadata(pa.BufferReader(data))
+        return pa.BufferReader(self._object(self._path(name)))
 
     def footers(self, pattern: str) -> dict[str, pq.FileMetaData]:
         """The ends of the objects alone, many at once; their sizes are known from the listing."""
@@ -170,7 +162,7 @@ class ObjectFiles(Files):
         )
 
         def fetched(fragment: ds.ParquetFileFragment) -> ds.ParquetFileFragment:
-            data = self._bytes(fragment.path)
+            data = self._object(fragment.path)
             return _PARQUET.make_fragment(pa.py_buffer(data), partition_expression=fragment.partition_expression)
 
         fragments = self.each(fetched, listed.get_fragments(condition))
@@ -228,7 +220,10 @@ class ObjectFiles(Files):
     def _name(self, info: fs.FileInfo) -> str:
         return str(info.path.removeprefix(f"{self._base}/"))
 
-    def _bytes(self, path: str, *, last: int | None = None) -> bytearray:
+    def _bytes(self, name: str, *, last: int | None = None) -> bytes:
+        return bytes(self._object(self._path(name), last=last))
+
+    def _object(self, path: str, *, last: int | None = None) -> bytearray:
         """An object's bytes, or the last so many of them, of one version.
 
         Arrow asks for the size first, and takes as many bytes for read, whatever came. So a longer version that came in

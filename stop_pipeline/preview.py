@@ -23,10 +23,10 @@ def of_stops(store: Store, account: str) -> pa.Table:
     Reads no more months than it takes to find them.
     """
     youngest = STOPS.empty
-    for month in reversed(store.month_names(account)):
+    for month in reversed(store.tables.month_names(account)):
         if youngest.num_rows >= ROWS:
             break
-        youngest = pa.concat_tables([youngest, store.read_month(account, month)])
+        youngest = pa.concat_tables([youngest, store.tables.read_month(account, month)])
     return _youngest(youngest, "created_at").select(STOPS_COLUMNS)
 
 

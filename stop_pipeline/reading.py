@@ -100,7 +100,7 @@ def read_rejected(root: str | Path | None = None, history: bool = False) -> pd.D
 
     def committed(account: str) -> pa.Table:
         applied_at = store.state(account).applied_at
-        periods = as_committed(store.read_rejected(account), applied_at)
+        periods = as_committed(store.tables.read_rejected(account), applied_at)
         return periods if history else open_rows(periods)
 
     return _per_account(store, REJECTED, committed)
@@ -121,7 +121,7 @@ def read_suppression_list(root: str | Path | None = None) -> pd.DataFrame:
         StoreError: as in `read_stops`.
     """
     store = existing_store(root)
-    return _per_account(store, SUPPRESSION_LIST, lambda account: store.read_derived(SUPPRESSION_LIST, account))
+    return _per_account(store, SUPPRESSION_LIST, lambda account: store.tables.read_derived(SUPPRESSION_LIST, account))
 
 
 def read_stops_per_day(root: str | Path | None = None) -> pd.DataFrame:
@@ -139,7 +139,7 @@ def read_stops_per_day(root: str | Path | None = None) -> pd.DataFrame:
         StoreError: as in `read_stops`.
     """
     store = existing_store(root)
-    return _per_account(store, STOPS_PER_DAY, lambda account: store.read_derived(STOPS_PER_DAY, account))
+    return _per_account(store, STOPS_PER_DAY, lambda account: store.tables.read_derived(STOPS_PER_DAY, account))
 
 
 def existing_store(root: str | Path | None) -> Store:
@@ -164,7 +164,7 @@ def _read_account(
     needed = {"created_at_local" if column == CREATED_MONTH.name else column for column in columns} - {ACCOUNT.name}
     needed = set(_READ_COLUMNS) if waits else needed | {"first_seen_at", "removed_at"}
     periods = as_committed(
-        store.scan_stops(
+        store.tables.scan_stops(
             account,
             columns=[column for column in _READ_COLUMNS if column in needed],
             condition=None if waits else condition,

@@ -24,7 +24,7 @@ from pathlib import Path
 from stop_pipeline import tick
 from stop_pipeline.errors import ApiError, ForeignListError, StoreError, UnreadableAnswerError
 from stop_pipeline.files import writable
-from stop_pipeline.merge import Guard
+from stop_pipeline.guard import Guard
 from stop_pipeline.model import Answer, RawFile
 from stop_pipeline.store import Store
 

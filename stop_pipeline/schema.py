@@ -1,7 +1,7 @@
 """The columns of every table: names, types and meanings, declared once.
 
 What belongs here: what a table promises to its readers. The writer enforces it, the Dagster UI shows it, and the README
-is tested against it. What does not: how rows come about (`snapshot`, `merge`, `derive`) and where they lie (`store`).
+is tested against it. What does not: how rows come about (`snapshot`, `merge`, `derive`) and where they lie (`layout`).
 
 Types are declared by Arrow's names for them: what only shows a table loads no Arrow.
 """

@@ -303,7 +303,7 @@ def current_list(root: str | Path | None, account: str | None, *, max_age: timed
         now = datetime.now(UTC)
         accounts = _accounts(store) if account is None else [account]
         verified_at = [_verified_at(store, name, now=now, max_age=max_age) for name in accounts]
-        lists = [store.read_derived(SUPPRESSION_LIST, name) for name in accounts]
+        lists = [store.tables.read_derived(SUPPRESSION_LIST, name) for name in accounts]
     except StoreError as error:
         problem = str(error)
     if problem is not None:
@@ -349,7 +349,8 @@ def _verified_at(store: Store, account: str, *, now: datetime, max_age: timedelt
             f"The list of the account “{account}” was last verified at {state.verified_at:%Y-%m-%d %H:%M} UTC, longer "
             f"than {max_age / timedelta(hours=1):g} h ago: {tick}, or allow more with --max-age."
         )
-    if store.derived_commit(SUPPRESSION_LIST, account) != state.commit:
+    derived = store.derived(SUPPRESSION_LIST, account)
+    if derived is None or derived.commit != state.commit:
         raise UnfitListError(
             f"The suppression_list of the account “{account}” is behind its last commit: {tick}, or let the tick end "
             "that is running."

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Sized
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import pyarrow as pa
-
 _MOST_THREADS = 4
 
 S = TypeVar("S")
@@ -22,6 +20,8 @@ def in_threads(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
     """
     if isinstance(items, Sized) and len(items) <= 1:
         return list(map(work, items))
+    import pyarrow as pa  # noqa: PLC0415 – who has one thing to do may have no other use for Arrow
+
     pool = ThreadPoolExecutor(min(_MOST_THREADS, pa.cpu_count()))
     try:
         return list(pool.map(work, items))

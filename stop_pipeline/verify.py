@@ -10,7 +10,6 @@ would have been compared with is left alone: one damage, one sentence.
 import dataclasses
 import functools
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -24,12 +23,14 @@ import pyarrow.parquet as pq
 
 from stop_pipeline import derive
 from stop_pipeline.errors import ApiError, StoreError
-from stop_pipeline.files import DAMAGE
+from stop_pipeline.files import damage_if
+from stop_pipeline.footers import note_in
+from stop_pipeline.layout import NO_MONTH, month_file, snapshot_file
 from stop_pipeline.model import REASONS, Landed, SnapshotInfo, State
 from stop_pipeline.periods import REJECTED_ORDER, STOPS_ORDER, as_committed, fingerprint, is_after, months_of, open_rows
 from stop_pipeline.schema import LISTED, REJECTED, STOP_SNAPSHOT, STOPS, STOPS_PER_DAY, SUPPRESSION_LIST, TableSchema
 from stop_pipeline.snapshot import parse
-from stop_pipeline.store import METADATA_KEY, NO_MONTH, Store, month_file, snapshot_file
+from stop_pipeline.store import Store
 
 Value = TypeVar("Value")
 
@@ -135,7 +136,7 @@ class _Inspection:
     def _attempt(self, file: str, read: Callable[[], Value]) -> Value | None:
         """What `read` gives; None if the file cannot be read, which is noted."""
         try:
-            with self._store.files.reading(file, (*DAMAGE, TypeError)):
+            with self._store.files.reading(file, (*damage_if(None), TypeError)):
                 return read()
         except StoreError as error:
             self._findings.append(Finding(self._account, file, str(error)))
@@ -149,7 +150,7 @@ class _Inspection:
 
         def read() -> tuple[pa.Table, dict[str, Any]]:
             with self._store.files.open(file) as source, pq.ParquetFile(source) as parquet:
-                return parquet.read(), dict(json.loads(parquet.metadata.metadata[METADATA_KEY]))
+                return parquet.read(), note_in(parquet.metadata.metadata)
 
         found = self._attempt(file, read)
         if found is not None and not found[0].schema.remove_metadata().equals(schema.arrow):

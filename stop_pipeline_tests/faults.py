@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, threads, tick
 from stop_pipeline.errors import StopPipelineError
 from stop_pipeline.files import WORK_FOLDER, writable
-from stop_pipeline.merge import Guard
+from stop_pipeline.guard import Guard
 from stop_pipeline.model import Answer
 from stop_pipeline.store import Store
 from stop_pipeline_tests.ticking import PARIS, CannedClient, Row, answer_body, rows, tree

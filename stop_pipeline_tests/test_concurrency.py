@@ -35,7 +35,7 @@ import pytest
 from stop_pipeline import read_stops, read_stops_per_day, read_suppression_list, tick
 from stop_pipeline.errors import StoreError
 from stop_pipeline.files import LOCK_TIMEOUT_SECONDS, LocalFiles
-from stop_pipeline.merge import Guard
+from stop_pipeline.guard import Guard
 from stop_pipeline.model import Answer
 from stop_pipeline.store import Store
 from stop_pipeline_tests.commands import COMMAND, GIVE_UP_SECONDS, clean_environment, wait_until

@@ -254,12 +254,12 @@ def test_an_id_that_stands_twice_without_a_reason_fails_its_check(
     ticker = Ticker(tmp_path)
     ticker.tick(rows(30))
     # What no tick does: rows that stand are written once more.
-    month = ticker.store.read_month("main", "2025-06")
+    month = ticker.store.tables.read_month("main", "2025-06")
     with ticker.store.locked("main"):
         periods = pa.concat_tables([month, month.slice(0, doubled)]).sort_by(
             [(name, "ascending") for name in STOPS_ORDER]
         )
-        ticker.store.write_months("main", ["2025-06"], lambda _: periods)
+        ticker.store.tables.write_months("main", ["2025-06"], lambda _: periods)
 
     applied = ticker.tick([*rows(30)[: 30 - gone], Row(99, created_at="2025-07-01 10:00:00")], nb_data=99)
 

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline import frames, pieces, snapshot, tick
+from stop_pipeline import engine, frames, pieces, snapshot
 from stop_pipeline.difference import difference, shared_pieces
+from stop_pipeline.layout import snapshot_file
 from stop_pipeline.model import Format, Landed, Snapshot, SnapshotChange
 from stop_pipeline.schema import LISTED
-from stop_pipeline.store import Store, snapshot_file
+from stop_pipeline.store import Store
 from stop_pipeline_tests.ticking import IN_MEMORY, Row, Ticker, answer_body, rows, tree
 
 LATE = "2026-01-03 16:30:00"
@@ -38,7 +39,7 @@ def small_pieces(piece_bytes: int = 4 << 20) -> Iterator[None]:
 def all_parsed() -> Iterator[None]:
     """Every answer is parsed as if no piece of it were known."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tick, "shared_pieces", lambda _before, _now: frozenset())
+        patch.setattr(engine, "shared_pieces", lambda _before, _now: frozenset())
         yield
 
 
@@ -57,7 +58,7 @@ class Parses:
 @pytest.fixture
 def parses(monkeypatch: pytest.MonkeyPatch) -> Parses:
     watch = Parses()
-    monkeypatch.setattr(tick, "parse", watch)
+    monkeypatch.setattr(engine, "parse", watch)
     return watch
 
 
@@ -296,7 +297,7 @@ def test_of_a_list_that_hardly_differs_a_few_pieces_are_parsed(
     _tick_in_small_pieces(ticker, listed)
     assert max(parses.rows[1:]) <= 42
     assert sorted(
-        ticker.store.stops_columns("main", ["id", "removed_at"])
+        ticker.store.tables.stops_columns("main", ["id", "removed_at"])
         .filter(pa.compute.field("removed_at").is_null())["id"]
         .to_pylist()
     ) == sorted({row.id for row in listed})
@@ -322,7 +323,7 @@ def test_no_month_is_made_anew_but_those_of_rows_that_differ(tmp_path: Path, mon
         made.append(set(change.months))
         return change
 
-    monkeypatch.setattr(tick, "difference", watched)
+    monkeypatch.setattr(engine, "difference", watched)
     over_three_months = [dataclasses.replace(row, created_at=f"2025-{1 + row.id % 3:02}-01 10:00:00") for row in ALL]
     ticker = Ticker(tmp_path)
     _tick_in_small_pieces(ticker, over_three_months)
@@ -336,7 +337,7 @@ def test_a_malformed_row_does_not_make_the_rest_be_parsed_again(tmp_path: Path, 
     _tick_in_small_pieces(ticker, [*ALL[:50], MALFORMED, *ALL[50:]])
     _tick_in_small_pieces(ticker, [*ALL[:50], MALFORMED, *ALL[50:], NEW])
     assert max(parses.rows[1:]) <= 22
-    assert ticker.store.read_malformed("main").num_rows == 1
+    assert ticker.store.tables.read_malformed("main").num_rows == 1
 
 
 @pytest.mark.parametrize(
@@ -366,7 +367,7 @@ def test_what_another_version_of_phonenumbers_read_is_read_again(
 ) -> None:
     ticker = Ticker(tmp_path)
     _tick_in_small_pieces(ticker, ALL)
-    for room in (tick, snapshot):
+    for room in (engine, snapshot):
         monkeypatch.setattr(room, "READER", "another")
     _tick_in_small_pieces(ticker, [*ALL, NEW])
     assert parses.rows[1:] == [201]
@@ -391,17 +392,18 @@ def test_a_snapshot_that_another_process_parsed_meanwhile_is_not_built_on(tmp_pa
         other = Store(tmp_path)
         info = other.snapshot_info("main")
         assert info
-        another = pa.Table.from_pylist(other.read_listed("main", info, "2025-06").slice(1).to_pylist(), LISTED.arrow)
+        listed = other.tables.read_listed("main", info, "2025-06")
+        another = pa.Table.from_pylist(listed.slice(1).to_pylist(), LISTED.arrow)
         with other.locked("main"):
             change = SnapshotChange(
                 None,
                 dataclasses.replace(info, months={}, listed=199),
                 {"2025-06": another},
-                other.read_malformed("main"),
+                other.tables.read_malformed("main"),
             )
-            other.write_snapshot("main", change)
+            other.tables.write_snapshot("main", change)
         ticker.apply()
-    assert ticker.store.months("main")["2025-06"].open_rows == 201
+    assert ticker.store.tables.months("main")["2025-06"].open_rows == 201
 
 
 # What is kept of an answer.
@@ -461,7 +463,7 @@ def test_a_damaged_piece_is_not_handed_on(tmp_path: Path) -> None:
     path.write_bytes(data)
     _tick_in_small_pieces(ticker, [*ALL, NEW])
     assert ticker.store.read_answer("main", _landed(ticker).file) == answer_body([*ALL, NEW])
-    assert ticker.store.months("main")["2025-06"].open_rows == 201
+    assert ticker.store.tables.months("main")["2025-06"].open_rows == 201
 
 
 @pytest.mark.parametrize("what", ["raw", "raw's last piece", "a month of the snapshot"])
@@ -484,7 +486,7 @@ def test_what_is_missing_or_damaged_of_the_answer_before_is_not_needed(
         raw.write_bytes(data)
     _tick_in_small_pieces(ticker, [*ALL, NEW])
     assert parses.rows[-1] == 201
-    assert ticker.store.months("main")["2025-06"].open_rows == 201
+    assert ticker.store.tables.months("main")["2025-06"].open_rows == 201
 
 
 def test_a_file_that_an_older_version_kept_lists_no_pieces_and_is_replaced_by_one_that_does(
@@ -516,7 +518,7 @@ def test_a_piece_that_unpacks_to_something_else_is_not_taken_for_what_it_was(tmp
     frames.compress(damaged, names, None, path)
     _tick_in_small_pieces(ticker, [*ALL[:104], ALTERED, *ALL[105:]])
     assert parses.rows[-1] == 200
-    assert sum(month.open_rows for month in ticker.store.months("main").values()) == 200
+    assert sum(month.open_rows for month in ticker.store.tables.months("main").values()) == 200
 
 
 def test_a_missing_month_of_the_snapshot_is_written_again(tmp_path: Path, parses: Parses) -> None:
@@ -528,7 +530,7 @@ def test_a_missing_month_of_the_snapshot_is_written_again(tmp_path: Path, parses
     _tick_in_small_pieces(ticker, [*over_three_months, dataclasses.replace(NEW, id=101)])
     assert parses.rows[-1] == 201
     assert month.exists()
-    assert ticker.store.read_malformed("main").num_rows == 1
+    assert ticker.store.tables.read_malformed("main").num_rows == 1
 
 
 def test_a_snapshot_that_cannot_be_read_does_not_keep_an_answer_from_landing(tmp_path: Path) -> None:

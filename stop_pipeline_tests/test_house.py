@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from stop_pipeline_tests.ticking import Row, Ticker, rows
+from stop_pipeline_tests.loopback import Loopback, reply
+from stop_pipeline_tests.ticking import Row, Ticker, answer_body, rows
 
 PACKAGE = Path(__file__).parent.parent / "stop_pipeline"
 ROOMS = {"client", "snapshot", "merge", "store"}
@@ -26,6 +27,10 @@ SHARED |= {
     "pieces",
     "frames",
     "threads",
+    "guard",
+    "layout",
+    "footers",
+    "tables",
 }
 """What the four rooms may use: plain types, and pure or lower helpers that import no room themselves."""
 
@@ -65,7 +70,7 @@ def test_every_module_opens_by_saying_what_belongs_in_it() -> None:
 
 
 def _modules_loaded_by(statement: str) -> set[str]:
-    code = f"{statement}\nimport sys; print(*sorted(sys.modules))"
+    code = f"import atexit, sys\natexit.register(lambda: print(*sorted(sys.modules)))\n{statement}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.split("\n")[-2].split())
 
@@ -107,6 +112,18 @@ def ticks_of_every_kind() -> None:
         assert ticker.tick([*first, first[0], Row(1, "+33639980009")]).info.rejected == 3
         assert ticker.tick(rows(10)).counts.withheld
         assert ticker.tick(rows(10), accept_removals=1_000).counts.removed
+
+
+def test_a_tick_that_finds_the_list_unchanged_loads_no_arrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMSPARTNER_API_KEY", "a-key")
+    monkeypatch.setenv("STOP_PIPELINE_DATA", str(tmp_path / "data"))
+    run = "from stop_pipeline.cli import main\nmain(['run'], standalone_mode=False)"
+    with Loopback(*[reply(200, answer_body(rows(300)))] * 2) as server:
+        monkeypatch.setenv("SMSPARTNER_BASE_URL", server.base_url)
+        first, unchanged = _modules_loaded_by(run), _modules_loaded_by(run)
+    assert {"pyarrow", "stop_pipeline.engine"} <= first
+    assert "stop_pipeline.tick" in unchanged
+    assert not unchanged & {"phonenumbers", "stop_pipeline.engine", "stop_pipeline.tables", *ARROW}
 
 
 def test_no_tick_loads_pandas() -> None:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stop_pipeline.errors import ForeignListError
-from stop_pipeline.merge import Guard, MonthChange, Verdict, bring_in, compare_month, judge
+from stop_pipeline.guard import Guard
+from stop_pipeline.merge import MonthChange, Verdict, bring_in, compare_month, judge
 from stop_pipeline.periods import STOPS_ORDER, split_by_month
 from stop_pipeline.schema import LISTED, STOPS
 

@@ -155,10 +155,10 @@ def _run(root: Path, steps: list[Step]) -> None:
 
 def _derived_as_if_made_anew(store: Store) -> None:
     """The tables that were brought up to date tick by tick are those that all periods give."""
-    stops, rejected = store.stops_columns("main", STOPS.names), store.read_rejected("main")
+    stops, rejected = store.tables.stops_columns("main", STOPS.names), store.tables.read_rejected("main")
     made_anew = derive.suppression_list(stops, rejected)
-    assert store.read_derived(SUPPRESSION_LIST, "main").to_pylist() == made_anew.to_pylist()
-    assert store.read_derived(STOPS_PER_DAY, "main").to_pylist() == derive.stops_per_day(stops).to_pylist()
+    assert store.tables.read_derived(SUPPRESSION_LIST, "main").to_pylist() == made_anew.to_pylist()
+    assert store.tables.read_derived(STOPS_PER_DAY, "main").to_pylist() == derive.stops_per_day(stops).to_pylist()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

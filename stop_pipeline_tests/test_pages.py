@@ -12,7 +12,7 @@ import pytest
 from stop_pipeline import charts, schema
 from stop_pipeline.definitions import build_definitions
 from stop_pipeline.defs import metadata, pictures
-from stop_pipeline.model import State
+from stop_pipeline.model import DELAY_FIGURES, State
 from stop_pipeline.settings import Settings
 from stop_pipeline_tests.loopback import Loopback, reply, reply_json
 from stop_pipeline_tests.ticking import START, answer_body, rows
@@ -97,9 +97,9 @@ def test_a_list_that_changes_within_the_hour_is_told_in_figures_and_the_chart_is
 
 def test_the_figures_of_the_delays_are_repeated_while_the_list_is_unchanged(pages: Pages) -> None:
     *_, changed, unchanged = pages.tick(*(answer_body(rows(count)) for count in (30, 31, 31)))
-    figures = {name: pages.shown(changed, "stops")[name] for name in charts.DELAY_FIGURES}
+    figures = {name: pages.shown(changed, "stops")[name] for name in DELAY_FIGURES}
     assert figures["over_48_hours_percent"].value == 100
-    assert {name: pages.shown(unchanged, "stops")[name] for name in charts.DELAY_FIGURES} == figures
+    assert {name: pages.shown(unchanged, "stops")[name] for name in DELAY_FIGURES} == figures
 
 
 def test_each_account_has_charts_of_its_own(pages: Pages) -> None:

@@ -12,7 +12,7 @@ from stop_pipeline import store as store_room
 from stop_pipeline import tick
 from stop_pipeline.defs.resources import StoreResource, build_resources
 from stop_pipeline.errors import ConfigurationError, ForeignListError, StoreError
-from stop_pipeline.merge import Guard
+from stop_pipeline.guard import Guard
 from stop_pipeline.settings import Settings
 from stop_pipeline_tests.commands import run_command
 from stop_pipeline_tests.ticking import PARIS, START, Ticker, answer_body, rows, tree

@@ -15,9 +15,11 @@ import pytest
 from stop_pipeline import read_rejected, read_stops, schema, tick
 from stop_pipeline.columns import UTC_TIME
 from stop_pipeline.errors import ConfigurationError, SchemaVersionError, StoreError
+from stop_pipeline.layout import NO_MONTH
 from stop_pipeline.model import Pending
 from stop_pipeline.periods import fingerprint
-from stop_pipeline.store import NO_MONTH, Store
+from stop_pipeline.store import Store
+from stop_pipeline.tables import Tables
 from stop_pipeline_tests.ticking import PARIS, Row, Ticker, answer_body, rows, tree
 
 
@@ -76,7 +78,7 @@ def test_a_table_that_breaks_its_schema_cannot_be_written(ticker: Ticker) -> Non
         names=schema.SUPPRESSION_LIST.names,
     )
     with ticker.store.locked("main"), pytest.raises((pa.ArrowInvalid, ValueError)):
-        ticker.store.write_derived(schema.SUPPRESSION_LIST, "main", nameless, "commit")
+        ticker.store.tables.write_derived(schema.SUPPRESSION_LIST, "main", nameless, "commit")
 
 
 def test_the_fingerprint_of_a_month_tells_any_two_lists_apart(ticker: Ticker) -> None:
@@ -90,13 +92,13 @@ def test_the_fingerprint_of_a_month_tells_any_two_lists_apart(ticker: Ticker) ->
     ]
     for number, listed in enumerate(lists):
         Ticker(ticker.root, f"a{number}").tick(listed)
-    seen = {ticker.store.months(f"a{number}")["2025-06"].fingerprint for number in range(len(lists))}
+    seen = {ticker.store.tables.months(f"a{number}")["2025-06"].fingerprint for number in range(len(lists))}
     assert len(seen) == len(lists)
 
 
 def test_the_fingerprint_of_a_slice_is_that_of_its_rows(ticker: Ticker) -> None:
     ticker.tick(rows(20))
-    table = ticker.store.read_month("main", "2025-06")
+    table = ticker.store.tables.read_month("main", "2025-06")
     copied = pa.concat_tables([table.slice(5, 3), table.slice(8, 4)]).combine_chunks()
     assert fingerprint(table.slice(5, 7)) == fingerprint(copied)
     assert fingerprint(table.slice(0, 0)) == fingerprint(schema.STOPS.arrow.empty_table())
@@ -156,9 +158,11 @@ def test_a_derived_table_is_remade_when_its_commit_is_not_the_one_that_stands(ti
     ticker.tick(rows(30))
     ticker.fetch(b"".join([b'{"success": true, "code": 200, "nbData": 0, "data": []}']))
     ticker.apply(accept_removals=30)  # killed before the derived tables
-    assert ticker.store.derived_commit(schema.SUPPRESSION_LIST, "main") != ticker.store.state("main").commit
+    derived = ticker.store.derived(schema.SUPPRESSION_LIST, "main")
+    assert derived
+    assert derived.commit != ticker.store.state("main").commit
     ticker.tick([], accept_removals=30)
-    assert ticker.store.read_derived(schema.SUPPRESSION_LIST, "main").num_rows == 0
+    assert ticker.store.tables.read_derived(schema.SUPPRESSION_LIST, "main").num_rows == 0
 
 
 def test_a_month_file_that_was_deleted_is_written_again_from_the_next_answer(ticker: Ticker) -> None:
@@ -217,15 +221,15 @@ NO_MONTH_OF_SNAPSHOT = f"{SNAPSHOT_FOLDER}/created_month={NO_MONTH}/stop_snapsho
 def kill_before_the_snapshot_is_whole(ticker: Ticker, listed: list[Row]) -> None:
     """Parse an answer, and end up as if the run had been killed before its last file."""
     ticker.fetch(answer_body(listed))
-    write_table = Store._write_table  # noqa: SLF001
+    write_table = Tables._write_table  # noqa: SLF001
 
-    def killed(store: Store, account: str, name: str, *rest: Any) -> None:
+    def killed(tables: Tables, account: str, name: str, *rest: Any) -> None:
         if NO_MONTH in name:
             raise KeyboardInterrupt
-        write_table(store, account, name, *rest)
+        write_table(tables, account, name, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Store, "_write_table", killed)
+        patch.setattr(Tables, "_write_table", killed)
         with pytest.raises(KeyboardInterrupt):
             tick.parse_newest(ticker.store, "main", timezone=PARIS)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, tick
 from stop_pipeline.errors import ForeignListError, UnreadableAnswerError
-from stop_pipeline.merge import Guard
+from stop_pipeline.guard import Guard
 from stop_pipeline.model import Pending
 from stop_pipeline_tests.ticking import IN_MEMORY, PARIS, START, Row, Ticker, answer_body, rows, tree
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stop_pipeline.errors import ForeignListError, StoreError
-from stop_pipeline.merge import Guard
+from stop_pipeline.guard import Guard
 from stop_pipeline.periods import set_column
 from stop_pipeline.schema import STOPS, STOPS_PER_DAY, SUPPRESSION_LIST
 from stop_pipeline.store import Store
@@ -181,61 +181,62 @@ def months(change: Callable[[Store], None]) -> Callable[[Path], None]:
 
 
 def put_months(store: Store, months: dict[str, pa.Table]) -> None:
-    store.write_months("main", months, months.__getitem__)
+    store.tables.write_months("main", months, months.__getitem__)
 
 
 def move_a_row(store: Store) -> None:
-    june, february = (store.read_month("main", month) for month in ("2025-06", "2024-02"))
+    june, february = (store.tables.read_month("main", month) for month in ("2025-06", "2024-02"))
     put_months(store, {"2025-06": june.slice(1), "2024-02": pa.concat_tables([february, june.slice(0, 1)])})
 
 
 def drop_a_row(store: Store) -> None:
-    put_months(store, {"2025-06": store.read_month("main", "2025-06").slice(1)})
+    put_months(store, {"2025-06": store.tables.read_month("main", "2025-06").slice(1)})
 
 
 def add_a_row(store: Store) -> None:
-    june = store.read_month("main", "2025-06")
+    june = store.tables.read_month("main", "2025-06")
     row = set_column(june.slice(june.num_rows - 1), "id", pa.array([9999]))
     put_months(store, {"2025-06": pa.concat_tables([june, row])})
 
 
 def repeat_an_id(store: Store) -> None:
-    june = store.read_month("main", "2025-06")
+    june = store.tables.read_month("main", "2025-06")
     row = set_column(june.slice(june.num_rows - 1), "phone_number", pa.array(["+33699999999"]))
     put_months(store, {"2025-06": pa.concat_tables([june, row])})
 
 
 def end_before_the_beginning(store: Store) -> None:
-    june = store.read_month("main", "2025-06")
+    june = store.tables.read_month("main", "2025-06")
     ends = pc.if_else(pc.is_valid(june["removed_at"]), june["first_seen_at"], june["removed_at"])
     put_months(store, {"2025-06": set_column(june, "removed_at", ends.cast(STOPS.arrow.field("removed_at").type))})
 
 
 def forget_ended_rows(store: Store) -> None:
-    put_months(store, {"2023-05": store.read_month("main", "2023-05").slice(1)})
+    put_months(store, {"2023-05": store.tables.read_month("main", "2023-05").slice(1)})
 
 
 def derived_of_another_commit(store: Store) -> None:
-    table = store.read_derived(SUPPRESSION_LIST, "main")
-    store.write_derived(SUPPRESSION_LIST, "main", table, "20250101T000000.000000Z-0123456789ab")
+    table = store.tables.read_derived(SUPPRESSION_LIST, "main")
+    store.tables.write_derived(SUPPRESSION_LIST, "main", table, "20250101T000000.000000Z-0123456789ab")
 
 
 def derived_without_a_row(store: Store) -> None:
     commit = store.state("main").commit
     assert commit is not None
-    store.write_derived(SUPPRESSION_LIST, "main", store.read_derived(SUPPRESSION_LIST, "main").slice(1), commit)
+    table = store.tables.read_derived(SUPPRESSION_LIST, "main")
+    store.tables.write_derived(SUPPRESSION_LIST, "main", table.slice(1), commit)
 
 
 def counted_wrong(store: Store) -> None:
     commit = store.state("main").commit
     assert commit is not None
-    table = store.read_derived(STOPS_PER_DAY, "main")
-    store.write_derived(STOPS_PER_DAY, "main", set_column(table, "stops", pc.add(table["stops"], 1)), commit)
+    table = store.tables.read_derived(STOPS_PER_DAY, "main")
+    store.tables.write_derived(STOPS_PER_DAY, "main", set_column(table, "stops", pc.add(table["stops"], 1)), commit)
 
 
 def drop_open_rejected(store: Store) -> None:
-    store.write_rejected(
-        "main", store.read_rejected("main").filter(pc.is_valid(store.read_rejected("main")["removed_at"]))
+    store.tables.write_rejected(
+        "main", store.tables.read_rejected("main").filter(pc.is_valid(store.tables.read_rejected("main")["removed_at"]))
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stop_pipeline import tick
-from stop_pipeline.merge import Guard
+from stop_pipeline.guard import Guard
 from stop_pipeline.model import Answer, Format
 from stop_pipeline.store import Store
 

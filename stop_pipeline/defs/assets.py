@@ -18,6 +18,7 @@ from stop_pipeline import schema
 from stop_pipeline.defs import checks, metadata, pictures
 from stop_pipeline.defs.resources import SmsPartnerResource, StoreResource
 from stop_pipeline.errors import StopPipelineError
+from stop_pipeline.guard import Guard
 from stop_pipeline.model import MAX_REMOVED_SHARE
 
 if TYPE_CHECKING:
@@ -151,7 +152,6 @@ def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreRe
       to the run that drew it.
     """
     from stop_pipeline import tick
-    from stop_pipeline.merge import Guard
 
     account = store.account(context)
     guard = Guard(max_removed_share=config.max_removed_share, accept_removals=config.accept_removals)

@@ -19,8 +19,10 @@ import dagster as dg
 
 from stop_pipeline.defs import metadata
 from stop_pipeline.defs.metadata import Metadata
+from stop_pipeline.model import DELAY_FIGURES
 
 if TYPE_CHECKING:
+    from stop_pipeline.charts import Delays
     from stop_pipeline.model import State
     from stop_pipeline.store import Store
     from stop_pipeline.tick import Derived
@@ -37,29 +39,34 @@ def of_stops(context: dg.AssetExecutionContext, store: "Store", account: str, st
     """The delays between `created_at` and `first_seen_at`, with figures for Dagster to plot; the youngest rows."""
     if state.commit is None or state.applied_at is None:
         return {}
-    from stop_pipeline import charts, preview
-
     shown, run_id = _shown_last(context)
 
     @cache  # the chart and the figures are of the same rows
-    def delays() -> charts.Delays:
-        return charts.delays(store.stops_columns(account, ("id", "created_at", "first_seen_at")))
+    def delays() -> "Delays":
+        from stop_pipeline import charts
+
+        return charts.delays(store.tables.stops_columns(account, ("id", "created_at", "first_seen_at")))
 
     def chart() -> dg.MarkdownMetadataValue:
+        from stop_pipeline import charts
+
         return _image("Delay until an opt-out is listed", charts.delay_chart(delays()))
 
     def others() -> Metadata:
+        from stop_pipeline import preview
+
         return {**delays().figures, PREVIEW: metadata.preview(preview.of_stops(store, account))}
 
-    names = (*charts.DELAY_FIGURES, PREVIEW)
+    names = (*DELAY_FIGURES, PREVIEW)
     return _chart(shown, run_id, state.applied_at, chart) | _of_commit(shown, state.commit, others, names)
 
 
 def of_suppression_list(context: dg.AssetExecutionContext, derived: "Derived") -> Metadata:
     """The numbers with the youngest opt-outs."""
-    from stop_pipeline import preview
 
     def others() -> Metadata:
+        from stop_pipeline import preview
+
         return {PREVIEW: metadata.preview(preview.of_suppression_list(derived.read()))}
 
     shown, _ = _shown_last(context)
@@ -68,9 +75,10 @@ def of_suppression_list(context: dg.AssetExecutionContext, derived: "Derived") -
 
 def of_stops_per_day(context: dg.AssetExecutionContext, derived: "Derived") -> Metadata:
     """The opt-outs per day."""
-    from stop_pipeline import charts
 
     def chart() -> dg.MarkdownMetadataValue:
+        from stop_pipeline import charts
+
         return _image("Opt-outs per day", charts.stops_per_day_chart(derived.read()))
 
     return _chart(*_shown_last(context), derived.applied_at, chart)
