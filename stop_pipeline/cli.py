@@ -10,6 +10,7 @@ off; 2 wrong configuration; 3 the suppression list is not fit to hold a campaign
 import atexit
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -63,6 +64,7 @@ def run(account: str | None, accept_removals: int | None) -> None:
 @click.option("--sandbox", is_flag=True, help="Bring a stand-in for SMS Partner along; no key is needed.")
 def dev(port: int, *, sandbox: bool) -> None:
     """Open the Dagster UI, with its daemon, on a history that lasts. Ctrl-C ends both."""
+    _end_when_asked()
     with _plain_errors(), _sandboxed(os.environ) if sandbox else nullcontext():
         settings = Settings.from_environment()  # first: loading the definitions refuses a wrong setting by a traceback
         from stop_pipeline.local_dagster import serve
@@ -93,14 +95,14 @@ def sandbox(port: int, rows: int, seed: int, accounts: str) -> None:
     variables = {key_variable(name): key for name, key in keys.items()}
     if len(keys) > 1:
         variables = {"SMSPARTNER_ACCOUNTS": ",".join(keys)} | variables
-    with server:
+    _end_when_asked()
+    with server, suppress(KeyboardInterrupt):
         click.echo(f"A stand-in for SMS Partner listens at {server.base_url}. To use it, in another terminal:\n")
         for name, value in {"SMSPARTNER_BASE_URL": server.base_url, **variables}.items():
             click.echo(f"  export {name}={value}")
         click.echo(f"  export STOP_PIPELINE_DATA={DEMO_FOLDER}/data\n  stop-pipeline run\n")
         click.echo("Ctrl-C ends it.")
-        with suppress(KeyboardInterrupt):
-            server.run_forever()
+        server.run_forever()
 
 
 @main.command()
@@ -288,6 +290,19 @@ def _how_to_read(settings: Settings) -> str:
         f'    stops = read_stops("{store.root}")\n'
         '    print(stops.groupby("created_month", observed=True).size())\n'
     )
+
+
+def _end_when_asked() -> None:
+    """Have SIGINT and SIGTERM raise `KeyboardInterrupt`, for commands that go on until then.
+
+    A shell lets what a script starts in the background ignore SIGINT, and every child of it would.
+    """
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked, end)
 
 
 @contextmanager

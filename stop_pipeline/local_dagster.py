@@ -161,7 +161,7 @@ def _free_pool(instance: dg.DagsterInstance, run_from: str) -> None:
 
 
 def serve(settings: Settings, port: int) -> int:
-    """Run the Dagster UI and daemon until a signal asks to end, then end all that was started.
+    """Run the Dagster UI and daemon until `KeyboardInterrupt` is raised here, then end all that was started.
 
     Returns:
         The exit code: 0 if it was asked to end, else that of `dagster dev`.
@@ -170,12 +170,6 @@ def serve(settings: Settings, port: int) -> int:
     with _open_instance(use_home(settings)) as instance:
         _free_pool(instance, run_from="")
 
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    # A handler in place of SIG_IGN, which a shell sets for a background process and every child would inherit.
-    for asked in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(asked, end)
     command = [sys.executable, "-m", "dagster", "dev", "-m", "stop_pipeline.definitions", "-p", str(port)]
     # In a session of its own, so that one signal reaches the webserver, the daemon and the code server alike.
     process = subprocess.Popen(command, start_new_session=True)

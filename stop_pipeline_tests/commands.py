@@ -70,5 +70,8 @@ def sandbox(*arguments: str, cwd: Path) -> Iterator[dict[str, str]]:
         yield dict(re.findall(r"^  export (\w+)=(.+)$", said, re.MULTILINE))
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
+        try:
+            process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert process.returncode == 0

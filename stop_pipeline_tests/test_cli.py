@@ -316,6 +316,27 @@ def test_sandbox_on_a_port_that_is_taken_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_sandbox_ends_when_asked_though_a_script_started_it_in_the_background(
+    asked: signal.Signals, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        ["sh", "-c", 'trap "" INT; exec "$0" sandbox --port 0', COMMAND],  # noqa: S607
+        cwd=tmp_path,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout
+        assert "Ctrl-C ends it.\n" in iter(process.stdout.readline, "")
+        process.send_signal(asked)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+
+
 def _members(session: int) -> list[int]:
     """The processes of a session that are still there."""
     listed = subprocess.run(["ps", "-eo", "pid=,sid="], capture_output=True, text=True, check=True)  # noqa: S607
