@@ -400,6 +400,7 @@ def command(shop: Workshop, rows: int) -> Measured:
     sides = [
         Side("run", f"`stop-pipeline run`, {rows:,} rows, {new} new", lambda: turn(base, following, rows + new)),
         Side("run empty", EMPTY_LIST, lambda: turn(nothing, nothing, 0)),
+        Side("run unchanged", f"`stop-pipeline run`, {rows:,} rows, unchanged", lambda: turn(base, base, rows)),
         Side("three assets", EMPTY_ASSETS, empty_assets),
     ]
     return take_turns("command", sides, shop.repeats)

@@ -207,7 +207,7 @@ def apply(
     def periods(month: str) -> pa.Table:
         return bring_in(known(month), changes.pop(month), verdict, fetched_at=info.fetched_at)
 
-    store.tables.write_months(account, changed_months, periods)
+    written = store.tables.write_months(account, changed_months, periods)
     if rejected_changed:
         store.tables.write_rejected(account, rejected)
     committed = State(
@@ -220,7 +220,7 @@ def apply(
         rejected=info.rejected,
         duplicates=info.duplicates,
         counts=verdict.counts,
-        figures=_figures(stored | store.tables.months(account, only=changed_months), store, account, info),
+        figures=_figures(stored | written, store, account, info),
         withheld_because=verdict.withheld_because,
         withheld_from=verdict.withheld_from,
         accepted_removals=guard.accept_removals,

@@ -146,13 +146,9 @@ class Tables:
 
     # Opt-outs and malformed rows
 
-    def months(self, account: str, only: Iterable[str] | None = None) -> dict[str, MonthInfo]:
-        """Every month that has a file, or only those named, which have one, with what its footer says."""
-        if only is None:
-            footers = self.files.footers(month_file(account, "*"))
-        else:
-            names = [month_file(account, month) for month in only]
-            footers = dict(zip(names, self.files.each(self._read_footer, names), strict=True))
+    def months(self, account: str) -> dict[str, MonthInfo]:
+        """Every month that has a file, with what its footer says."""
+        footers = self.files.footers(month_file(account, "*"))
         return {month_of(name): self._month_info(name, footer) for name, footer in footers.items()}
 
     def figures(self, account: str) -> Figures:
@@ -207,8 +203,14 @@ class Tables:
         files = self.files.matching(month_file(account, "*"))
         return pa.concat_tables([no_rows(schema), *self.files.each(read, files)])
 
-    def write_months(self, account: str, months: Iterable[str], periods: Callable[[str], pa.Table]) -> None:
-        """Replace the file of each month by what `periods` gives for it, sorted; without any, remove it."""
+    def write_months(
+        self, account: str, months: Iterable[str], periods: Callable[[str], pa.Table]
+    ) -> dict[str, MonthInfo]:
+        """Replace the file of each month by what `periods` gives for it, sorted; without any, remove it.
+
+        Gives what the footers of the new files say.
+        """
+        written: dict[str, MonthInfo] = {}
 
         def content(month: str) -> Content | None:
             name, rows = month_file(account, month), periods(month)
@@ -217,9 +219,12 @@ class Tables:
                 return None
             standing = open_rows(rows)
             metadata = {"fingerprint": fingerprint(standing), "open_rows": standing.num_rows}
-            return name, _encoded(rows, STOPS, metadata)
+            data = _encoded(rows, STOPS, metadata)
+            written[month] = self._month_info(name, pq.read_metadata(pa.BufferReader(data)))
+            return name, data
 
         self.files.write_each(account, content, months)
+        return written
 
     def read_rejected(self, account: str) -> pa.Table:
         """All periods of malformed rows (`schema.REJECTED`), sorted; empty before the first."""
