@@ -9,7 +9,7 @@ imported when the first chart is drawn: most ticks find an unchanged list and dr
 
 import io
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from stop_pipeline.columns import as_arrow, as_numpy, in_one, repeats, scalar
 from stop_pipeline.model import DELAY_FIGURES
+from stop_pipeline.periods import is_after
 
 RECENT_DAYS = 90
 MEAN_DAYS = 28
@@ -60,20 +61,20 @@ class Delays:
         return dict(zip(DELAY_FIGURES, figures, strict=True))
 
 
-def delays(stops: pa.Table) -> Delays:
+def delays(stops: pa.Table, first_load: datetime) -> Delays:
     """The delays of the opt-outs that came after the first load: what that one brought had been listed for long.
 
     One that was altered, or came back, was seen before: each `id` counts with its first period only.
 
     Args:
-        stops: Periods (`schema.STOPS`; `id`, `created_at` and `first_seen_at` are used).
+        stops: Periods (`schema.STOPS`; `id`, `created_at`, `first_seen_at` are used), at least all of those opt-outs.
+        first_load: When the first load was fetched.
     """
-    first_load = pc.min(stops["first_seen_at"])
-    came_later = stops.filter(pc.greater(stops["first_seen_at"], first_load))["id"]
+    came_later = stops.filter(is_after(stops["first_seen_at"], first_load))["id"]
     periods = stops.filter(pc.is_in(stops["id"], value_set=in_one(came_later)))
     periods = periods.sort_by([("id", "ascending"), ("first_seen_at", "ascending")])
     firsts = periods.filter(as_arrow(~repeats(periods, "id")))
-    firsts = firsts.filter(pc.greater(firsts["first_seen_at"], first_load))
+    firsts = firsts.filter(is_after(firsts["first_seen_at"], first_load))
     spans = as_numpy(firsts["first_seen_at"]) - as_numpy(firsts["created_at"])
     return Delays(np.sort(spans / np.timedelta64(1, "h")))
 

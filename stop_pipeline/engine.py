@@ -40,10 +40,14 @@ from stop_pipeline.pieces import Piece, named
 from stop_pipeline.schema import STOPS, STOPS_PER_DAY, SUPPRESSION_LIST, TableSchema
 from stop_pipeline.snapshot import READER, parse
 from stop_pipeline.store import Store
-from stop_pipeline.tables import MonthInfo, any_held, figures_of
+from stop_pipeline.tables import MonthInfo, any_held, figures_of, may_hold
 from stop_pipeline.threads import in_threads
 
 log = logging.getLogger(__name__)
+
+_just_committed: dict[tuple[str, str, str | None], Mapping[str, MonthInfo]] = {}
+"""What the months of the last commit hold, by data root, account and commit, so that whatever is made of it in the same
+process need not look at every file again."""
 
 _FEW_ROWS = 10_000
 """Up to so many, rows are put into the list number by number; beyond, it is made anew."""
@@ -207,7 +211,7 @@ def apply(
     def periods(month: str) -> pa.Table:
         return bring_in(known(month), changes.pop(month), verdict, fetched_at=info.fetched_at)
 
-    written = store.tables.write_months(account, changed_months, periods)
+    stored |= store.tables.write_months(account, changed_months, periods)
     if rejected_changed:
         store.tables.write_rejected(account, rejected)
     committed = State(
@@ -220,13 +224,15 @@ def apply(
         rejected=info.rejected,
         duplicates=info.duplicates,
         counts=verdict.counts,
-        figures=_figures(stored | written, store, account, info),
+        figures=_figures(stored, store, account, info),
         withheld_because=verdict.withheld_because,
         withheld_from=verdict.withheld_from,
         accepted_removals=guard.accept_removals,
         settings=settings,
     )
     store.write_state(account, committed)
+    _just_committed.clear()
+    _just_committed[store.root, account, committed.commit] = stored
     log.info(
         "Account %s: %s listed, %s new, %s removed, %d months written",
         account,
@@ -273,7 +279,7 @@ def _suppression_list(store: Store, account: str, state: State, made_from: str |
     if state.parent is not None and made_from == state.parent:
         since = commit_time(state.parent)
         stops_since, stops_ended = _since(
-            _changed_months(store, account, state, store.tables.months(account), since), since
+            _changed_months(store, account, state, _months(store, account, state), since), since
         )
         rejected_since, rejected_ended = _since(rejected, since)
         numbers = [*stops_ended["phone_number"].chunks, *rejected_ended["phone_number"].chunks]
@@ -294,7 +300,7 @@ def _stops_per_day(store: Store, account: str, state: State, made_from: str | No
     columns = ["id", "country", "created_at_local"]
     if state.parent is not None and made_from == state.parent:
         since = commit_time(state.parent)
-        months = store.tables.months(account)
+        months = _months(store, account, state)
         changed = _changed_months(store, account, state, months, since)
         began, _ = _since(changed, since)
         id_ranges = {month: stored.id_range for month, stored in months.items() if stored.changed_at <= since}
@@ -304,6 +310,33 @@ def _stops_per_day(store: Store, account: str, state: State, made_from: str | No
             before = store.tables.read_derived(STOPS_PER_DAY, account)
             return derive.updated_stops_per_day(before, began.select([*columns, "first_seen_at"]))
     return derive.stops_per_day(_committed(store, account, state, columns))
+
+
+def since_first_load(store: Store, account: str, state: State, applied_at: datetime) -> tuple[pa.Table, datetime]:
+    """All periods of the opt-outs first seen after the first load, among others, and when that was fetched.
+
+    Of the table only `id`, `created_at` and `first_seen_at`; and only months that may hold such a period are read.
+
+    Args:
+        store: Where.
+        account: Whose.
+        state: The commit.
+        applied_at: When it was fetched, which is the first load if there is no month.
+    """
+    columns = ("id", "created_at", "first_seen_at")
+    months = _months(store, account, state)
+    first_load = min((stored.first_seen_at for stored in months.values()), default=applied_at)
+    changed = [month for month, stored in months.items() if stored.changed_at > first_load]
+    periods = store.tables.stops_columns(account, columns, months=changed)
+    ids = in_one(periods.filter(is_after(periods["first_seen_at"], first_load))["id"])
+    # One that was altered may have been seen before in another month.
+    others = [month for month in months if month not in changed and may_hold(months[month].id_range, ids)]
+    return pa.concat_tables([periods, store.tables.stops_columns(account, columns, months=others)]), first_load
+
+
+def _months(store: Store, account: str, state: State) -> Mapping[str, MonthInfo]:
+    """What the months of a commit hold."""
+    return _just_committed.get((store.root, account, state.commit)) or store.tables.months(account)
 
 
 def _changed_months(

@@ -48,6 +48,7 @@ class MonthInfo:
         open_rows: Periods that have not ended.
         rows: All periods.
         nulls: Nulls in `id`, `phone_number` and `created_at`.
+        first_seen_at: When a row was first first seen.
         changed_at: When a row was last first seen or ended.
         id_range: The smallest and the largest `id`.
     """
@@ -56,6 +57,7 @@ class MonthInfo:
     open_rows: int
     rows: int
     nulls: int
+    first_seen_at: datetime
     changed_at: datetime
     id_range: tuple[int, int]
 
@@ -190,9 +192,17 @@ class Tables:
         return None
 
     def stops_columns(
-        self, account: str, columns: Iterable[str], *, each: Callable[[pa.Table], pa.Table] | None = None
+        self,
+        account: str,
+        columns: Iterable[str],
+        *,
+        months: Iterable[str] = ("*",),
+        each: Callable[[pa.Table], pa.Table] | None = None,
     ) -> pa.Table:
-        """Some columns of all periods, in the order of `schema.STOPS`; of each month what `each` makes of it."""
+        """Some columns of the periods of some months, or of all; of each month what `each` makes of it.
+
+        The columns are in the order of `schema.STOPS`.
+        """
         names = [name for name in STOPS.names if name in set(columns)]
         schema = pa.schema([STOPS.arrow.field(name) for name in names])
 
@@ -200,7 +210,7 @@ class Tables:
             rows = self._read_table(file, schema)
             return each(rows) if each else rows
 
-        files = self.files.matching(month_file(account, "*"))
+        files = [file for month in months for file in self.files.matching(month_file(account, month))]
         return pa.concat_tables([no_rows(schema), *self.files.each(read, files)])
 
     def write_months(
@@ -283,6 +293,7 @@ class Tables:
             open_rows=written["open_rows"],
             rows=footer.num_rows,
             nulls=sum(group.null_count for name in ("id", "phone_number", "created_at") for group in statistics[name]),
+            first_seen_at=as_time(min(group.min_raw for group in statistics["first_seen_at"])),
             changed_at=as_time(
                 max(
                     group.max_raw
@@ -349,12 +360,17 @@ def any_held(ids: pa.Array, id_ranges: Mapping[str, tuple[int, int]], read_month
         id_ranges: The smallest and the largest id of each month.
         read_month: Gives the rows of a month.
     """
-    sought = as_numpy(ids)
     return any(
-        ((smallest <= sought) & (sought <= largest)).any()
-        and pc.any(pc.is_in(read_month(month)["id"], value_set=ids)).as_py()
-        for month, (smallest, largest) in id_ranges.items()
+        may_hold(id_range, ids) and pc.any(pc.is_in(read_month(month)["id"], value_set=ids)).as_py()
+        for month, id_range in id_ranges.items()
     )
+
+
+def may_hold(id_range: tuple[int, int], ids: pa.Array) -> bool:
+    """Whether any of these ids lies in a range."""
+    smallest, largest = id_range
+    sought = as_numpy(ids)
+    return bool(((smallest <= sought) & (sought <= largest)).any())
 
 
 def _conformed(table: pa.Table, schema: TableSchema) -> pa.Table:

@@ -254,6 +254,27 @@ def derive_stops_per_day(store: Store, account: str) -> Derived:
     return _derive(store, account, STOPS_PER_DAY)
 
 
+def read_since_first_load(store: Store, account: str) -> tuple[pa.Table, datetime]:
+    """The periods that tell how long opt-outs took to be listed; see `engine.since_first_load`.
+
+    Raises:
+        StoreError: nothing is committed yet, or the data root refuses.
+    """
+    from stop_pipeline import engine
+
+    with store.locked(account):
+        state = store.state(account)
+        _, applied_at = _committed(state, account)
+        return engine.since_first_load(store, account, state, applied_at)
+
+
+def _committed(state: State, account: str) -> tuple[str, datetime]:
+    """The commit and its fetch time."""
+    if state.commit is None or state.applied_at is None:
+        raise StoreError(f"Nothing is committed yet for the account “{account}”: materialise stops first.")
+    return state.commit, state.applied_at
+
+
 def _request(client: Client, into: Path, account: str) -> Answer:
     shown = 0
 
@@ -329,9 +350,7 @@ def _derive(store: Store, account: str, schema: TableSchema) -> Derived:
 
     with store.locked(account):
         state = store.state(account)
-        commit, applied_at = state.commit, state.applied_at
-        if commit is None or applied_at is None:
-            raise StoreError(f"Nothing is committed yet for the account “{account}”: materialise stops first.")
+        commit, applied_at = _committed(state, account)
         made = store.derived(schema, account)
         if made is not None and made.commit == commit:
             return Derived(commit, applied_at, made.rows, remade=False, read=stored)

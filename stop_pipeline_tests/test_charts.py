@@ -84,37 +84,37 @@ def test_the_largest_countries_of_the_last_days_are_named_and_all_others_added_u
     "hours", [(), (5,), (0.001,), (-30, -1, 3), (47, 48, 49), (900, 30_000), tuple(np.geomspace(0.01, 60, 2_000))]
 )
 def test_delays_are_drawn_however_few_or_odd(hours: tuple[float, ...]) -> None:
-    assert size_of(charts.delay_chart(charts.delays(seen_after(*hours)))) == (880, 352)
+    assert size_of(charts.delay_chart(charts.delays(seen_after(*hours), FIRST_LOAD))) == (880, 352)
 
 
 def test_a_table_without_rows_has_a_chart_and_no_figures() -> None:
-    empty = charts.delays(seen_after().slice(0, 0))
+    empty = charts.delays(seen_after().slice(0, 0), FIRST_LOAD)
     assert empty.figures == {}
     size_of(charts.delay_chart(empty))
 
 
 def test_delays_leave_out_what_the_first_load_brought() -> None:
-    figures = charts.delays(seen_after(*range(1, 101))).figures
+    figures = charts.delays(seen_after(*range(1, 101)), FIRST_LOAD).figures
     assert figures == {
         "delay_median_hours": 50,
         "delay_p90_hours": 90,
         "delay_p99_hours": 99,
         "over_48_hours_percent": 52,
     }
-    assert charts.delays(seen_after()).figures == {}
+    assert charts.delays(seen_after(), FIRST_LOAD).figures == {}
 
 
 def test_an_opt_out_that_was_altered_or_came_back_counts_as_it_was_first_seen() -> None:
     first, second = seen_after(1, 2, 3), seen_after(700, 800, 900, 4)
     again = second.set_column(2, "first_seen_at", pc.add(second["first_seen_at"], timedelta(days=9)))
-    delays = charts.delays(pa.concat_tables([first, again]))
+    delays = charts.delays(pa.concat_tables([first, again]), FIRST_LOAD)
     assert delays.hours.tolist() == [1, 2, 3, 4 + 9 * 24]
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(-48, 10_000), min_size=1, max_size=50))
 def test_each_figure_is_the_delay_of_a_row_and_they_ascend(hours: list[float]) -> None:
-    delays = charts.delays(seen_after(*hours))
+    delays = charts.delays(seen_after(*hours), FIRST_LOAD)
     median, most, nearly_all, late = delays.figures.values()
     assert median <= most <= nearly_all
     assert {median, most, nearly_all} <= {round(float(hour), 2) for hour in delays.hours}

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.compute as pc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline import derive, read_rejected, read_stops
+from stop_pipeline import charts, derive, engine, read_rejected, read_stops, tick
 from stop_pipeline.errors import ForeignListError
 from stop_pipeline.schema import STOPS, STOPS_PER_DAY, SUPPRESSION_LIST
 from stop_pipeline.store import Store
@@ -159,6 +160,11 @@ def _derived_as_if_made_anew(store: Store) -> None:
     made_anew = derive.suppression_list(stops, rejected)
     assert store.tables.read_derived(SUPPRESSION_LIST, "main").to_pylist() == made_anew.to_pylist()
     assert store.tables.read_derived(STOPS_PER_DAY, "main").to_pylist() == derive.stops_per_day(stops).to_pylist()
+    for _ in ("in the process that made the commit", "in another one"):
+        periods, first_load = tick.read_since_first_load(store, "main")
+        assert charts.delays(periods, first_load).hours.tolist() == charts.delays(stops, first_load).hours.tolist()
+        assert pc.min(stops["first_seen_at"]).as_py() in (first_load, None)
+        engine._just_committed.clear()  # noqa: SLF001
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

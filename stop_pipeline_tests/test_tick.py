@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, tick
+from stop_pipeline import charts, engine, read_rejected, read_stops, read_stops_per_day, read_suppression_list, tick
 from stop_pipeline.errors import ForeignListError, UnreadableAnswerError
 from stop_pipeline.guard import Guard
 from stop_pipeline.model import Pending
@@ -81,6 +81,7 @@ def test_steps_in_processes_of_their_own_leave_what_they_leave_in_one(tmp_path: 
         tick.parse_newest(other.store, "main", timezone=PARIS)
         tick._just_parsed.clear()  # noqa: SLF001
         tick.apply_newest(other.store, "main", Guard())
+        engine._just_committed.clear()  # noqa: SLF001
         tick.derive_suppression_list(other.store, "main")
         tick.derive_stops_per_day(other.store, "main")
         assert tree(one.root) == tree(other.root)
@@ -406,6 +407,25 @@ def test_stops_per_day_counts_each_id_once_on_the_day_it_was_last_listed_with(ti
         ("2025-06-04", "FR", 1),
         ("2025-06-05", "FR", 1),
     ]
+
+
+def test_a_look_at_the_delays_reads_no_month_in_which_no_opt_out_came_later(ticker: Ticker) -> None:
+    listed = rows(30) + rows(5, first_id=100, month="2024-02")
+    ticker.tick(listed)
+    ticker.tick([*listed, Row(1_000)])
+    (ticker.root / "stops/account=main/created_month=2024-02/stops.parquet").write_bytes(b"no Parquet")
+    periods, first_load = tick.read_since_first_load(ticker.store, "main")
+    assert sorted(periods["id"].to_pylist()) == [*range(1, 31), 1_000]
+    assert first_load == START + timedelta(hours=1)
+
+
+def test_an_opt_out_whose_altered_row_is_withheld_is_known_to_have_been_seen_before(ticker: Ticker) -> None:
+    ticker.tick([Row(1), Row(2, created_at="2024-02-01 10:00:00")])
+    ticker.fetch(answer_body([Row(1), Row(2, created_at="2025-06-02 10:00:00")], nb_data=3))
+    assert ticker.apply().counts.withheld == 1
+    periods, first_load = tick.read_since_first_load(ticker.store, "main")
+    assert sorted(periods["id"].to_pylist()) == [1, 2, 2]
+    assert len(charts.delays(periods, first_load).hours) == 0
 
 
 def test_accounts_do_not_touch_each_other(tmp_path: Path) -> None:

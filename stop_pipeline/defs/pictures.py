@@ -43,9 +43,9 @@ def of_stops(context: dg.AssetExecutionContext, store: "Store", account: str, st
 
     @cache  # the chart and the figures are of the same rows
     def delays() -> "Delays":
-        from stop_pipeline import charts
+        from stop_pipeline import charts, tick
 
-        return charts.delays(store.tables.stops_columns(account, ("id", "created_at", "first_seen_at")))
+        return charts.delays(*tick.read_since_first_load(store, account))
 
     def chart() -> dg.MarkdownMetadataValue:
         from stop_pipeline import charts
