@@ -456,7 +456,7 @@ def readable(path: Path, damage: Damage | None = None) -> Iterator[None]:
 def damage_if(named: Damage | None) -> Damage:
     """What means damage: what is named, or for a Parquet file, of which nothing is, whatever Arrow raises.
 
-    To be asked for once something was raised.
+    Best asked for when something was raised, for it loads Arrow.
     """
     if named is not None:
         return named

@@ -7,6 +7,8 @@ Most ticks find the list unchanged, and are done once they know that each file i
 Arrow for that takes longer than all else they do. A footer is a Thrift structure in the compact protocol, of which this
 reads as much as Parquet uses (parquet-format: README.md, “File format”, and parquet.thrift, `FileMetaData`). Apache's
 thrift package cannot: it decodes what it passes over as UTF-8, and fails on the smallest and largest numbers.
+
+Nothing else of a footer is looked at: where it is damaged elsewhere, that shows when rows are read, or in `verify`.
 """
 
 import json
@@ -48,13 +50,13 @@ def as_json(document: Mapping[str, Any]) -> str:
     return json.dumps(document, indent=2, default=datetime.isoformat)
 
 
-def note_in(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
+def note_in(metadata: Mapping[bytes, bytes | None] | None) -> dict[str, Any]:
     """The note among a file's key-value metadata.
 
     Raises:
         KeyError, ValueError: it is a file of another program.
     """
-    return dict(json.loads((metadata or {})[METADATA_KEY]))
+    return dict(json.loads((metadata or {})[METADATA_KEY] or b""))
 
 
 def footer_bytes(end: bytes) -> int:
@@ -73,8 +75,12 @@ def read_footer(end: bytes) -> Footer:
         raise ValueError("no Parquet footer")
     try:
         fields = _Compact(end[-size_bytes:-_END_BYTES]).struct()
-        metadata = {pair[_KEY]: pair[_VALUE] for pair in fields.get(_KEY_VALUE_METADATA, ())}
-        return Footer(rows=fields[_NUM_ROWS], note=note_in(metadata))
+        # A pair may lack its value; this package's never does.
+        metadata = {pair[_KEY]: pair.get(_VALUE) for pair in fields.get(_KEY_VALUE_METADATA, ())}
+        rows = fields[_NUM_ROWS]
+        if type(rows) is int and rows >= 0:
+            return Footer(rows, note_in(metadata))
+        failure = ValueError("no Parquet footer: no number of rows")
     except (IndexError, TypeError, AttributeError, RecursionError) as error:
         failure = ValueError(f"no Parquet footer: {type(error).__name__}")
     raise failure
@@ -100,18 +106,18 @@ class _Compact:
 
     def _value(self, kind: int) -> Any:
         match kind:
-            case 1 | 2 | 3:
+            case 1 | 2 | 3:  # a truth, as it stands in a list, and a byte
                 return self._byte()
-            case 4 | 5 | 6:
+            case 4 | 5 | 6:  # integers of 16, 32 and 64 bits
                 return self._integer()
-            case 7:
+            case 7:  # a double
                 return self._bytes(8)
-            case 8:
+            case 8:  # bytes or text
                 return self._bytes(self._natural())
-            case 9 | 10:
+            case 9 | 10:  # a list, a set
                 count, kind = divmod(self._byte(), 16)
                 return [self._value(kind) for _ in range(self._natural() if count == _LONG_LIST else count)]
-            case 12:
+            case 12:  # a structure
                 return self.struct()
         raise ValueError(f"a Thrift value of kind {kind}, which no Parquet footer has")
 

@@ -1,7 +1,7 @@
 """What is committed + what is listed → what changes.
 
-What belongs here: the set difference between the open rows and the listed ones, and the guard that stands between an
-answer and a removal. What does not: where rows come from or go to. Everything is pure: tables in, tables out.
+What belongs here: the set difference between the open rows and the listed ones. What does not: how much an answer may
+take away (`guard`), and where rows come from or go to. Everything is pure: tables in, tables out.
 
 A row is (`id`, `phone_number`, `created_at_local`). It is added once, ended at most once, and never altered. So a row
 never leaves its month, and months are compared one by one (`compare_month`); only what differs is then looked at

@@ -226,7 +226,9 @@ def apply_newest(store: Store, account: str, guard: Guard, *, raw_days: int | No
             from stop_pipeline import engine
 
             outcome = "applied"
-            parsed = {fingerprint: rows for (zone, fingerprint), rows in _just_parsed.items() if zone == info.timezone}
+            parsed = {
+                fingerprint: rows for (zone, fingerprint), rows in list(_just_parsed.items()) if zone == info.timezone
+            }
             _just_parsed.clear()  # the only reference from now on is one that is let go of month by month
             state, months_written = engine.apply(store, account, state, info, guard, settings, parsed=parsed)
             counts = state.counts

@@ -106,6 +106,35 @@ def test_structures_nested_without_end_are_refused() -> None:
         read_footer(body + len(body).to_bytes(4, "little") + b"PAR1")
 
 
+def written_by_hand(rows: bytes, *pairs: bytes) -> bytes:
+    """A footer that holds a field for the rows, as it stands there, and pairs of metadata."""
+    body = rows + bytes([0x29, len(pairs) << 4 | 12]) + b"".join(pair + b"\0" for pair in pairs) + b"\0"
+    return body + len(body).to_bytes(4, "little") + b"PAR1"
+
+
+ROWS, NOTE = b"\x36\x06", b"\x18\x0dstop_pipeline\x18\x02{}"
+
+
+def test_a_pair_of_another_program_that_has_no_value_does_not_matter() -> None:
+    assert read_footer(written_by_hand(ROWS, b"\x18\x05other", NOTE)) == Footer(3, {})
+
+
+@pytest.mark.parametrize(
+    ("rows", "pairs"),
+    [
+        (b"\x36\x05", [NOTE]),  # -3 rows
+        (b"\x31", [NOTE]),  # true
+        (b"\x38\x01z", [NOTE]),  # text
+        (ROWS, [b"\x18\x0dstop_pipeline"]),  # a note without a value
+        (ROWS, [NOTE[:-2] + b"{:"]),  # a note that is no JSON
+        (ROWS, [b"\x18\x0dstop_pipeline\x18\x0212"]),  # a note that is no document
+    ],
+)
+def test_a_footer_that_says_something_else_than_a_footer_does_is_refused(rows: bytes, pairs: list[bytes]) -> None:
+    with pytest.raises(ValueError, match=r"no Parquet footer|Expecting"):
+        read_footer(written_by_hand(rows, *pairs))
+
+
 def test_a_file_of_another_program_is_refused() -> None:
     with pytest.raises(KeyError):
         read_footer(parquet(pa.table({"id": [1]}), {b"pandas": b"{}"}))

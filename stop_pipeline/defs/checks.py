@@ -1,6 +1,6 @@
 """What is checked after each tick, and the sentence that says what to do when a check fails.
 
-What belongs here: the checks' names, severities and sentences. What does not: the figures (`tick`). No check blocks:
+What belongs here: the checks' names, severities and sentences. What does not: the figures (`engine`). No check blocks:
 additions go in whatever the checks find.
 """
 
