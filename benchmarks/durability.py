@@ -1,12 +1,12 @@
-"""What survives a writer that is killed or refused, and a reader who comes while it writes, beside two plain ways.
+"""What survives a killed writer, a full disk and a reader during a sync, compared with two plain ways to write Parquet.
 
     python benchmarks/durability.py            # 60 kills, 20 refusals, 30 s of reads for each way; about six minutes
     python benchmarks/durability.py --kills 5 --refusals 5 --read-seconds 2 --rows 2000
 
-Each way keeps the same list in Parquet by month, and brings the same answers into it, one row longer each time. What
-is counted: rows after the same answer came twice; kills (SIGKILL at a random moment of a tick) and refusals (no file
-may grow beyond a random size, which ends the tick as a full disk would) after which the folder could not be read,
-lacked a row that was there before, or showed one twice; reads of the folder, during ticks without pause, that did so.
+Each way keeps the same list in Parquet by month and syncs the same responses, one row longer each time. Counted are:
+rows after the same response came twice; kills (SIGKILL at a random moment of a sync) and refusals (no file may grow
+beyond a random size, which ends the sync as a full disk would) after which the folder could not be read, lacked a row
+that was there before, or showed one twice; and reads during syncs without pause that failed in these ways.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import json
 import random
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -29,64 +28,56 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from stop_pipeline import tick
-from stop_pipeline.guard import Guard
-from stop_pipeline.model import Answer
-from stop_pipeline.store import Store
+from stop_pipeline import sync
+from stop_pipeline.smspartner.client import Response
+from stop_pipeline.table.removals import RemovalPolicy
+from stop_pipeline.table.store import Store
 
 MONTHS = 24
 FIRST_FETCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def listed(rows: int) -> pd.DataFrame:
-    """A list of so many rows over `MONTHS` months; a longer one begins like a shorter one."""
+    """A list of `rows` rows over `MONTHS` months; a longer one begins like a shorter one."""
     ids = pd.Series(range(1, rows + 1))
     minutes = pd.to_timedelta((ids * 7919) % (MONTHS * 28 * 24 * 60), unit="min")
     created_at = (pd.Timestamp("2024-01-01") + minutes).dt.floor("s")
-    numbers = "+33700" + (ids % 1_000_000).astype(str).str.zfill(6)
+    numbers = "+336399" + (80_000 + ids % 10_000).astype(str)
     return pd.DataFrame({"id": ids, "phone_number": numbers, "created_at": created_at})
 
 
-def by_month(frame: pd.DataFrame) -> pd.DataFrame:
+def by_month(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with the month that they are partitioned by."""
-    return frame.assign(created_month=frame["created_at"].dt.strftime("%Y-%m"))
+    return rows.assign(created_month=rows["created_at"].dt.strftime("%Y-%m"))
 
 
-class Ours:
-    """This package, without Dagster."""
+class ThisPackage:
+    """A whole sync of this package, without Dagster; it is its own client."""
 
     name = "this package"
     folder = "stops"
+    secrets: tuple[str, ...] = ()
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        return ()
-
-    def tick(self, rows: int, step: int) -> None:
-        self._rows, self._step = rows, step
+    def sync(self, rows: int, step: int) -> None:
+        self._rows, self._fetched_at = rows, FIRST_FETCH + timedelta(minutes=step)
         store = Store(self._root)
-        tick.fetch(store, "main", self, timezone="Europe/Paris")
-        tick.parse_newest(store, "main", timezone="Europe/Paris")
-        tick.apply_newest(store, "main", Guard())
-        tick.derive_suppression_list(store, "main")
-        tick.derive_stops_per_day(store, "main")
+        sync.fetch(store, "main", self)
+        sync.parse(store, "main", timezone="Europe/Paris")
+        sync.merge(store, "main", RemovalPolicy())
+        sync.derive_suppression_list(store, "main")
+        sync.derive_stops_per_day(store, "main")
 
-    def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Answer:
-        """Stands in for the client: the answer from memory."""
-        frame = listed(self._rows)
+    def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:  # noqa: ARG002
         data = [
-            {"id": id_, "phoneNumber": number, "createdAt": str(time_)}
-            for id_, number, time_ in frame.itertuples(index=False)
+            {"id": row_id, "phoneNumber": number, "createdAt": str(created_at)}
+            for row_id, number, created_at in listed(self._rows).itertuples(index=False)
         ]
         body = json.dumps({"success": True, "code": 200, "nbData": len(data), "data": data}).encode()
         into.write_bytes(body)
-        if progress is not None:
-            progress(len(body))
-        fetched_at = FIRST_FETCH + timedelta(minutes=self._step)
-        return Answer(into, "json", fetched_at, hashlib.sha256(body).hexdigest(), len(body), 0.0)
+        return Response(into, "json", self._fetched_at, hashlib.sha256(body).hexdigest(), len(body), 0.0)
 
 
 class ToParquet:
@@ -98,7 +89,7 @@ class ToParquet:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def tick(self, rows: int, step: int) -> None:  # noqa: ARG002 – the ways are called alike
+    def sync(self, rows: int, step: int) -> None:  # noqa: ARG002 – all ways are called alike
         by_month(listed(rows)).to_parquet(self._root, partition_cols=["created_month"])
 
 
@@ -111,7 +102,7 @@ class DeleteMatching:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def tick(self, rows: int, step: int) -> None:  # noqa: ARG002 – the ways are called alike
+    def sync(self, rows: int, step: int) -> None:  # noqa: ARG002 – all ways are called alike
         ds.write_dataset(
             pa.Table.from_pandas(by_month(listed(rows)), preserve_index=False),
             self._root,
@@ -121,11 +112,11 @@ class DeleteMatching:
         )
 
 
-WAYS = {way.name: way for way in (Ours, ToParquet, DeleteMatching)}
+WAYS = {way.name: way for way in (ThisPackage, ToParquet, DeleteMatching)}
 
 
 def damage(folder: Path, rows: int) -> str | None:
-    """What a reader of the folder trips over; None if the first `rows` rows are there, each once."""
+    """What is wrong with a folder; None if the first `rows` rows are there, each once."""
     try:
         ids = pd.read_parquet(folder, columns=["id"])["id"]
     except Exception as error:  # noqa: BLE001 – whatever it is, the read failed
@@ -149,77 +140,76 @@ class Score:
 
 
 def score(name: str, rows: int, kills: int, refusals: int, read_seconds: float) -> Score:
-    """Put one way through all of it, in a folder that is gone afterwards."""
+    """Put one way through all of it, in a folder that is deleted afterwards."""
     way, draw = WAYS[name], random.Random(0)  # noqa: S311 – moments and sizes, no secret
+
+    def start_anew() -> None:
+        shutil.rmtree(root, ignore_errors=True)
+        way(root).sync(rows, 1)
+
+    def is_damaged() -> bool:
+        return damage(root / way.folder, rows) is not None
+
     with tempfile.TemporaryDirectory() as parent:
         root = Path(parent) / "data"
         started = time.monotonic()
-        way(root).tick(rows, 1)
+        start_anew()
         seconds = time.monotonic() - started
-        way(root).tick(rows, 2)
+        way(root).sync(rows, 2)
         after_twice = len(pd.read_parquet(root / way.folder, columns=["id"]))
 
-        killed = refused = 0
-        for kill in range(kills):
-            shutil.rmtree(root)
-            way(root).tick(rows, 1)
-            worker = _worker(name, root, rows + 1, step=2, ticks=1)
-            _ready(worker)
+        damaged_by_kills = 0
+        for _ in range(kills):
+            start_anew()
+            worker = start_worker(name, root, rows + 1)
             time.sleep(draw.uniform(0, seconds))
             worker.kill()
             worker.wait()
-            killed += damage(root / way.folder, rows) is not None
-            print(f"\r{name}: {kill + 1} kills, {killed} damaged", end="", file=sys.stderr)
-        print(file=sys.stderr)
+            damaged_by_kills += is_damaged()
 
-        for refusal in range(refusals):
-            shutil.rmtree(root)
-            way(root).tick(rows, 1)
+        damaged_by_refusals = 0
+        for _ in range(refusals):
+            start_anew()
             largest = max(path.stat().st_size for path in root.rglob("*") if path.is_file())
-            worker = _worker(name, root, rows + 1, step=2, ticks=1, largest_file=draw.randrange(largest))
-            _ready(worker)
-            worker.wait()
-            refused += damage(root / way.folder, rows) is not None
-            print(f"\r{name}: {refusal + 1} refusals, {refused} damaged", end="", file=sys.stderr)
-        print(file=sys.stderr)
+            start_worker(name, root, rows + 1, largest_file=draw.randrange(largest)).wait()
+            damaged_by_refusals += is_damaged()
 
-        shutil.rmtree(root)
-        way(root).tick(rows, 1)
-        worker = _worker(name, root, rows, step=2, ticks=1_000_000)
-        _ready(worker)
-        reads = bad = 0
+        start_anew()
+        worker = start_worker(name, root, rows, syncs=1_000_000)
+        reads = bad_reads = 0
         end_at = time.monotonic() + read_seconds
         while time.monotonic() < end_at:
             reads += 1
-            bad += damage(root / way.folder, rows) is not None
-        worker.send_signal(signal.SIGKILL)
+            bad_reads += is_damaged()
+        worker.kill()
         worker.wait()
-        print(f"{name}: {reads} reads, {bad} bad", file=sys.stderr)
-    return Score(after_twice, kills, killed, refusals, refused, reads, bad)
+    result = Score(after_twice, kills, damaged_by_kills, refusals, damaged_by_refusals, reads, bad_reads)
+    print(f"{name}: {result}", file=sys.stderr, flush=True)
+    return result
 
 
-def _worker(
-    name: str, root: Path, rows: int, *, step: int, ticks: int, largest_file: int = resource.RLIM_INFINITY
+def start_worker(
+    name: str, root: Path, rows: int, *, syncs: int = 1, largest_file: int = resource.RLIM_INFINITY
 ) -> subprocess.Popen[bytes]:
-    numbers = map(str, (rows, step, ticks, largest_file))
-    command = [sys.executable, __file__, "--worker", name, str(root), *numbers]
-    # Its traceback is no news: that it is refused is what is tried.
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # noqa: S603 – this script
-
-
-def _ready(worker: subprocess.Popen[bytes]) -> None:
-    """Wait until the worker has loaded everything and begins to tick."""
+    """A process that has loaded everything and begins to sync."""
+    command = [sys.executable, __file__, "--worker", name, root, rows, syncs, largest_file]
+    worker = subprocess.Popen(  # noqa: S603 – this script
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # that it is refused is what is tried
+    )
     if worker.stdout is None or worker.stdout.readline() != b"ready\n":
         raise RuntimeError("the worker did not start")
+    return worker
 
 
-def work(name: str, root: Path, rows: int, step: int, ticks: int, largest_file: int) -> None:
-    """Tick again and again, the list one row longer each time; no file may grow beyond a size in bytes."""
+def work(name: str, root: Path, rows: int, syncs: int, largest_file: int) -> None:
+    """Sync again and again, the list one row longer each time; no file may grow beyond a size in bytes."""
     way = WAYS[name](root)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     print("ready", flush=True)
-    for number in range(ticks):
-        way.tick(rows + number, step + number)
+    for number in range(syncs):
+        way.sync(rows + number, 2 + number)
 
 
 def main() -> None:
@@ -229,21 +219,21 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--refusals", type=int, default=20)
     parser.add_argument("--read-seconds", type=float, default=30)
-    parser.add_argument("--worker", nargs=6, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         name, root, *numbers = arguments.worker
         work(name, Path(root), *map(int, numbers))
         return
     scores = [score(name, arguments.rows, arguments.kills, arguments.refusals, arguments.read_seconds) for name in WAYS]
-    rows = {
-        f"{arguments.rows:,} rows, when the same answer came twice": [f"{each.after_twice:,}" for each in scores],
+    lines = {
+        f"{arguments.rows:,} rows, after the same response came twice": [f"{each.after_twice:,}" for each in scores],
         "damaged by a kill": [f"{each.damaged_by_kills} of {each.kills}" for each in scores],
         "damaged by a full disk": [f"{each.damaged_by_refusals} of {each.refusals}" for each in scores],
-        "bad reads during ticks": [f"{each.bad_reads:,} of {each.reads:,}" for each in scores],
+        "bad reads during syncs": [f"{each.bad_reads:,} of {each.reads:,}" for each in scores],
     }
     print(f"| | {' | '.join(WAYS)} |\n|---|---|---|---|")
-    for what, cells in rows.items():
+    for what, cells in lines.items():
         print(f"| {what} | {' | '.join(cells)} |")
 
 

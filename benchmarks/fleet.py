@@ -1,19 +1,18 @@
-"""How a fleet grows on one machine: runs a minute, what a run costs beside its ticks, what Dagster's database gains.
+"""How many accounts one machine syncs: runs a minute, the overhead of a run, and the growth of Dagster's database.
 
     python benchmarks/fleet.py                       # up to 10 runs for each line; some ten minutes
     python benchmarks/fleet.py --runs 2 --rows 1000  # a quick look
 
-Each account has a list of its own in a stand-in for SMS Partner, which changes from answer to answer. The first tick of
-every account is made beforehand, without Dagster; what is timed are the next ones, each run a process of its own as a
-run launcher starts it, as many side by side as there are cores. `plain` is the same tick without Dagster; what a run
-takes beyond its plain ticks is overhead. With DAGSTER_POSTGRES_URL set, the fleet's configuration is used, else the one
-of `stop-pipeline dev`, on SQLite.
+Each account has a list of its own in a stand-in for SMS Partner, which changes from response to response. Two syncs of
+every account are made beforehand, without Dagster; the second is timed (`plain`). Then runs are timed: each is a
+process of its own, as a run launcher starts it, and as many run side by side as there are cores. The time of a run
+beyond that of its plain syncs is overhead. With DAGSTER_POSTGRES_URL set, the configuration of a fleet is used,
+otherwise the one of `stop-pipeline dev`, on SQLite.
 """
 
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,17 +22,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from statistics import mean
 
 import sqlalchemy
 
-from stop_pipeline import tick
-from stop_pipeline.client import StopListClient
-from stop_pipeline.guard import Guard
-from stop_pipeline.sandbox import Sandbox, StopList, today
-from stop_pipeline.store import Store
+from stop_pipeline import sync
+from stop_pipeline.smspartner.client import StopListClient
+from stop_pipeline.smspartner.sandbox import Sandbox, today
+from stop_pipeline.smspartner.sandbox_list import StopList
+from stop_pipeline.table.removals import RemovalPolicy
+from stop_pipeline.table.store import Store
 
 SHAPES = ((1, 1), (10, 1), (10, 10), (100, 1), (100, 50))
-"""Accounts, and how many of them a run ticks."""
+"""Number of accounts, and how many of them one run syncs."""
+HEAD = """\
+| accounts | per run | runs | runs/min | syncs/min | s/run | overhead s/run | plain s/sync | MB/1,000 syncs |
+|---|---|---|---|---|---|---|---|---|"""
 
 
 @dataclass(frozen=True)
@@ -45,30 +49,32 @@ class Line:
     runs: int
     seconds: float
     seconds_of_a_run: float
-    plain_seconds_of_a_tick: float
+    plain_seconds_of_a_sync: float
     database_bytes: int
 
     def __str__(self) -> str:
-        ticks = self.runs * self.accounts_per_run
-        overhead = self.seconds_of_a_run - self.accounts_per_run * self.plain_seconds_of_a_tick
+        syncs = self.runs * self.accounts_per_run
+        overhead = self.seconds_of_a_run - self.accounts_per_run * self.plain_seconds_of_a_sync
         return (
             f"| {self.accounts} | {self.accounts_per_run} | {self.runs} | {60 * self.runs / self.seconds:.1f} "
-            f"| {60 * ticks / self.seconds:.0f} | {self.seconds_of_a_run:.1f} | {overhead:.1f} "
-            f"| {self.plain_seconds_of_a_tick:.2f} | {self.database_bytes / ticks * 1_000 / 1e6:.0f} |"
+            f"| {60 * syncs / self.seconds:.0f} | {self.seconds_of_a_run:.1f} | {overhead:.1f} "
+            f"| {self.plain_seconds_of_a_sync:.2f} | {self.database_bytes / syncs * 1_000 / 1e6:.0f} |"
         )
 
 
-def plain_tick(store: Store, account: str, client: StopListClient) -> None:
-    """One tick without Dagster."""
-    tick.fetch(store, account, client, timezone="Europe/Paris")
-    tick.parse_newest(store, account, timezone="Europe/Paris")
-    tick.apply_newest(store, account, Guard())
-    tick.derive_suppression_list(store, account)
-    tick.derive_stops_per_day(store, account)
+def plain_sync(store: Store, account: str, client: StopListClient) -> float:
+    """Sync once without Dagster, and return the seconds it took."""
+    started = time.perf_counter()
+    sync.fetch(store, account, client)
+    sync.parse(store, account, timezone="Europe/Paris")
+    sync.merge(store, account, RemovalPolicy())
+    sync.derive_suppression_list(store, account)
+    sync.derive_stops_per_day(store, account)
+    return time.perf_counter() - started
 
 
 def database_bytes(home: Path) -> int:
-    """What Dagster's history takes, in PostgreSQL or in files."""
+    """The size of Dagster's history, in PostgreSQL or in files."""
     url = os.environ.get("DAGSTER_POSTGRES_URL")
     if url is None:
         return sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
@@ -77,44 +83,41 @@ def database_bytes(home: Path) -> int:
 
 
 def make_home(folder: Path) -> Path:
-    """A DAGSTER_HOME with the configuration as it is shipped."""
+    """A DAGSTER_HOME with the configuration that the package ships."""
     package = files("stop_pipeline")
-    folder_of_shipped = package / "fleet" if "DAGSTER_POSTGRES_URL" in os.environ else package
+    configuration = (package / "fleet" if "DAGSTER_POSTGRES_URL" in os.environ else package) / "dagster.yaml"
     home = folder / "home"
     home.mkdir()
-    (home / "dagster.yaml").write_text((folder_of_shipped / "dagster.yaml").read_text())
+    (home / "dagster.yaml").write_text(configuration.read_text())
     return home
 
 
 def timed_run(accounts: Sequence[str], environment: Mapping[str, str]) -> float:
-    """Tick these accounts in one run, a process of its own; gives the seconds it took."""
+    """Sync these accounts in one run, a process of its own, and return its seconds."""
     if len(accounts) == 1:
         tags = {"dagster/partition": accounts[0]}
     else:
         tags = {"dagster/asset_partition_range_start": accounts[0], "dagster/asset_partition_range_end": accounts[-1]}
-    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "stop_pipeline.definitions", "-j", "tick"]
+    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "stop_pipeline.definitions", "-j", "sync"]
     command += ["--tags", json.dumps(tags)] if environment["SMSPARTNER_ACCOUNTS"] != "main" else []
     started = time.perf_counter()
-    subprocess.run(command, env=environment, capture_output=True, check=True)  # noqa: S603 – arguments of ours
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    if finished.returncode:
+        sys.exit(f"A run failed:\n{finished.stderr[-2000:]}")
     return time.perf_counter() - started
 
 
 def measure(accounts: int, accounts_per_run: int, *, rows: int, most_runs: int, folder: Path) -> Line:
-    """Bring the accounts up without Dagster, then time runs over them."""
+    """Sync the accounts without Dagster, then time runs over them."""
     names = ["main"] if accounts == 1 else [f"account_{number:03}" for number in range(accounts)]
     runs = [names[at : at + accounts_per_run] for at in range(0, accounts, accounts_per_run)][:most_runs]
-    ticked = [name for run in runs for name in run]
+    synced = [name for run in runs for name in run]
     home = make_home(folder)
     store = Store(folder / "data")
-    with Sandbox({f"key-{name}": StopList(rows, seed, until=today()) for seed, name in enumerate(ticked)}) as sandbox:
-        clients = {name: StopListClient(f"key-{name}", base_url=sandbox.base_url) for name in ticked}
-        for name in ticked:
-            plain_tick(store, name, clients[name])
-        sample = ticked[:10]
-        started = time.perf_counter()
-        for name in sample:
-            plain_tick(store, name, clients[name])
-        plain_seconds = (time.perf_counter() - started) / len(sample)
+    with Sandbox({f"key-{name}": StopList(rows, seed, until=today()) for seed, name in enumerate(synced)}) as sandbox:
+        plain_seconds = [
+            plain_sync(store, name, StopListClient(f"key-{name}", base_url=sandbox.base_url)) for name in synced * 2
+        ][len(synced) :]
         environment = {
             **os.environ,
             "DAGSTER_HOME": str(home),
@@ -122,7 +125,7 @@ def measure(accounts: int, accounts_per_run: int, *, rows: int, most_runs: int, 
             "SMSPARTNER_BASE_URL": sandbox.base_url,
             "STOP_PIPELINE_DATA": str(folder / "data"),
             "SMSPARTNER_API_KEY": "key-main",
-            **{f"SMSPARTNER_API_KEY_{name.upper()}": f"key-{name}" for name in ticked},
+            **{f"SMSPARTNER_API_KEY_{name.upper()}": f"key-{name}" for name in synced},
         }
         timed_run(runs[0], environment)  # makes Dagster's tables, which are no growth
         before = database_bytes(home)
@@ -131,25 +134,20 @@ def measure(accounts: int, accounts_per_run: int, *, rows: int, most_runs: int, 
             seconds = list(pool.map(lambda run: timed_run(run, environment), runs))
         elapsed = time.perf_counter() - started
     grown = database_bytes(home) - before
-    return Line(accounts, accounts_per_run, len(runs), elapsed, sum(seconds) / len(seconds), plain_seconds, grown)
+    return Line(accounts, accounts_per_run, len(runs), elapsed, mean(seconds), mean(plain_seconds), grown)
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000, help="rows of each account")
-    parser.add_argument("--runs", type=int, default=10, help="how many runs of a line are timed at most")
+    parser.add_argument("--runs", type=int, default=10, help="how many runs are timed for each line, at most")
     options = parser.parse_args()
-    print(
-        "| accounts | per run | runs | runs/min | ticks/min | s/run | overhead s/run | plain s/tick | MB/1,000 ticks |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(HEAD)
     for accounts, accounts_per_run in SHAPES:
-        folder = Path(tempfile.mkdtemp(prefix="fleet-"))
-        try:
-            line = measure(accounts, accounts_per_run, rows=options.rows, most_runs=options.runs, folder=folder)
-            print(line, flush=True)
-        finally:
-            shutil.rmtree(folder)
+        with tempfile.TemporaryDirectory(prefix="fleet-") as folder:
+            line = measure(accounts, accounts_per_run, rows=options.rows, most_runs=options.runs, folder=Path(folder))
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

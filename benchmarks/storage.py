@@ -1,16 +1,12 @@
-"""What `stops` takes on disk, and what it takes to read one month of it.
+"""The size of `stops` on disk, and the time it takes to read one month of it.
 
-    python benchmarks/storage.py size STATE SCRATCH
-    python benchmarks/storage.py read STATE filter|file
-
-What belongs here: figures of a finished table. What does not: how it came about (`contenders`).
+Run it as `python benchmarks/storage.py size STATE SCRATCH` or `python benchmarks/storage.py read STATE filter|file`.
 """
 
 import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -23,37 +19,34 @@ MONTH = "2025-06"
 READS = 5
 
 
-def size(state: Path, scratch: Path) -> dict[str, int]:
-    """Bytes of `stops`, and of the same rows and columns as pandas writes them into one file by default."""
-    folder = state / "stops"
+def sizes(state: Path, scratch: Path) -> dict[str, int]:
+    """Bytes of `stops`, and of the same rows and columns in one file that pandas writes by default."""
     scratch.mkdir(parents=True, exist_ok=True)
-    stops = ds.dataset(folder).to_table().to_pandas()
+    stops = ds.dataset(state / "stops").to_table().to_pandas()
     stops.to_parquet(scratch / "pandas.parquet")
-    ours = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+    ours = sum(path.stat().st_size for path in (state / "stops").rglob("*.parquet"))
     return {"rows": len(stops), "ours": ours, "pandas": (scratch / "pandas.parquet").stat().st_size}
 
 
-def read(state: Path, how: str) -> dict[str, float]:
-    """Seconds to read one month, the median of some reads after a first one; and its rows."""
+def read_one_month(state: Path, how: str) -> dict[str, float]:
+    """Median seconds of several reads after a first one, and the number of rows."""
     (file,) = (state / "stops").glob(f"account=*/created_month={MONTH}/*.parquet")
 
-    def filtered() -> pd.DataFrame:
-        return read_stops(state, filters=[("created_month", "==", MONTH)])
-
-    def alone() -> pd.DataFrame:
+    def read() -> pd.DataFrame:
+        if how == "filter":
+            return read_stops(state, filters=[("created_month", "==", MONTH)])
         return pd.read_parquet(file, partitioning=None)
 
-    reader: Callable[[], pd.DataFrame] = {"filter": filtered, "file": alone}[how]
-    rows = len(reader())
+    rows = len(read())
     seconds = []
     for _ in range(READS):
         started = time.perf_counter()
-        reader()
+        read()
         seconds.append(time.perf_counter() - started)
     return {"rows": rows, "seconds": statistics.median(seconds)}
 
 
 if __name__ == "__main__":
-    part, of, argument = sys.argv[1:]
-    print(json.dumps(size(Path(of), Path(argument)) if part == "size" else read(Path(of), argument)))
+    part, state, argument = sys.argv[1:]
+    print(json.dumps(sizes(Path(state), Path(argument)) if part == "size" else read_one_month(Path(state), argument)))
     leave()

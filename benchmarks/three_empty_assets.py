@@ -1,4 +1,4 @@
-"""Three assets that do nothing, run as Dagster runs them unless told otherwise: each step in a process of its own."""
+"""Three assets that do nothing, for Dagster to run as it does by default: each step in a process of its own."""
 
 import dagster as dg
 

@@ -1,52 +1,46 @@
 """SMS Partner's STOP list as a table: every opt-out exactly once, when it was made, and whether it still stands.
 
-For a notebook: `read_stops` and its siblings, and `suppress`. They need no Dagster.
+For a notebook: `read_stops` and its siblings, `lookup`, `read_changes` and `suppress`. None of them needs Dagster.
 
-The rooms of the house, from the outside in:
+Read `defs/assets.py`, then `sync.py`, and you know the pipeline. The package from the outside in:
 
-    cli            the command `stop-pipeline`
-    definitions    what Dagster loads; defs/ holds its assets, checks, schedules, sensor, partitions and resources
-    fleet/         Dagster's configuration for many accounts: PostgreSQL, and a cluster's run launcher
-    tick           the steps of one tick, without Dagster        engine     what they do where something changed
-    client         HTTP: the answer, or a typed error            envelope   the provider's codes
-    snapshot       rows → typed rows and malformed rows          document   bytes → rows, in batches
-    json_document, xml_document   what an answer must be         rows       a parser's rows → batches
-    plain_rows     rows as the provider writes them → columns    words      eight characters at a time
-    wall_clocks    `createdAt` → times                           phones     spellings → E.164
-    pieces         where an answer is cut                        difference what it changes in the one before
-    merge          committed + listed → what changes             guard      what an answer may take away
-    periods        tables as of a commit                         derive     committed → suppression list, counts
-    charts         tables → pictures                             preview    a dozen rows, masked
-    incidents      what runs came to → what is told              webhook    telling it
-    store          answers and commits                           tables     rows ↔ Parquet
-    layout         which file is which                           footers    what a file says of itself
-    files          atomic writes, the lock, on disk              objects    the same in a bucket
-    frames         an answer as it is kept, piece by piece       threads    several things at once
-    columns        values of Python and NumPy as Arrow's         roots      folder or bucket
-    reading        what a notebook gets
-    suppression    a campaign held against the list              campaign   its file, read and written in parts
-    verify         whether the files hold together               rebuild    kept answers → a fresh root
-    sandbox        a stand-in for SMS Partner                    practice   a root that has seen some weeks of it
-    schema, model, settings, errors                              what the rooms share
+    cli, list_commands      the command `stop-pipeline`
+    local_dagster           Dagster on this machine: one run, or the UI and its daemon
+    definitions, defs/      what Dagster loads: assets, checks, schedules, alerts
+    fleet/                  Dagster's configuration for many accounts
+    sync                    one sync: fetch → parse → merge → derive
+    snapshot                the newest response as a snapshot: all rows, or those that it appends
+    smspartner/             the source: HTTP, JSON and XML, rows as DataFrames; a stand-in API
+    table/                  the data root: merge, derive, the commit, files on disk or in a bucket, reading
+    campaign/               a campaign file checked against the suppression list
+    verify, rebuild         the data root checked; kept responses replayed
+    phone_numbers, times    spellings of numbers and of points in time
+    schema, settings, account_keys, storage_uri, errors, redaction
 """
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
-if TYPE_CHECKING:
-    from stop_pipeline.reading import read_rejected, read_stops, read_stops_per_day, read_suppression_list
-    from stop_pipeline.suppression import suppress
+_MODULES = {
+    "lookup": "stop_pipeline.table.lookup",
+    "read_changes": "stop_pipeline.table.changes",
+    "read_rejected": "stop_pipeline.table.reading",
+    "read_stops": "stop_pipeline.table.reading",
+    "read_stops_per_day": "stop_pipeline.table.reading",
+    "read_suppression_list": "stop_pipeline.table.reading",
+    "suppress": "stop_pipeline.campaign",
+}
 
-__all__ = ["read_rejected", "read_stops", "read_stops_per_day", "read_suppression_list", "suppress"]
+__all__ = list(_MODULES)  # noqa: PLE0605 – `__init__.pyi` lists them for type checkers
 
 
 def __getattr__(name: str) -> Any:
-    """Import these, and pandas with them, when first asked for: the command's help needs neither."""
-    if name not in __all__:
+    """Import a public function, and pandas with it, when it is first asked for: `stop-pipeline --help` needs none."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "suppress":
-        from stop_pipeline.suppression import suppress  # noqa: PLC0415 – see above
+    return getattr(import_module(_MODULES[name]), name)
 
-        return suppress
-    from stop_pipeline import reading  # noqa: PLC0415 – see above
 
-    return getattr(reading, name)
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(_MODULES)

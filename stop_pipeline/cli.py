@@ -1,10 +1,9 @@
-"""The command `stop-pipeline`.
+"""The command `stop-pipeline`: its subcommands and exit codes. What they print is in `cli_output`.
 
-What belongs here: the commands, what they print, and their exit codes. What does not: how a tick is run and Dagster's
-home is kept (`local_dagster`). Nothing heavy is imported before a command needs it, so that `--help` is instant.
+Nothing large is imported before a command needs it, so that `--help` is instant.
 
-Exit codes: 0 done, also when a check failed (a warning line says which); 1 a tick or a split failed, or something is
-off; 2 wrong configuration; 3 the suppression list is not fit to hold a campaign against.
+Exit codes: 0 done, also if a check failed (a warning says which); 1 something failed, or `verify` found a problem;
+2 the configuration is wrong; 3 the suppression list is too old, or missing.
 """
 
 import atexit
@@ -12,35 +11,41 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, nullcontext, suppress
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from stop_pipeline.errors import ConfigurationError, StopPipelineError, StoreError, UnfitListError
-from stop_pipeline.settings import DEFAULT_ACCOUNT, Settings, account_names, key_variable, missing_key
-
-if TYPE_CHECKING:
-    from stop_pipeline.store import Store
+from stop_pipeline.account_keys import DEFAULT_ACCOUNT, account_names, key_variable, missing_key
+from stop_pipeline.errors import ConfigurationError, OutdatedListError, StopPipelineError
+from stop_pipeline.settings import Settings, parse_age
 
 DEMO_FOLDER = "demo"
-"""Where `demo` and `dev --sandbox` keep data and Dagster's home, unless the environment says otherwise."""
+"""Where `demo` and `dev --sandbox` keep the data and Dagster's home, unless the environment says otherwise."""
 
 _OBJECTS_PER_COLLECTION = 100_000
+
+
+def _age(_context: click.Context, _option: click.Parameter, text: str) -> timedelta:
+    """The value of an option that is a length of time, such as 24h."""
+    try:
+        return parse_age(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="stop_pipeline")
 def main() -> None:
     """SMS Partner's STOP list as a table that compliance can rely on and analysts can read."""
-    # Data, logs and Dagster's database hold or surround personal data: readable by their owner only.
+    # Data, logs and Dagster's database hold or surround personal data: only their owner may read them.
     os.umask(0o077)
 
 
 @main.command()
-@click.option("--account", metavar="A", help="Tick this account only.")
+@click.option("--account", metavar="NAME", help="Sync only this account.")
 @click.option(
     "--accept-removals",
     type=click.IntRange(min=0),
@@ -48,42 +53,46 @@ def main() -> None:
     help="Accept up to N removals that would otherwise be withheld.",
 )
 def run(account: str | None, accept_removals: int | None) -> None:
-    """Fetch the list of every account once and bring it into the table, without a server."""
+    """Fetch the list of every account once and merge it into the table; no server is needed."""
     with _plain_errors():
         settings = Settings.from_environment()
         accounts = _chosen(settings, account)
         if accept_removals is not None and len(accounts) > 1:
-            raise ConfigurationError("--accept-removals is about one account: name it with --account.")
+            raise ConfigurationError("--accept-removals is for one account: name it with --account.")
         if not set(accounts) & set(settings.accounts_with_key()):
             raise missing_key(accounts[0], settings.accounts_file)
-        sys.exit(_tick(settings, accounts, accept_removals))
+        sys.exit(_sync(settings, accounts, accept_removals))
 
 
 @main.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the UI.")
-@click.option("--sandbox", is_flag=True, help="Bring a stand-in for SMS Partner along; no key is needed.")
+@click.option("--sandbox", is_flag=True, help="Use a stand-in for SMS Partner, which needs no key.")
 def dev(port: int, *, sandbox: bool) -> None:
-    """Open the Dagster UI, with its daemon, on a history that lasts. Ctrl-C ends both."""
+    """Open the Dagster UI and run the schedule, until Ctrl-C."""
     _end_when_asked()
     with _plain_errors(), _sandboxed(os.environ) if sandbox else nullcontext():
-        settings = Settings.from_environment()  # first: loading the definitions refuses a wrong setting by a traceback
+        settings = Settings.from_environment()  # before the import below, which would refuse a setting by a traceback
         from stop_pipeline.local_dagster import serve
 
-        sys.exit(serve(settings, port))
+        _warn_of_another_owner(settings)
+        sys.exit(serve(settings, port, lambda url: click.echo(f"Open {url} in a browser. Ctrl-C ends it.")))
 
 
 @main.command()
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8025, show_default=True, help="Port; 0 takes a free one."
 )
-@click.option("--rows", type=click.IntRange(0, 10_000_000), default=2_000, show_default=True, help="Rows at the start.")
-@click.option("--seed", type=int, default=0, show_default=True, help="What the list holds, and how it changes.")
 @click.option(
-    "--accounts", default=DEFAULT_ACCOUNT, metavar="A,B,…", help="Stand in for these accounts, each with its own list."
+    "--rows", type=click.IntRange(0, 10_000_000), default=2_000, show_default=True, help="Rows of the first response."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Another number gives another list.")
+@click.option(
+    "--accounts", default=DEFAULT_ACCOUNT, metavar="A,B,…", help="Names of the accounts, each with its own list."
 )
 def sandbox(port: int, rows: int, seed: int, accounts: str) -> None:
-    """Run a stand-in for SMS Partner on loopback, until Ctrl-C."""
-    from stop_pipeline.sandbox import serve
+    """Run a stand-in for SMS Partner on this machine, until Ctrl-C."""
+    from stop_pipeline.cli_output import sandbox_instructions
+    from stop_pipeline.smspartner.sandbox import serve
 
     with _plain_errors():
         keys = {name: _sandbox_key(name) for name in account_names(accounts, "--accounts")}
@@ -92,25 +101,25 @@ def sandbox(port: int, rows: int, seed: int, accounts: str) -> None:
     except OSError as error:
         click.echo(f"The stand-in cannot listen on port {port} ({error.strerror}): name another with --port.", err=True)
         sys.exit(1)
-    variables = {key_variable(name): key for name, key in keys.items()}
+    variables = {"SMSPARTNER_BASE_URL": server.base_url}
     if len(keys) > 1:
-        variables = {"SMSPARTNER_ACCOUNTS": ",".join(keys)} | variables
+        variables["SMSPARTNER_ACCOUNTS"] = ",".join(keys)
+    variables |= {key_variable(name): key for name, key in keys.items()}
+    variables["STOP_PIPELINE_DATA"] = f"{DEMO_FOLDER}/data"
     _end_when_asked()
     with server, suppress(KeyboardInterrupt):
-        click.echo(f"A stand-in for SMS Partner listens at {server.base_url}. To use it, in another terminal:\n")
-        for name, value in {"SMSPARTNER_BASE_URL": server.base_url, **variables}.items():
-            click.echo(f"  export {name}={value}")
-        click.echo(f"  export STOP_PIPELINE_DATA={DEMO_FOLDER}/data\n  stop-pipeline run\n")
-        click.echo("Ctrl-C ends it.")
+        click.echo(sandbox_instructions(server.base_url, variables))
         server.run_forever()
 
 
 @main.command()
-@click.option("--account", metavar="A", help="Verify this account only.")
+@click.option("--account", metavar="NAME", help="Verify only this account.")
 def verify(account: str | None) -> None:
-    """Read everything below the data root, and say whether it holds together."""
+    """Read everything in the data root and name every problem; nothing is changed."""
+    from stop_pipeline.root_commands import verify_accounts
+
     with _plain_errors():
-        sys.exit(_verify(Settings.from_environment(), account))
+        sys.exit(verify_accounts(Settings.from_environment(), account))
 
 
 @main.command()
@@ -118,30 +127,15 @@ def verify(account: str | None) -> None:
     "--into",
     metavar="DIR",
     required=True,
-    help="Fresh folder, or prefix in a bucket, for the result; refused if it is not empty.",
+    help="Folder, or prefix in a bucket, for the result; it must be empty or not exist.",
 )
-@click.option("--account", metavar="A", help="Rebuild this account only.")
+@click.option("--account", metavar="NAME", help="Rebuild only this account.")
 def rebuild(into: str, account: str | None) -> None:
-    """Replay the answers that are kept, by today's rules, into a fresh folder, for a look at what they give."""
-    from stop_pipeline.progress import progress_shown
-    from stop_pipeline.rebuild import fresh_root
-    from stop_pipeline.rebuild import rebuild as replay
-    from stop_pipeline.store import Store
+    """Replay the kept responses into a fresh folder, to see what they give by this version's rules."""
+    from stop_pipeline.root_commands import rebuild_accounts
 
     with _plain_errors():
-        settings = Settings.from_environment()
-        source = Store.existing(settings.data_root)
-        accounts = _found(source, account)
-        target = fresh_root(into, source)
-        for name in accounts:
-            with progress_shown():
-                rebuilt = replay(source, target, name, timezone=settings.timezone)
-            for file, reason in rebuilt.skipped:
-                click.echo(f"Warning: {name}: {file} was skipped. {reason}", err=True)
-            click.echo(
-                f"{name}: {_counted(rebuilt.replayed, 'answer')} replayed into {target.root}, {len(rebuilt.skipped):,} "
-                f"skipped; {_counted(rebuilt.rows, 'row')}, {rebuilt.open_rows:,} of them open."
-            )
+        rebuild_accounts(Settings.from_environment(), into, account)
 
 
 @main.command("suppress")
@@ -152,54 +146,69 @@ def rebuild(into: str, account: str | None) -> None:
     type=click.Path(path_type=Path),
     metavar="DIR",
     required=True,
-    help="Fresh folder for the three files; refused if it is not empty.",
+    help="Folder for the three files; it must be empty or not exist.",
 )
-@click.option("--account", metavar="A", help="Block what this account's list holds; by default, any account's.")
+@click.option("--account", metavar="NAME", help="Use only this account's list; by default, the lists of all accounts.")
 @click.option(
     "--max-age",
+    callback=_age,
     default="24h",
     show_default=True,
     metavar="AGE",
     help="How long ago the list may have been verified, such as 90m, 24h or 2d.",
 )
-def suppress_campaign(campaign: Path, column: str, out: Path, account: str | None, max_age: str) -> None:
-    """Split a campaign's file (CSV or Parquet) into clean, blocked and invalid rows.
+def suppress_campaign(campaign: Path, column: str, out: Path, account: str | None, max_age: timedelta) -> None:
+    """Split a campaign file (CSV or Parquet) into clean, blocked and invalid rows.
 
-    Whom to text is in “clean”, who has opted out in “blocked”, and what is no phone number in “invalid”. It is refused
-    with exit code 3 if the list is missing, or too old to rely on.
+    “clean” holds the rows to send to, “blocked” those whose number has opted out, and “invalid” those without a phone
+    number. If the list is missing, or too old to rely on, nothing is written and the exit code is 3.
     """
+    from stop_pipeline.campaign import suppress_file
+    from stop_pipeline.cli_output import suppressed_lines
     from stop_pipeline.progress import progress_shown
-    from stop_pipeline.suppression import parse_age, suppress_file
 
     with _plain_errors():
         root = Settings.from_environment().data_root
-        try:
-            age = parse_age(max_age)
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="--max-age") from None
         with progress_shown():
-            done = suppress_file(campaign, column, out, root=root, account=account, max_age=age)
-    counts = " + ".join(f"{rows:,} {name}" for name, (_, rows) in done.parts.items())
-    click.echo(f"{campaign} ({done.form}): {_counted(done.rows, 'row')} = {counts}.")
-    click.echo(f"The list was verified at {done.verified_at:%Y-%m-%d %H:%M} UTC. The files are in {out}:")
-    for path, _ in done.parts.values():
-        click.echo(f"  {path.name}")
+            done = suppress_file(campaign, column, out, root=root, account=account, max_age=max_age)
+        click.echo(suppressed_lines(campaign, out, done))
+
+
+@main.command()
+def accounts() -> None:
+    """List the accounts in the data root and the state of each."""
+    from stop_pipeline.root_commands import list_accounts
+
+    with _plain_errors():
+        list_accounts(Settings.from_environment())
+
+
+@main.command()
+@click.argument("name")
+def retire(name: str) -> None:
+    """Stop expecting syncs of an account. Its numbers stay blocked, but its list may be of any age."""
+    from stop_pipeline.root_commands import retire_account
+
+    with _plain_errors():
+        retire_account(Settings.from_environment(), name)
 
 
 @main.command()
 def demo() -> None:
-    """Show a whole tick without a key: a stand-in for SMS Partner, one tick, and what came out, verified."""
+    """Show a whole sync without a key: a stand-in for SMS Partner, one sync, and the result, verified."""
     with _plain_errors(), _sandboxed(os.environ):
+        from stop_pipeline.root_commands import how_to_read, verify_accounts
+
         settings = Settings.from_environment()
-        code = _tick(settings, settings.accounts, None) or _verify(settings, None)
+        code = _sync(settings, settings.accounts, None) or verify_accounts(settings, None)
         if code == 0:
-            click.echo(_how_to_read(settings))
+            click.echo(how_to_read(settings))
         sys.exit(code)
 
 
 def _sandbox_key(account: str) -> str:
-    """The API key under which the stand-in keeps the list of `account`."""
-    from stop_pipeline.sandbox import API_KEY
+    """The API key with which the stand-in serves the list of `account`."""
+    from stop_pipeline.smspartner.sandbox import API_KEY
 
     return API_KEY if account == DEFAULT_ACCOUNT else f"{API_KEY}-{account}"
 
@@ -209,106 +218,68 @@ def _chosen(settings: Settings, account: str | None) -> tuple[str, ...]:
         return settings.accounts
     if account not in settings.accounts:
         raise ConfigurationError(
-            f"--account {account} is none of the accounts that are set up ({', '.join(settings.accounts)})."
+            f"--account {account} is not one of the accounts that are set up ({', '.join(settings.accounts)})."
         )
     return (account,)
 
 
-def _tick(settings: Settings, accounts: tuple[str, ...], accept_removals: int | None) -> int:
-    """Tick the accounts, as many in a run as the schedule does, and say what came of each; the exit code."""
-    # What Dagster loads stays. The collector would go through it a hundred times, a tenth of a small tick; and when the
+def _sync(settings: Settings, accounts: tuple[str, ...], accept_removals: int | None) -> int:
+    """Sync the accounts, as many in a run as the schedule does, and print what each did; gives the exit code."""
+    # What Dagster loads stays. The collector would go through it a hundred times, a tenth of a small sync; and when the
     # process ends and Python takes it apart, again and again: a fifth.
     gc.set_threshold(_OBJECTS_PER_COLLECTION)
     atexit.register(gc.freeze)
-    from stop_pipeline.local_dagster import run_ticks
+    from stop_pipeline.cli_output import sync_line
+    from stop_pipeline.local_dagster import run_syncs
     from stop_pipeline.progress import progress_shown
 
+    _warn_of_another_owner(settings)
     code = 0
     for together in [accounts] if len(accounts) == 1 else settings.accounts_by_run():
         with progress_shown():
-            reports = run_ticks(settings, together, accept_removals=accept_removals)
+            reports = run_syncs(settings, together, accept_removals=accept_removals)
         for report in reports:
             for name, advice in report.failed_checks:
                 click.echo(f"Warning: {report.account}: check {name} failed. {advice}", err=True)
             if report.error is None:
-                click.echo(_summary(report.account, report.figures))
+                click.echo(sync_line(report.account, report.figures))
             else:
                 click.echo(f"{report.account}: {report.error}", err=True)
                 code = 1
     return code
 
 
-def _found(store: "Store", account: str | None) -> list[str]:
-    """The accounts that the data root holds, or the one that was asked for."""
-    accounts = store.accounts_seen()
-    if account is not None and account not in accounts:
-        raise ConfigurationError(
-            f"--account {account} is none of the accounts below {store.root} ({', '.join(accounts) or 'none'})."
+def _warn_of_another_owner(settings: Settings) -> None:
+    from stop_pipeline.local_dagster import owned_by_another
+
+    owner = owned_by_another(settings)
+    if owner is not None:
+        click.echo(
+            f"Warning: the data root {settings.data_root} belongs to {owner}, who will not be able to use the files "
+            "that this process writes: run it as that user, or give that user the files afterwards (chown -R).",
+            err=True,
         )
-    if not accounts:
-        raise StoreError(f"There is nothing below {store.root} yet: run “stop-pipeline run” (or “demo”) first.")
-    return accounts if account is None else [account]
-
-
-def _verify(settings: Settings, account: str | None) -> int:
-    """Read everything of the accounts and say what is off, one line each; the exit code."""
-    from stop_pipeline.store import Store
-    from stop_pipeline.verify import verify
-
-    store = Store.existing(settings.data_root)
-    code = 0
-    for name in _found(store, account):
-        verified = verify(store, name)
-        for finding in verified.findings:
-            click.echo(f"{name}: {finding.sentence}", err=True)
-        count = len(verified.findings)
-        off = _counted(count, "thing") + " off" if count else "nothing off"
-        killed = "; a tick was killed while it wrote, and the next one takes back what it left" * verified.pending
-        click.echo(f"{name}: {_counted(verified.months, 'month')}, {_counted(verified.rows, 'row')}, {off}{killed}.")
-        code = max(code, min(count, 1))
-    return code
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" + "s" * (count != 1)
-
-
-def _summary(account: str, figures: Mapping[str, Any]) -> str:
-    names = ("listed", "new", "changed", "removed", "restored", "rejected")
-    counts = ", ".join(f"{figures[name]:,} {name}" for name in names)
-    withheld = f", {figures['withheld']:,} removals withheld" if figures["withheld"] else ""
-    return f"{account}: {counts}{withheld}; {figures['months_written']} months written."
-
-
-def _how_to_read(settings: Settings) -> str:
-    from stop_pipeline.store import Store
-
-    store = Store(settings.data_root)
-    return (
-        f"The Parquet lies in {store.files.shown('stops')}. To read it:\n\n"
-        "    from stop_pipeline import read_stops\n"
-        f'    stops = read_stops("{store.root}")\n'
-        '    print(stops.groupby("created_month", observed=True).size())\n'
-    )
 
 
 def _end_when_asked() -> None:
-    """Have SIGINT and SIGTERM raise `KeyboardInterrupt`, for commands that go on until then.
+    """Have SIGINT, SIGTERM and SIGHUP raise `KeyboardInterrupt`, for commands that go on until then.
 
-    A shell lets what a script starts in the background ignore SIGINT, and every child of it would.
+    A shell lets what a script starts in the background ignore SIGINT, and every child of it would. `nohup` asks to
+    ignore SIGHUP, and that stays.
     """
 
     def end(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for asked in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(asked, end)
+    for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if asked is not signal.SIGHUP or signal.getsignal(asked) is not signal.SIG_IGN:
+            signal.signal(asked, end)
 
 
 @contextmanager
 def _sandboxed(environ: MutableMapping[str, str]) -> Iterator[None]:
-    """A stand-in for SMS Partner on a free port, which the environment then points to."""
-    from stop_pipeline.sandbox import serve
+    """Run a stand-in for SMS Partner on a free port, and point the environment to it."""
+    from stop_pipeline.smspartner.sandbox import serve
 
     with serve() as server:
         for variable in ("SMSPARTNER_ACCOUNTS", "SMSPARTNER_ACCOUNTS_FILE"):
@@ -320,12 +291,12 @@ def _sandboxed(environ: MutableMapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """One sentence on stderr in place of a traceback."""
+    """Print one sentence on stderr in place of a traceback."""
     try:
         yield
     except ConfigurationError as error:
         sentence, code = str(error), 2
-    except UnfitListError as error:
+    except OutdatedListError as error:
         sentence, code = str(error), 3
     except StopPipelineError as error:
         sentence, code = str(error), 1

@@ -1,21 +1,22 @@
-"""Every way a tick, or the split of a campaign, can fail, one class each.
+"""The errors that this package raises on purpose: a class for each that callers, the command or the alerts tell apart.
 
-What belongs here: the exceptions that callers, the command and the alerts tell apart. What does not: deciding when to
-raise them. A message is one plain sentence (what was expected, what came, what to do) and never holds an API key or a
-phone number; text that came from outside passes through `excerpt` first.
+A message is one or two plain sentences: what was expected, what came, what to do. It never holds an API key or a phone
+number: text from outside goes through `redact` and `excerpt` first. The command ends with exit code 2 after a
+`ConfigurationError`, 3 after an `OutdatedListError` and 1 after any other.
 """
 
 import re
 from collections.abc import Iterable
+from typing import Self
 
 EXCERPT_LENGTH = 80
 
 
 class StopPipelineError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of every error that this package raises on purpose."""
 
-    def redacted(self, secrets: Iterable[str]) -> "StopPipelineError":
-        """The same error with each of `secrets` struck out of its message, and without cause or context."""
+    def redacted(self, secrets: Iterable[str]) -> Self:
+        """Return the same error with `secrets` removed from its message, and without cause or context."""
         return type(self)(redact(str(self), secrets))
 
 
@@ -24,7 +25,7 @@ class ConfigurationError(StopPipelineError):
 
 
 class ApiError(StopPipelineError):
-    """SMS Partner gave no list."""
+    """SMS Partner did not return a list."""
 
 
 class KeyRefusedError(ApiError):
@@ -32,19 +33,19 @@ class KeyRefusedError(ApiError):
 
 
 class AccessRefusedError(ApiError):
-    """SMS Partner refuses this account, address or request for good (codes 20, 30, 40, 90, 96)."""
+    """SMS Partner permanently refuses this account, IP address or request (codes 20, 30, 40, 90, 96)."""
 
 
 class TransientApiError(ApiError):
-    """SMS Partner could not be reached or failed on its side; a later tick may succeed."""
+    """SMS Partner could not be reached or failed on its side; a later sync may succeed."""
 
 
 class UnexpectedRedirectError(ApiError):
-    """The API answered with a redirect, which is not followed: it would carry the key along."""
+    """The API responded with a redirect, which is not followed because the API key would go along."""
 
 
-class UnreadableAnswerError(ApiError):
-    """The answer is cut, too large, or no such document."""
+class UnreadableResponseError(ApiError):
+    """The response is truncated, too large, or not a list."""
 
 
 class ClockError(ApiError):
@@ -52,11 +53,11 @@ class ClockError(ApiError):
 
 
 class ForeignListError(StopPipelineError):
-    """The list shares nothing with the table: it is likely another account's."""
+    """The list has nothing in common with the table: it probably belongs to another account."""
 
 
 class AlertError(StopPipelineError):
-    """The webhook did not take an alert."""
+    """The webhook did not accept an alert."""
 
 
 class StoreError(StopPipelineError):
@@ -64,25 +65,25 @@ class StoreError(StopPipelineError):
 
 
 class SchemaVersionError(StoreError):
-    """The data root was written by a version of this package that this one cannot read."""
+    """The data root was written by a version of this package that this version cannot read."""
 
 
-class UnfitListError(StopPipelineError):
-    """The suppression list is missing, behind its commit, or too old to hold a campaign against."""
+class OutdatedListError(StopPipelineError):
+    """The suppression list is missing, behind its commit, or too old to check a campaign against."""
 
 
 class CampaignError(StopPipelineError):
-    """A campaign cannot be read, or its parts cannot be written."""
+    """A campaign file cannot be read, or the results cannot be written."""
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """`text` with every occurrence of each secret replaced, whatever stands around it."""
+    """Return `text` with every occurrence of every secret replaced by `[redacted]`."""
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, "[redacted]")
     return text
 
 
 def excerpt(text: str) -> str:
-    """The start of a text from outside, fit for a message: 80 characters at most, on one line, its digits masked."""
+    """Return the start of a text from outside, fit for a message: at most 80 characters, one line, digits masked."""
     line = re.sub(r"\s+", " ", "".join(char if char.isprintable() else " " for char in text)).strip()
     return re.sub(r"\d", "•", line[:EXCERPT_LENGTH])

@@ -1,203 +1,177 @@
-"""Dagster on this machine: its home, one tick in this process, and the UI.
+"""Dagster on this machine: syncs in this process, and the UI with its daemon."""
 
-What belongs here: the DAGSTER_HOME that the command makes, running the job without a server, starting and ending
-`dagster dev`. What does not: what the job does (`defs`), and what the command prints (`cli`).
-"""
-
+import errno
+import fcntl
 import os
+import pwd
 import re
-import shutil
-import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass
-from importlib.resources import as_file, files
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import filelock
-from dagster._core.storage.event_log import SqliteEventLogStorage
 
+from stop_pipeline.dagster_home import open_instance, use_home
 from stop_pipeline.definitions import build_definitions
-from stop_pipeline.defs.assets import POOL
-from stop_pipeline.defs.schedules import TICK_JOB, Run, partition_tags
-from stop_pipeline.errors import ConfigurationError, StoreError
-from stop_pipeline.roots import is_remote
+from stop_pipeline.defs.schedules import SYNC_JOB, partition_tags
+from stop_pipeline.errors import StoreError
+from stop_pipeline.process_group import process_group
 from stop_pipeline.settings import Settings
+from stop_pipeline.storage_uri import is_remote
 
-STOP_SECONDS = 30
-_RUN_FROM = "stop_pipeline/run_from"
-"""Tag of a run: the machine and the home that `stop-pipeline run` ran it from."""
+_PROCESS_TAG = "stop_pipeline/process"
+"""Tag of a run that runs in the process of `stop-pipeline run`: its machine and process id."""
+_LOOK_SECONDS = 0.2
+_LOOPBACK = "127.0.0.1"
 
 
-@dataclass(frozen=True)
-class TickReport:
-    """What one tick of one account came to.
+@dataclass
+class SyncReport:
+    """What one sync of one account did.
 
     Attributes:
         account: Its name.
-        error: Why it failed, one sentence; None if it succeeded.
-        figures: The metadata of `stops`, by name; empty if it was not reached.
-        failed_checks: Name and advice of each check that failed.
+        error: Why it failed, as a sentence; None if it succeeded.
+        figures: The metadata of each asset that was materialized and of each check, by name.
+        failed_checks: Name of each check that failed, and what to do.
     """
 
     account: str
-    error: str | None
-    figures: Mapping[str, Any]
-    failed_checks: tuple[tuple[str, str], ...]
+    error: str | None = None
+    figures: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    failed_checks: list[tuple[str, str]] = field(default_factory=list)
 
 
-def run_ticks(settings: Settings, accounts: Run, *, accept_removals: int | None) -> list[TickReport]:
-    """Run the job once for some accounts in this process; the run is kept in Dagster's home, where the UI shows it.
+def run_syncs(settings: Settings, accounts: Sequence[str], *, accept_removals: int | None) -> list[SyncReport]:
+    """Run the job once for some accounts, in this process; Dagster's UI shows the run as any other.
 
     Args:
-        settings: What to run with.
+        settings: The settings.
         accounts: One of the settings' accounts, or neighbours among them.
-        accept_removals: As in `defs.assets.StopsConfig`; of one account only.
+        accept_removals: The largest number of removals that a person accepts; of one account only.
 
     Returns:
-        What became of each account, in their order.
+        A report for each account, in their order.
+
+    Raises:
+        ConfigurationError, StoreError: Dagster's home cannot be used.
     """
     config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     if accept_removals is not None:
         config["ops"] = {"stops": {"config": {"accept_removals": accept_removals}}}
-    job = build_definitions(settings).resolve_job_def(TICK_JOB.name)
-    home, several = use_home(settings), len(settings.accounts) > 1
-    # One at a time, of a single account: whoever else is marked as run from this home has been killed.
-    alone = nullcontext() if several else filelock.FileLock(home / ".run.lock", mode=0o600)
-    run_from = f"{socket.gethostname()}:{home}"
-    with _open_instance(home) as instance, alone:
-        if not several:
-            _free_pool(instance, run_from)
+    job = build_definitions(settings).resolve_job_def(SYNC_JOB.name)
+    several = len(settings.accounts) > 1
+    with open_instance(use_home(settings)) as instance:
+        _fail_killed_runs(instance)
         result = job.execute_in_process(
             run_config=config,
             instance=instance,
             partition_key=accounts[0] if several and len(accounts) == 1 else None,
-            tags={_RUN_FROM: run_from} | (partition_tags(accounts) if len(accounts) > 1 else {}),
+            tags={_PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"}
+            | (partition_tags(tuple(accounts)) if len(accounts) > 1 else {}),
             raise_on_error=False,
         )
-    errors = _failures(result, accounts)
-    figures: dict[str, Mapping[str, Any]] = {}
-    failed_checks: dict[str, list[tuple[str, str]]] = {account: [] for account in accounts}
-    for event in result.all_events:
-        if event.is_step_materialization and event.asset_key == dg.AssetKey("stops"):
-            made = event.materialization
-            figures[made.partition or accounts[0]] = {name: value.value for name, value in made.metadata.items()}
-        if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-            check = event.asset_check_evaluation_data
-            if not check.passed:
-                failed_checks[check.partition or accounts[0]].append((check.check_name, check.description or ""))
-    return [
-        TickReport(account, errors.get(account), figures.get(account, {}), tuple(failed_checks[account]))
-        for account in accounts
-    ]
+    return _reports(result, accounts)
 
 
-def use_home(settings: Settings) -> Path:
-    """DAGSTER_HOME if it is set; else a folder that lasts, made with good defaults and put into the environment.
+def serve(settings: Settings, port: int, ready: Callable[[str], None]) -> int:
+    """Run the Dagster UI and its daemon until this process is asked to end; whatever ends it ends them too.
 
-    Raises:
-        ConfigurationError: DAGSTER_HOME is set, and no folder that Dagster takes.
-        StoreError: the folder cannot be made.
-    """
-    if home := os.environ.get("DAGSTER_HOME"):
-        if not (Path(home).is_absolute() and Path(home).is_dir()):
-            raise ConfigurationError(
-                f"DAGSTER_HOME is “{home}”, where Dagster wants the absolute path of a folder that exists: make it, or "
-                "leave DAGSTER_HOME unset."
-            )
-        return Path(home)
-    if is_remote(settings.data_root):
-        home_path = Path.home() / ".stop_pipeline"
-    else:
-        home_path = Path(settings.data_root).absolute().parent / ".dagster_home"
-    refused = None
-    try:
-        home_path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _opening(home_path):
-            if not (home_path / "dagster.yaml").exists():
-                with as_file(files("stop_pipeline") / "dagster.yaml") as defaults:
-                    shutil.copyfile(defaults, home_path / "dagster.yaml")
-    except OSError as error:
-        refused = error.strerror
-    if refused is not None:
-        raise StoreError(
-            f"Dagster's home cannot be made at {home_path}: {refused}. Set DAGSTER_HOME to a folder that can."
-        )
-    os.environ["DAGSTER_HOME"] = str(home_path)
-    return home_path
-
-
-def _opening(home: Path) -> filelock.BaseFileLock:
-    """The lock under which a home is made: two ticks that start at once would both create its files and tables."""
-    return filelock.FileLock(home / ".opening.lock", mode=0o600)
-
-
-def _open_instance(home: Path) -> dg.DagsterInstance:
-    with _opening(home):
-        return dg.DagsterInstance.from_config(str(home))
-
-
-def _free_pool(instance: dg.DagsterInstance, run_from: str) -> None:
-    """Free the pool from runs that were killed: Dagster keeps their place in it, and the next would wait for ever.
-
-    In a database of this machine every place is freed, for who ran `dev` cannot be known: the lock of the data root
-    holds where the pool then does not.
-    """
-    storage = instance.event_log_storage
-    for run_id in storage.get_concurrency_info(POOL).active_run_ids:
-        run = instance.get_run_by_id(run_id)
-        if run is not None and not run.is_finished:
-            if run.tags.get(_RUN_FROM) == run_from:
-                instance.report_run_failed(run, "The process of this run was killed.")
-            elif not isinstance(storage, SqliteEventLogStorage):
-                continue
-        storage.free_concurrency_slots_for_run(run_id)
-
-
-def serve(settings: Settings, port: int) -> int:
-    """Run the Dagster UI and daemon until `KeyboardInterrupt` is raised here, then end all that was started.
+    Args:
+        settings: The settings.
+        port: Port of the UI.
+        ready: Is told the address of the UI, once it can be opened.
 
     Returns:
-        The exit code: 0 if it was asked to end, else that of `dagster dev`.
-    """
-    # Its databases are made here, under the lock: made by `dagster dev` and by a tick at once, they stay broken.
-    with _open_instance(use_home(settings)) as instance:
-        _free_pool(instance, run_from="")
+        The exit code: 0 if it was asked to end, by `KeyboardInterrupt`, else that of `dagster dev`.
 
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "stop_pipeline.definitions", "-p", str(port)]
-    # In a session of its own, so that one signal reaches the webserver, the daemon and the code server alike.
-    process = subprocess.Popen(command, start_new_session=True)
+    Raises:
+        ConfigurationError, StoreError: Dagster's home cannot be used, another `dev` uses it, or the port is taken.
+    """
+    home = use_home(settings)
+    _refuse_taken(port)
+    command = [sys.executable, "-W", "ignore:Function `dev_command`", "-m", "dagster", "dev"]
+    command += ["-m", "stop_pipeline.definitions", "-h", _LOOPBACK, "-p", str(port), "--log-level", "warning"]
+    with open_instance(home, with_launcher=True):
+        pass  # its databases are made now, and what is wrong with it is said in one sentence
     try:
-        return process.wait()
+        with _only_one_dev(home) as lock, process_group(command, kept_open=[lock]) as process:
+            while process.poll() is None and not _responds(port):
+                time.sleep(_LOOK_SECONDS)
+            if process.poll() is None:
+                ready(f"http://localhost:{port}")
+            return process.wait()
     except KeyboardInterrupt:
         return 0
-    finally:
-        _end_group(process)
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End the process and all that it started: as Ctrl-C would, and by force if that takes too long."""
-    with suppress(ProcessLookupError):
-        for demand in (signal.SIGINT, signal.SIGKILL):
-            os.killpg(process.pid, demand)
-            give_up_at = time.monotonic() + STOP_SECONDS
-            while time.monotonic() < give_up_at:
-                process.poll()
-                os.killpg(process.pid, 0)  # raises once nobody is left
-                time.sleep(0.05)
+def owned_by_another(settings: Settings) -> str | None:
+    """The user that owns the data root, if that is not the one that this process runs as.
+
+    Only the owner of a file can read it, so the files written by this process would lock the owner of the root out.
+    """
+    if is_remote(settings.data_root) or not Path(settings.data_root).exists():
+        return None
+    owner = Path(settings.data_root).stat().st_uid
+    if owner == os.geteuid():
+        return None
+    try:
+        return pwd.getpwuid(owner).pw_name
+    except KeyError:
+        return f"user {owner}"
 
 
-def _failures(result: "dg.ExecuteInProcessResult", accounts: Run) -> dict[str, str]:
+def _fail_killed_runs(instance: dg.DagsterInstance) -> None:
+    """Mark the runs of this machine's processes that were killed; nobody else would."""
+    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+    for run in instance.get_runs(unfinished):
+        machine, _, process = run.tags.get(_PROCESS_TAG, "").rpartition(":")
+        if machine == socket.gethostname() and not _is_running(int(process)):
+            instance.report_run_failed(run, "The process of this run was killed.")
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is another user's
+    return True
+
+
+def _reports(result: dg.ExecuteInProcessResult, accounts: Sequence[str]) -> list[SyncReport]:
+    reports = {account: SyncReport(account) for account in accounts}
+    for account, error in _failures(result, accounts).items():
+        reports[account].error = error
+    for event in result.all_events:
+        if event.is_step_materialization and event.asset_key is not None:
+            made = event.materialization
+            figures = reports[made.partition or accounts[0]].figures
+            figures[event.asset_key.to_user_string()] = _values(made.metadata)
+        elif event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = event.asset_check_evaluation_data
+            report = reports[check.partition or accounts[0]]
+            report.figures[check.check_name] = _values(check.metadata)
+            if not check.passed:
+                report.failed_checks.append((check.check_name, check.description or ""))
+    return list(reports.values())
+
+
+def _values(metadata: Mapping[str, dg.MetadataValue[Any]]) -> dict[str, Any]:
+    return {name: value.value for name, value in metadata.items()}
+
+
+def _failures(result: dg.ExecuteInProcessResult, accounts: Sequence[str]) -> dict[str, str]:
     """Why which accounts failed: the sentence of the first step that did, without the names of exception classes."""
     if result.success:
         return {}
-    sentence = "the run failed before its first step; the Dagster UI tells more"
+    sentence = "the run failed before its first step; the Dagster UI shows more"
     for event in result.all_events:
         if event.is_step_failure and event.step_failure_data.error is not None:
             by_account = event.step_failure_data.user_failure_data
@@ -207,3 +181,44 @@ def _failures(result: "dg.ExecuteInProcessResult", accounts: Run) -> dict[str, s
             sentence = re.sub(r"^[\w.]+: ", "", (error.cause or error).message).strip()
             break
     return dict.fromkeys(accounts, sentence)
+
+
+def _refuse_taken(port: int) -> None:
+    """Refuse a port on which the UI could not listen; Dagster would go on without a UI."""
+    reason = os.strerror(errno.EADDRINUSE) if _responds(port) else None
+    try:
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((_LOOPBACK, port))
+    except OSError as error:
+        reason = error.strerror
+    if reason is not None:
+        raise StoreError(f"The UI cannot listen on port {port} ({reason}): name another port with --port.")
+
+
+def _responds(port: int) -> bool:
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex((_LOOPBACK, port)) == 0
+
+
+@contextmanager
+def _only_one_dev(home: Path) -> Iterator[int]:
+    """Hold the lock of the one `dev` of a home; gives its file descriptor.
+
+    Raises:
+        StoreError: another `dev` holds it.
+    """
+    file = home / ".dev.lock"
+    refused = False
+    with file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            refused = True
+        if refused:
+            raise StoreError(
+                f"“stop-pipeline dev” is already running with DAGSTER_HOME {home}, and two would sync twice as often: "
+                "end that one first, or set DAGSTER_HOME to another folder."
+            )
+        yield lock.fileno()

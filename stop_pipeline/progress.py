@@ -1,7 +1,4 @@
-"""How far a tick has come: a moving line on a terminal, plain lines elsewhere.
-
-What belongs here: showing what the package logs while a command runs. What does not: what is logged.
-"""
+"""Shows on stderr what the package logs while a command runs: a moving line on a terminal, plain lines elsewhere."""
 
 import logging
 from collections.abc import Iterator
@@ -11,8 +8,8 @@ from rich.console import Console
 from rich.status import Status
 
 
-class _Shown(logging.Handler):
-    """Shows each record on stderr: as the text of the spinner if there is one, else, and for warnings, as a line."""
+class _ShownOnStderr(logging.Handler):
+    """Shows a record as the text of the moving line, if there is one; a warning always gets a line of its own."""
 
     def __init__(self, console: Console, status: Status | None) -> None:
         super().__init__(logging.INFO)
@@ -31,10 +28,10 @@ class _Shown(logging.Handler):
 
 @contextmanager
 def progress_shown() -> Iterator[None]:
-    """Show the package's log on stderr while the block runs."""
+    """Show the package's log on stderr for the block."""
     console = Console(stderr=True)
     status = console.status("Starting …") if console.is_terminal else None
-    handler = _Shown(console, status)
+    handler = _ShownOnStderr(console, status)
     logger = logging.getLogger("stop_pipeline")
     before = logger.level
     logger.setLevel(logging.INFO)

@@ -1,18 +1,15 @@
-"""The answers kept as received, replayed into a fresh data root: what they give by today's rules.
+"""Replays the kept responses into a fresh data root, to show what they give by this version's rules.
 
-What belongs here: the order of the replay, and what is said of it. What does not: any step of a tick (`tick`), which is
-used as it is. The data root replayed is only read, without its lock: an answer that is kept never changes.
+The data root that is replayed is only read, without its lock: a kept response never changes. A replay differs from what
+stands there in these points:
 
-What a replay can show, and what not:
-
-- Only answers whose bytes differed from the last ones are kept, each once. Those that repeated the one before did
-  nothing but move `verified_at`; `latest.json` tells when the newest came last, so that it is replayed at that time as
-  well, and `verified_at` ends the same. Had removals of a repeated answer been withheld, each repetition was judged
-  anew, and withheld them again; that is replayed for the newest only.
-- Removals that a person accepted are withheld again, for that word is in no answer: the replay differs by them.
-- It begins with the oldest answer kept (`STOP_PIPELINE_RAW_DAYS`), so `first_seen_at` is never earlier than that.
-- An answer that landed, but whose tick was killed before it was applied, is applied here.
-- An answer that is refused is skipped, as its tick failed then, and named.
+- Only responses that differed from the one before are kept. One that repeated it only moved `verified_at`; the newest
+  is therefore replayed at both times, when it first came and when it last came. While removals were withheld, however,
+  each repetition was decided anew.
+- Removals that a person accepted are withheld again, because that decision is not in any response.
+- It begins with the oldest response kept (STOP_PIPELINE_RAW_DAYS), so no `first_seen_at` is earlier than that.
+- A response that was fetched, but whose sync was killed before the merge, is merged here.
+- A response that is refused is skipped and named. Its sync failed as well.
 """
 
 import hashlib
@@ -21,23 +18,25 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from stop_pipeline import tick
-from stop_pipeline.errors import ApiError, ForeignListError, StoreError, UnreadableAnswerError
-from stop_pipeline.files import writable
-from stop_pipeline.guard import Guard
-from stop_pipeline.model import Answer, RawFile
-from stop_pipeline.store import Store
+from stop_pipeline import sync
+from stop_pipeline.errors import ApiError, ForeignListError, StoreError, UnreadableResponseError
+from stop_pipeline.settings import Format
+from stop_pipeline.smspartner.client import Response
+from stop_pipeline.table.files import writing
+from stop_pipeline.table.removals import RemovalPolicy
+from stop_pipeline.table.state import RawFile
+from stop_pipeline.table.store import Store
 
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What the replay of one account gave.
+    """The result of replaying one account.
 
     Attributes:
         account: Its name.
-        replayed: How many answers went in.
-        skipped: File name and reason of each answer that was refused.
-        rows: Periods in the table.
+        replayed: How many responses were merged.
+        skipped: File name of each response that was refused, and why.
+        rows: Periods in `stops`.
         open_rows: Periods that have not ended.
     """
 
@@ -49,81 +48,82 @@ class Rebuilt:
 
 
 def fresh_root(into: str | Path, source: Store) -> Store:
-    """A store to replay into.
+    """The store at `into`, to replay `source` into.
 
     Raises:
-        StoreError: `into` exists and is not an empty folder, or lies within the data root replayed.
+        StoreError: `into` exists and is not an empty folder, or is inside the data root that is replayed.
     """
     target = Store(into)
     if not target.files.is_unused():
-        raise StoreError(f"{into} is not empty: name a folder that is, or does not exist yet.")
+        raise StoreError(f"{into} is not empty: name an empty folder, or one that does not exist yet.")
     if source.files.encloses(target.files):
-        raise StoreError(f"{into} lies within the data root {source.root}: name a folder outside it.")
+        raise StoreError(f"{into} is inside the data root {source.root}: name a folder outside it.")
     return target
 
 
 def rebuild(source: Store, into: Store, account: str, *, timezone: str) -> Rebuilt:
-    """Replay every answer of `account` that `source` keeps, in order of fetch time, into `into`.
+    """Replay every response of an account that `source` keeps, in the order of their fetch times.
+
+    Args:
+        source: The data root that keeps the responses.
+        into: A fresh data root.
+        account: Account name.
+        timezone: Zone in which `createdAt` is read.
 
     Raises:
-        StoreError: `source` keeps no answer of the account, or one of the two refuses.
+        StoreError: `source` keeps no response of the account, or one of the two data roots refuses.
     """
-    answers = source.answers(account)
-    if not answers:
-        raise StoreError(f"No answer of the account “{account}” is kept below {source.files.shown('raw')}.")
-    replays = [_Replayed(source, account, answer, answer.fetched_at) for answer in answers]
-    newest = source.newest_answer(account)
-    if newest is not None and newest.file == answers[-1].file and newest.fetched_at > answers[-1].fetched_at:
-        replays.append(_Replayed(source, account, answers[-1], newest.fetched_at))
+    responses = source.responses.all(account)
+    if not responses:
+        raise StoreError(f"No response of the account “{account}” is kept below {source.files.shown('raw')}.")
+    replays = [(response, response.fetched_at) for response in responses]
+    newest = source.responses.newest(account)
+    if newest is not None and newest.file == responses[-1].file and newest.fetched_at > responses[-1].fetched_at:
+        replays.append((responses[-1], newest.fetched_at))
     skipped: dict[str, str] = {}
-    rows = open_rows = 0
-    for replayed in replays:
+    for response, fetched_at in replays:
         try:
-            applied = _tick(into, account, replayed, timezone)
-            rows, open_rows = applied.state.figures.rows, applied.state.figures.open_rows
+            sync.fetch(into, account, _Replay(source, account, response, fetched_at))
+            sync.parse(into, account, timezone=timezone)
+            sync.merge(into, account, RemovalPolicy())
         except (ApiError, ForeignListError) as error:
-            skipped[replayed.file] = str(error)
-    return Rebuilt(account, len(answers) - len(skipped), tuple(skipped.items()), rows, open_rows)
+            skipped[response.file] = str(error)
+    state = into.state(account)
+    if state.commit is not None:
+        sync.derive_suppression_list(into, account)
+        sync.derive_stops_per_day(into, account)
+    replayed = len(responses) - len(skipped)
+    return Rebuilt(account, replayed, tuple(skipped.items()), state.total_rows, state.open_rows)
 
 
-def _tick(store: Store, account: str, replayed: "_Replayed", timezone: str) -> tick.Applied:
-    tick.fetch(store, account, replayed, timezone=timezone)
-    tick.parse_newest(store, account, timezone=timezone)
-    applied = tick.apply_newest(store, account, Guard())
-    tick.derive_suppression_list(store, account)
-    tick.derive_stops_per_day(store, account)
-    return applied
-
-
-class _Replayed:
-    """An answer that is kept, in place of the client that once fetched it."""
+class _Replay:
+    """A kept response, in place of the client that fetched it."""
 
     secrets: tuple[str, ...] = ()
 
-    def __init__(self, source: Store, account: str, answer: RawFile, fetched_at: datetime) -> None:
+    def __init__(self, source: Store, account: str, response: RawFile, fetched_at: datetime) -> None:
         self._source = source
         self._account = account
-        self._answer = answer
+        self._response = response
         self._fetched_at = fetched_at
 
-    @property
-    def file(self) -> str:
-        """Name of the file that holds it."""
-        return self._answer.file
+    def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:  # noqa: ARG002 – no download
+        """Write the bytes to a new file, if they are those that were received.
 
-    def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Answer:  # noqa: ARG002 – no download
-        """Write the bytes, which must be those that landed, to a new file."""
-        body = self._body()
-        with writable(into):
-            into.write_bytes(body)
-        sha256 = hashlib.sha256(body).hexdigest()
-        if not sha256.startswith(self._answer.sha256_start):
-            raise UnreadableAnswerError("Its bytes are not those that landed: restore it from a backup.")
-        return Answer(into, self._answer.format, self._fetched_at, sha256, len(body), seconds=0.0)
-
-    def _body(self) -> bytes:
+        Raises:
+            UnreadableResponseError: the kept response is missing or damaged.
+        """
+        body, damage = b"", None
         try:
-            return self._source.read_answer(self._account, self._answer.file)
+            body = self._source.responses.read(self._account, self._response.file)
         except StoreError as error:
             damage = str(error)
-        raise UnreadableAnswerError(damage)
+        sha256 = hashlib.sha256(body).hexdigest()
+        if damage is None and not sha256.startswith(self._response.sha256_start):
+            damage = "Its bytes are not those that were received: restore it from a backup."
+        if damage is not None:
+            raise UnreadableResponseError(damage)
+        with writing(str(into)):
+            into.write_bytes(body)
+        response_format: Format = "xml" if self._response.format == "xml" else "json"
+        return Response(into, response_format, self._fetched_at, sha256, len(body), seconds=0.0)

@@ -1,42 +1,54 @@
 """The columns of every table: names, types and meanings, declared once.
 
-What belongs here: what a table promises to its readers. The writer enforces it, the Dagster UI shows it, and the README
-is tested against it. What does not: how rows come about (`snapshot`, `merge`, `derive`) and where they lie (`layout`).
-
-Types are declared by Arrow's names for them: what only shows a table loads no Arrow.
+A DataFrame is checked against its schema where it becomes a file (`to_arrow`) and comes back with the declared types
+(`to_pandas`). The Dagster UI shows the meanings, and a test compares the README with them.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+import pandas as pd
+import pyarrow as pa
 
-SCHEMA_VERSION = 1
-"""Version of everything below the data root; a change that older code could not read raises it."""
+from stop_pipeline.errors import StoreError
 
-_UTC_TIME: Literal["timestamp[us, tz=UTC]"] = "timestamp[us, tz=UTC]"
+SCHEMA_VERSION = 2
+"""Version of everything under the data root; a change that older code could not read raises it."""
+
+_INTEGER = (pa.int64(), "int64")
+_TEXT = (pa.string(), "str")
+_UTC_TIME = (pa.timestamp("us", tz="UTC"), "datetime64[us, UTC]")
+_WALL_CLOCK = (pa.timestamp("us"), "datetime64[us]")
+_DAY = (pa.date32(), "datetime64[us]")
+_TRUTH = (pa.bool_(), "bool")
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, its type as Arrow calls it, what it means, and whether it can be null."""
+    """One column.
+
+    Attributes:
+        name: Its name.
+        types: Its Arrow type in files, and its pandas dtype in memory.
+        meaning: What it holds, as one sentence.
+        nullable: Whether a value can be missing.
+    """
 
     name: str
-    type: Literal["int64", "string", "date32[day]", "timestamp[us]", "timestamp[us, tz=UTC]"]
+    types: tuple[pa.DataType, str]
     meaning: str
     nullable: bool = False
 
     @property
+    def type(self) -> str:
+        """The Arrow type, as Arrow writes it."""
+        return str(self.types[0])
+
+    @property
     def field(self) -> pa.Field:
         """The Arrow field."""
-        from stop_pipeline.columns import field  # noqa: PLC0415 – it loads Arrow
-
-        return field(self.name, self.type, nullable=self.nullable)
+        return pa.field(self.name, self.types[0], nullable=self.nullable)
 
 
 @dataclass(frozen=True)
@@ -48,76 +60,110 @@ class TableSchema:
 
     @cached_property
     def arrow(self) -> pa.Schema:
-        """The Arrow schema; a file written with it cannot hold a null where none is allowed."""
-        import pyarrow as pa  # noqa: PLC0415 – as above
-
+        """The Arrow schema of its files."""
         return pa.schema([column.field for column in self.columns])
 
-    @property
-    def empty(self) -> pa.Table:
-        """The table without a row."""
-        from stop_pipeline.columns import no_rows  # noqa: PLC0415 – as above
-
-        return no_rows(self.arrow)
+    @cached_property
+    def dtypes(self) -> dict[str, str]:
+        """The pandas dtype of each column, in order."""
+        return {column.name: column.types[1] for column in self.columns}
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The column names, in order."""
         return tuple(column.name for column in self.columns)
 
+    @cached_property
+    def empty(self) -> pd.DataFrame:
+        """The table without rows; not to be changed in place."""
+        return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in self.dtypes.items()})
 
-ACCOUNT = Column("account", "string", "Name of the SMS Partner account, from the folder `account=…`.")
+
+def to_arrow(frame: pd.DataFrame, schema: TableSchema) -> pa.Table:
+    """Convert a DataFrame to Arrow, column by column as its schema declares.
+
+    Args:
+        frame: Rows with the columns of `schema`; other columns and the index are left out.
+        schema: What the table must be.
+
+    Raises:
+        StoreError: a column is missing, has another type, or holds a null where none is allowed.
+    """
+    refused = [
+        column.name
+        for column in schema.columns
+        if column.name not in frame
+        or str(frame[column.name].dtype) != column.types[1]
+        or (not column.nullable and frame[column.name].hasnans)
+    ]
+    if refused:
+        raise StoreError(f"The table {schema.name} does not have the columns that it declares: {', '.join(refused)}.")
+    return pa.Table.from_pandas(frame[list(schema.names)], schema.arrow, preserve_index=False).replace_schema_metadata()
+
+
+def to_pandas(table: pa.Table) -> pd.DataFrame:
+    """Convert an Arrow table to pandas: text as `str`, a day as midnight (datetime64[us], without a zone)."""
+    days = {field.name: pa.timestamp("us") for field in table.schema if pa.types.is_date32(field.type)}
+    for name, timestamp in days.items():
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, name, table[name].cast(timestamp))
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+ACCOUNT = Column("account", _TEXT, "Name of the SMS Partner account, from the folder `account=…`.")
 CREATED_MONTH = Column(
-    "created_month", "string", "Month of `created_at_local`, “YYYY-MM”, from the folder `created_month=…`."
+    "created_month", _TEXT, "Month of `created_at_local`, “YYYY-MM”, from the folder `created_month=…`."
 )
 
 _LISTED_COLUMNS = (
-    Column("id", "int64", "Identifier that SMS Partner gave the opt-out."),
-    Column("phone_number", "string", "E.164 where it can be read as a number, else as received."),
-    Column("country", "string", "ISO 3166 alpha-2 country of the number; null if none.", nullable=True),
+    Column("id", _INTEGER, "Identifier that SMS Partner gave the opt-out."),
+    Column("phone_number", _TEXT, "Phone number in E.164 where it can be read as one, otherwise as received."),
+    Column("country", _TEXT, "ISO 3166 alpha-2 country of the number; null if it has none.", nullable=True),
     Column("created_at", _UTC_TIME, "When the opt-out was made, UTC."),
-    Column("created_at_local", "timestamp[us]", "The same as the wall clock that the API wrote (no zone)."),
+    Column("created_at_local", _WALL_CLOCK, "The same time as the provider wrote it: local, without a zone."),
 )
 
 RAW_STOP_LIST = TableSchema(
     "raw_stop_list",
     (
-        Column("id", "int64", "Identifier that SMS Partner gave the opt-out."),
-        Column("phoneNumber", "string", "The number that must not be texted, in the spelling that it was kept in."),
-        Column("createdAt", "string", "When the opt-out was made, “YYYY-MM-DD HH:MM:SS” without a zone."),
+        Column("id", _INTEGER, "Identifier that SMS Partner gave the opt-out."),
+        Column("phoneNumber", _TEXT, "The number that must not be texted, as the provider spells it."),
+        Column("createdAt", _TEXT, "When the opt-out was made, “YYYY-MM-DD HH:MM:SS”, without a zone."),
     ),
 )
-"""A row of the answer as documented. What comes may differ; `snapshot` tells what becomes of it."""
+"""A row of the response as documented."""
 
 LISTED = TableSchema("listed", _LISTED_COLUMNS)
-"""The good rows of one answer, each `id` once."""
+"""The good rows of one response, each `id` once."""
 
 REJECTED_ROWS = TableSchema(
     "rejected_rows",
     (
-        Column("raw", "string", "The row as JSON text."),
-        Column("reason", "string", "Why it was set aside; one of `model.REASONS`."),
-        Column("phone_number", "string", "Its number, read as in `stops`; null if it bears none.", nullable=True),
+        Column("raw", _TEXT, "The row as JSON text."),
+        Column("reason", _TEXT, "Why the row was rejected; one of `schema.REASONS`."),
+        Column("phone_number", _TEXT, "Its phone number, read as in `stops`; null if it has none.", nullable=True),
     ),
 )
-"""The malformed rows of one answer, each distinct `raw` once."""
+"""The malformed rows of one response, each distinct `raw` once."""
 
 STOP_SNAPSHOT = TableSchema(
     "stop_snapshot",
     (
-        *(replace(column, nullable=True) for column in _LISTED_COLUMNS),
-        Column("raw", "string", "A malformed row as JSON text; null for a good row.", nullable=True),
-        Column("reason", "string", "Why the row is malformed; null for a good row.", nullable=True),
+        replace(_LISTED_COLUMNS[0], types=(pa.int64(), "Int64"), nullable=True),
+        *(replace(column, nullable=True) for column in _LISTED_COLUMNS[1:]),
+        Column("raw", _TEXT, "A malformed row as JSON text; null for a good row.", nullable=True),
+        Column("reason", _TEXT, "Why the row is malformed; null for a good row.", nullable=True),
     ),
 )
-"""One answer: its good rows month by month, and its malformed rows, which are of no month."""
+"""One response: its good rows by month, then its malformed rows."""
 
 _PERIOD_COLUMNS = (
-    Column("first_seen_at", _UTC_TIME, "Fetch time of the first answer that listed the row so, UTC."),
+    Column("first_seen_at", _UTC_TIME, "Fetch time of the first response that listed the row so, UTC."),
     Column(
         "removed_at",
         _UTC_TIME,
-        "Fetch time of the first trusted answer that no longer did, UTC; null while listed.",
+        "Fetch time of the first complete response that no longer listed it, UTC; null while it is listed.",
         nullable=True,
     ),
 )
@@ -127,43 +173,71 @@ STOPS = TableSchema("stops", _LISTED_COLUMNS + _PERIOD_COLUMNS)
 
 REJECTED = TableSchema(
     "rejected",
-    REJECTED_ROWS.columns
-    + _PERIOD_COLUMNS
-    + (Column("snapshot_sha256", "string", "SHA-256 of the answer that first brought it."),),
+    (
+        *REJECTED_ROWS.columns,
+        *_PERIOD_COLUMNS,
+        Column("snapshot_sha256", _TEXT, "SHA-256 of the response that first contained the row."),
+    ),
 )
 """Every malformed row ever listed, with the same periods."""
+
+COMMITS = TableSchema(
+    "commits",
+    (
+        Column("merged_at", _UTC_TIME, "Fetch time of the response that was merged, UTC."),
+        Column("sha256", _TEXT, "SHA-256 of the response."),
+        Column("rows", _INTEGER, "Rows in the response."),
+        Column("complete", _TRUTH, "Whether the response was complete."),
+    ),
+)
+"""Every response that was merged: which response first showed a row, or was the last to do so."""
+
+LISTED_ORIGIN, REJECTED_ORIGIN, FOUND_ORIGIN = "listed", "rejected row", "found in text"
 
 SUPPRESSION_LIST = TableSchema(
     "suppression_list",
     (
-        Column("phone_number", "string", "The number not to text, E.164 where it can be read as one."),
+        Column("phone_number", _TEXT, "Phone number that must not be texted, in E.164 where it can be read as one."),
         Column(
             "first_stop_at",
             _UTC_TIME,
-            "Its earliest opt-out that stands, UTC; null where a rejected row has no date.",
+            "Its earliest opt-out that still stands, UTC; null if only malformed rows contain the number.",
             nullable=True,
         ),
         Column(
             "last_stop_at",
             _UTC_TIME,
-            "Its latest opt-out that stands, UTC; null where a rejected row has no date.",
+            "Its latest opt-out that still stands, UTC; null if only malformed rows contain the number.",
             nullable=True,
         ),
-        Column("stop_count", "int64", "How many rows of the list ask for it."),
-        Column("origin", "string", "“listed”, or “rejected row” where only malformed rows bear the number."),
+        Column("stop_count", _INTEGER, "How many listed rows ask for it."),
+        Column(
+            "origin",
+            _TEXT,
+            "“listed”; “rejected row” if only malformed rows have it as their number; “found in text” if it was only "
+            "found inside a text that is not one number.",
+        ),
     ),
 )
-"""Whom not to text now, one row per phone number."""
+"""Phone numbers that must not be texted, one row per number."""
 
 STOPS_PER_DAY = TableSchema(
     "stops_per_day",
     (
-        Column("day", "date32[day]", "Local day of the opt-outs."),
-        Column("country", "string", "ISO 3166 alpha-2 country of the numbers; null if none.", nullable=True),
-        Column("stops", "int64", "Opt-outs made that day, each `id` once, whether or not they still stand."),
+        Column("day", _DAY, "Local day of the opt-outs."),
+        Column("country", _TEXT, "ISO 3166 alpha-2 country of the numbers; null if they have none.", nullable=True),
+        Column("stops", _INTEGER, "Opt-outs made that day, each `id` once, whether or not they still stand."),
     ),
 )
 """Counts without personal data."""
+
+NOT_AN_OBJECT = "not an object"
+BAD_ID = "no usable id"
+BAD_PHONE_NUMBER = "no usable phone number"
+BAD_CREATED_AT = "no usable createdAt"
+CONFLICTING_ID = "conflicts with another row of the same id"
+REASONS = (NOT_AN_OBJECT, BAD_ID, BAD_PHONE_NUMBER, BAD_CREATED_AT, CONFLICTING_ID)
+"""Why a row is rejected: the first of these that applies."""
 
 LINEAGE: Mapping[str, Mapping[str, tuple[tuple[str, str], ...]]] = {
     "stop_snapshot": {
@@ -180,7 +254,7 @@ LINEAGE: Mapping[str, Mapping[str, tuple[tuple[str, str], ...]]] = {
         CREATED_MONTH.name: (("stop_snapshot", "created_at_local"),),
     },
     "suppression_list": {
-        "phone_number": (("stops", "phone_number"), ("stop_snapshot", "phone_number")),
+        "phone_number": (("stops", "phone_number"), ("stop_snapshot", "raw")),
         "first_stop_at": (("stops", "created_at"),),
         "last_stop_at": (("stops", "created_at"),),
         "stop_count": (("stops", "phone_number"),),
@@ -191,5 +265,5 @@ LINEAGE: Mapping[str, Mapping[str, tuple[tuple[str, str], ...]]] = {
         "stops": (("stops", "id"),),
     },
 }
-"""From which columns of which tables upstream each column is made. One that is not named comes from no column: from the
-time of a fetch, from the comparison with what was listed before, or from the name of the account."""
+"""The upstream columns that each column is made from. A column that is not named here comes from no column: it is the
+time of a fetch, the result of comparing two responses, or the name of the account."""

@@ -1,77 +1,80 @@
-"""The environment, read once into typed settings.
+"""The environment variables, read once into typed settings: each variable, its default, and what it accepts.
 
-What belongs here: every variable that this package reads, its default, and the sentence that refuses a wrong value; and
-where an account's API key is to be found. What does not: the keys themselves, which `Settings` never holds. The address
-of the webhook is a secret as well, for whoever knows it can post to it: it is kept out of `repr` and of every message.
+`Settings` never holds an API key (see `account_keys`). The address of the webhook is a secret as well, since whoever
+knows it can post to it: it is left out of `repr` and of every message.
 """
 
 import ipaddress
 import os
 import re
-import tomllib
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
-from typing import cast
-from urllib.parse import urlsplit
+from typing import Literal, cast
+from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from stop_pipeline.account_keys import DEFAULT_ACCOUNT, account_names, key_variable, read_keys
 from stop_pipeline.errors import ConfigurationError
-from stop_pipeline.model import Format
-from stop_pipeline.roots import checked_uri, is_remote
+from stop_pipeline.storage_uri import checked_uri, is_remote
 
-DEFAULT_ACCOUNT = "main"
+Format = Literal["json", "xml"]
+"""The two formats that SMS Partner can respond in."""
+
 DEFAULT_BASE_URL = "https://api.smspartner.fr/v1"
 DEFAULT_CRON = "*/15 * * * *"
 DEFAULT_DATA_ROOT = "data"
 DEFAULT_RAW_DAYS = 30
-DEFAULT_HISTORY_DAYS = 90
+DEFAULT_HISTORY_DAYS = 14
+DEFAULT_ALERT_AFTER = "2h"
 PROVIDER_TIMEZONE = "Europe/Paris"
 """`createdAt` has no zone; everything else that this provider shows is French time."""
 
-_ACCOUNT_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_A_NAME = "lower-case letters, digits and underscores, a letter first"
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,6}")
-_RIGHTS_OF_OTHERS = 0o077
+_AGE = re.compile(r"([0-9]{1,6})([mhd])")
+_AGE_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+_BREAKS_SQLITE_URL = re.compile(r"\?|%[0-9A-Fa-f]{2}")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment says, checked.
+    """The settings that the environment gives, checked.
 
     Attributes:
         accounts: Names of the SMS Partner accounts, in the order given.
-        accounts_file: The file that names them and holds their keys, absolute; None if variables do.
-        accounts_per_run: How many of several accounts one run ticks.
-        base_url: Of the API, without a trailing slash.
-        answer_format: Which of its two formats to ask for.
-        timezone: IANA name of the zone that `createdAt` is read in.
-        data_root: Folder (or URI) below which everything is stored, as given.
-        cron: When the schedule ticks, in Europe/Paris.
-        raw_days: For how many days an answer is kept as received, once a newer one is committed.
-        history_days: For how many days Dagster remembers a run.
-        alert_webhook: Where alerts are posted; None for nowhere.
+        accounts_file: Absolute path of the file that holds their names and keys; None if variables hold them.
+        accounts_per_run: How many accounts one run syncs.
+        base_url: Address of the API, without a trailing slash.
+        response_format: Format to request.
+        timezone: IANA name of the time zone of `createdAt`.
+        data_root: Folder or URI of the data root; relative to the working directory unless absolute.
+        cron: When the schedule runs, in Europe/Paris.
+        raw_days: How many days a response is kept as received, once a newer one is committed.
+        history_days: How many days Dagster remembers a run.
+        alert_webhook: Address that alerts are posted to; None for none.
+        alert_after: How long an account may go without a successful sync before an alert says so.
     """
 
     accounts: tuple[str, ...] = (DEFAULT_ACCOUNT,)
     accounts_file: Path | None = None
     accounts_per_run: int = 1
     base_url: str = DEFAULT_BASE_URL
-    answer_format: Format = "json"
+    response_format: Format = "json"
     timezone: str = PROVIDER_TIMEZONE
     data_root: str = DEFAULT_DATA_ROOT
     cron: str = DEFAULT_CRON
     raw_days: int = DEFAULT_RAW_DAYS
     history_days: int = DEFAULT_HISTORY_DAYS
     alert_webhook: str | None = field(default=None, repr=False)
+    alert_after: timedelta = timedelta(hours=2)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Read and check every variable; an empty one counts as unset.
+        """Read and check every variable; an empty one counts as not set.
 
         Raises:
-            ConfigurationError: a value is wrong; the message names its variable.
+            ConfigurationError: A value is wrong; the message names its variable.
         """
 
         def value(name: str, default: str) -> str:
@@ -85,137 +88,97 @@ class Settings:
             raise ConfigurationError(
                 "SMSPARTNER_ACCOUNTS and SMSPARTNER_ACCOUNTS_FILE are both set: name the accounts in one of them."
             )
-        accounts_file = Path(file).absolute() if file else None
+        accounts_file = Path(_expanded("SMSPARTNER_ACCOUNTS_FILE", file)).absolute() if file else None
         return cls(
             accounts=tuple(read_keys(accounts_file)) if accounts_file else account_names(names or DEFAULT_ACCOUNT),
             accounts_file=accounts_file,
             accounts_per_run=whole_number("STOP_PIPELINE_ACCOUNTS_PER_RUN", 1),
             base_url=_base_url(value("SMSPARTNER_BASE_URL", DEFAULT_BASE_URL)),
-            answer_format=_answer_format(value("SMSPARTNER_FORMAT", "json")),
+            response_format=_response_format(value("SMSPARTNER_FORMAT", "json")),
             timezone=_timezone(value("SMSPARTNER_TIMEZONE", PROVIDER_TIMEZONE)),
             data_root=_data_root(value("STOP_PIPELINE_DATA", DEFAULT_DATA_ROOT)),
             cron=value("STOP_PIPELINE_CRON", DEFAULT_CRON),
             raw_days=whole_number("STOP_PIPELINE_RAW_DAYS", DEFAULT_RAW_DAYS),
             history_days=whole_number("STOP_PIPELINE_HISTORY_DAYS", DEFAULT_HISTORY_DAYS),
             alert_webhook=_alert_webhook(value("STOP_PIPELINE_ALERT_WEBHOOK", "")),
+            alert_after=_alert_after(value("STOP_PIPELINE_ALERT_AFTER", DEFAULT_ALERT_AFTER)),
         )
 
     def accounts_by_run(self) -> list[tuple[str, ...]]:
-        """The accounts as runs tick them: neighbours, as many as STOP_PIPELINE_ACCOUNTS_PER_RUN says."""
+        """Group the accounts into runs: neighbours, as many as STOP_PIPELINE_ACCOUNTS_PER_RUN says."""
         size = self.accounts_per_run
         return [self.accounts[at : at + size] for at in range(0, len(self.accounts), size)]
 
     def accounts_with_key(self, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-        """The accounts that have an API key at this moment.
+        """Return the accounts that have an API key at this moment.
 
         Raises:
-            ConfigurationError: the file that holds the keys is refused.
+            ConfigurationError: The file that holds the keys is refused.
         """
         if self.accounts_file is None:
-            return tuple(account for account in self.accounts if environ.get(key_variable(account)))
+            return tuple(account for account in self.accounts if environ.get(key_variable(account), "").strip())
         keys = read_keys(self.accounts_file)
         return tuple(account for account in self.accounts if keys.get(account))
 
 
-def read_keys(file: Path) -> dict[str, str]:
-    """The API key of each account by its name, in the order of the file; an empty key counts as none.
-
-    Args:
-        file: TOML, whose table `accounts` gives each account's name its key; readable by its owner only.
+def parse_age(text: str) -> timedelta:
+    """Return the length of time that a text such as “90m”, “24h” or “2d” stands for.
 
     Raises:
-        ConfigurationError: others may read it, or it is no such file. The message holds nothing that stands in it,
-            not even as a name: who swaps the two sides of a line has written a key there.
+        ValueError: The text is not of that form.
     """
-    text = _read_private(file)
-    refused = ""
-    try:
-        keys = tomllib.loads(text).get("accounts")
-    except ValueError as error:
-        # Of the error its place only: the rest may quote the file.
-        place = re.search(r"at line \d+", str(error))
-        refused = f"is no TOML that names each account once: look {place[0] if place else 'at its end'}"
-    if refused:
-        raise _refused_file(file, refused)
-    if not isinstance(keys, dict) or not keys:
-        raise _refused_file(file, 'needs a table [accounts] with a line such as lyon = "its API key" for each account')
-    for number, (name, key) in enumerate(keys.items(), 1):
-        if not _ACCOUNT_NAME.fullmatch(name):
-            raise _refused_file(file, f"has a name, its number {number}, that is not {_A_NAME}")
-        if not isinstance(key, str):
-            raise _refused_file(file, f"has a key, its number {number}, that is not in quotes")
-    return keys
+    parts = _AGE.fullmatch(text.strip())
+    if parts is None:
+        raise ValueError(f"“{text}” is not an age: write a number followed by m, h or d, such as 90m, 24h or 2d.")
+    return timedelta(**{_AGE_UNITS[parts[2]]: int(parts[1])})
 
 
-def _read_private(file: Path) -> str:
-    """The text of a file that nobody but its owner may read."""
-    try:
-        with file.open(encoding="utf-8") as opened:
-            # Asked of the open file, which nobody can exchange in between.
-            private = not os.fstat(opened.fileno()).st_mode & _RIGHTS_OF_OTHERS
-            text = opened.read() if private else ""
-        refused = "" if private else f"can be read by others than its owner: run chmod 600 {file}"
-    except OSError as error:
-        refused = f"cannot be read: {error.strerror}"
-    except UnicodeDecodeError:
-        refused = "is not in UTF-8"
-    if refused:
-        raise _refused_file(file, refused)
-    return text
-
-
-def _refused_file(file: Path, reason: str) -> ConfigurationError:
-    return ConfigurationError(f"SMSPARTNER_ACCOUNTS_FILE: {file} {reason}.")
-
-
-def account_names(text: str, given_by: str = "SMSPARTNER_ACCOUNTS") -> tuple[str, ...]:
-    """The names in a text, between commas, in its order.
-
-    Args:
-        text: The names.
-        given_by: The variable or option that the text is of, for the sentence that refuses it.
+def dagster_home(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the folder that DAGSTER_HOME names, with `~` expanded; None if the variable is not set.
 
     Raises:
-        ConfigurationError: a name is empty, unsafe in a path, or there twice.
+        ConfigurationError: DAGSTER_HOME starts with the name of a user that this machine does not have.
     """
-    names = tuple(name.strip() for name in text.split(","))
-    for name, count in Counter(names).items():
-        if not _ACCOUNT_NAME.fullmatch(name):
-            raise ConfigurationError(
-                f"{given_by} holds the name “{name}”, which is not {_A_NAME}; commas stand between names."
-            )
-        if count > 1:
-            raise ConfigurationError(f"{given_by} names “{name}” more than once.")
-    return names
+    home = environ.get("DAGSTER_HOME", "").strip()
+    return Path(_expanded("DAGSTER_HOME", home)) if home else None
 
 
-def key_variable(account: str) -> str:
-    """Name of the variable that holds the API key of `account`."""
-    return "SMSPARTNER_API_KEY" if account == DEFAULT_ACCOUNT else f"SMSPARTNER_API_KEY_{account.upper()}"
+def check_dagster_home(home: Path) -> None:
+    """Refuse a folder in which Dagster could not open its database.
 
+    Dagster writes the path into a SQLite URL unescaped, where “?” starts the query and a percent code is decoded.
 
-def missing_key(account: str, accounts_file: Path | None = None) -> ConfigurationError:
-    """The error of an account that has no API key, where keys are in variables or in that file."""
-    if accounts_file is not None:
-        return ConfigurationError(
-            f"SMSPARTNER_ACCOUNTS_FILE: {accounts_file} has no API key for the account “{account}”, which its SMS "
-            "Partner page shows."
+    Raises:
+        ConfigurationError: The absolute path of `home` holds one of them.
+    """
+    if _BREAKS_SQLITE_URL.search(str(home.absolute())):
+        raise ConfigurationError(
+            f"Dagster cannot keep its database in {home.absolute()}, because the path holds a “?” or a percent code "
+            "such as “%20”: set DAGSTER_HOME to a folder whose path has neither."
         )
-    return ConfigurationError(
-        f"{key_variable(account)} is not set: set it to the API key of the account “{account}”, which its SMS Partner "
-        "page shows, or try “stop-pipeline demo”, which needs none."
-    )
+
+
+def _expanded(variable: str, path: str) -> str:
+    """Expand a leading `~` or `~user`."""
+    expanded = os.path.expanduser(path)  # noqa: PTH111 – Path.expanduser raises an untyped error for an unknown user
+    if expanded.startswith("~"):
+        raise ConfigurationError(
+            f"{variable} is “{path}”, but this machine has no such user: write the path without “~”, or as “./{path}” "
+            "if a folder has that name."
+        )
+    return expanded
+
+
+def _data_root(text: str) -> str:
+    return checked_uri(text) if is_remote(text) else _expanded("STOP_PIPELINE_DATA", text)
 
 
 def _base_url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        parts = urlsplit("")
+    parts = _split_url(text)
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigurationError("SMSPARTNER_BASE_URL must not hold credentials, a query or a fragment.")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(f"SMSPARTNER_BASE_URL is not an https:// address; its default is {DEFAULT_BASE_URL}.")
+        raise ConfigurationError(f"SMSPARTNER_BASE_URL is not an https:// address; the default is {DEFAULT_BASE_URL}.")
     if parts.scheme == "http" and not _is_loopback(parts.hostname):
         raise ConfigurationError(
             f"SMSPARTNER_BASE_URL would send the API key to {parts.hostname} unencrypted: use https:// "
@@ -227,17 +190,21 @@ def _base_url(text: str) -> str:
 def _alert_webhook(text: str) -> str | None:
     if not text:
         return None
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        parts = urlsplit("")
+    parts = _split_url(text)
     safe = parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or ""))
     if not safe or not parts.hostname:
         raise ConfigurationError(
-            "STOP_PIPELINE_ALERT_WEBHOOK is no https:// address (http:// is for a loopback address only). It is not "
-            "shown here, since whoever knows it can post to it."
+            "STOP_PIPELINE_ALERT_WEBHOOK is not an https:// address (http:// is for a loopback address only). It is "
+            "not shown here, because whoever knows it can post to it."
         )
     return text
+
+
+def _split_url(text: str) -> SplitResult:
+    try:
+        return urlsplit(text)
+    except ValueError:
+        return urlsplit("")
 
 
 def _is_loopback(host: str) -> bool:
@@ -249,26 +216,32 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _answer_format(text: str) -> Format:
+def _response_format(text: str) -> Format:
     if text not in ("json", "xml"):
-        raise ConfigurationError(f"SMSPARTNER_FORMAT is “{text}”: it can be json or xml.")
+        raise ConfigurationError(f"SMSPARTNER_FORMAT is “{text}”: it must be json or xml.")
     return cast(Format, text)
 
 
 def _timezone(text: str) -> str:
     try:
-        ZoneInfo(text)
+        ZoneInfo(text)  # from the system, else from the package `tzdata`
     except (ZoneInfoNotFoundError, ValueError, OSError):
         known = False
     else:
         known = True
     if not known:
-        raise ConfigurationError(f"SMSPARTNER_TIMEZONE is “{text}”, which is no IANA time zone such as Europe/Paris.")
+        raise ConfigurationError(f"SMSPARTNER_TIMEZONE is “{text}”, which is not an IANA time zone like Europe/Paris.")
     return text
 
 
-def _data_root(text: str) -> str:
-    return checked_uri(text) if is_remote(text) else text
+def _alert_after(text: str) -> timedelta:
+    try:
+        age = parse_age(text)
+    except ValueError:
+        age = timedelta(0)
+    if not age:
+        raise ConfigurationError(f"STOP_PIPELINE_ALERT_AFTER is “{text}”: it must be an age such as 90m, 2h or 1d.")
+    return age
 
 
 def _whole_number(variable: str, text: str) -> int:

@@ -1,11 +1,18 @@
-"""Each variable: its default, what it takes, and the sentence that refuses the rest."""
+"""Each variable: its default, what it accepts, and the sentence that refuses everything else."""
 
+import subprocess
+import sys
+import tomllib
+from datetime import timedelta
 from pathlib import Path
 
+import dagster as dg
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from stop_pipeline.errors import ConfigurationError
-from stop_pipeline.settings import Settings, key_variable, read_keys
+from stop_pipeline.settings import Settings, check_dagster_home, dagster_home, parse_age
+from stop_pipeline.storage_uri import is_remote
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -13,97 +20,20 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert settings == Settings(
         accounts=("main",),
         base_url="https://api.smspartner.fr/v1",
-        answer_format="json",
+        response_format="json",
         timezone="Europe/Paris",
         data_root="data",
         cron="*/15 * * * *",
+        raw_days=30,
+        history_days=14,
+        alert_webhook=None,
+        alert_after=timedelta(hours=2),
     )
 
 
 def test_an_empty_variable_counts_as_unset() -> None:
     names = ["SMSPARTNER_ACCOUNTS", "SMSPARTNER_BASE_URL", "SMSPARTNER_FORMAT", "STOP_PIPELINE_DATA"]
     assert Settings.from_environment(dict.fromkeys(names, "")) == Settings.from_environment({})
-
-
-def test_the_key_of_main_and_of_another_account_have_their_own_variables() -> None:
-    assert key_variable("main") == "SMSPARTNER_API_KEY"
-    assert key_variable("lyon") == "SMSPARTNER_API_KEY_LYON"
-
-
-def test_accounts_are_names_between_commas() -> None:
-    assert Settings.from_environment({"SMSPARTNER_ACCOUNTS": "paris, lyon_2"}).accounts == ("paris", "lyon_2")
-
-
-@pytest.mark.parametrize("names", ["paris,,lyon", "Paris", "../etc", "2paris", "paris;lyon", "paris,paris", "é"])
-def test_a_duplicate_empty_or_unsafe_account_name_is_refused(names: str) -> None:
-    with pytest.raises(ConfigurationError, match="SMSPARTNER_ACCOUNTS"):
-        Settings.from_environment({"SMSPARTNER_ACCOUNTS": names})
-
-
-def accounts_file(folder: Path, text: str, mode: int = 0o600) -> Path:
-    file = folder / "accounts.toml"
-    file.touch(mode=mode)
-    file.write_text(text)
-    return file
-
-
-def test_accounts_and_their_keys_come_from_a_file(tmp_path: Path) -> None:
-    file = accounts_file(tmp_path, '[accounts]\nparis = "s3cret"\nlyon_2 = "two"\nnice = ""\n')
-    settings = Settings.from_environment({"SMSPARTNER_ACCOUNTS_FILE": str(file)})
-    assert (settings.accounts, settings.accounts_file) == (("paris", "lyon_2", "nice"), file)
-    assert settings.accounts_with_key({"SMSPARTNER_API_KEY_NICE": "ignored"}) == ("paris", "lyon_2")
-    assert read_keys(file) == {"paris": "s3cret", "lyon_2": "two", "nice": ""}
-    assert "s3cret" not in repr(settings)
-
-
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o601])
-def test_a_file_of_keys_that_others_have_a_right_to_is_refused(mode: int, tmp_path: Path) -> None:
-    file = accounts_file(tmp_path, '[accounts]\nparis = "one"\n')
-    file.chmod(mode)
-    with pytest.raises(ConfigurationError, match=r"SMSPARTNER_ACCOUNTS_FILE: .* run chmod 600"):
-        Settings.from_environment({"SMSPARTNER_ACCOUNTS_FILE": str(file)})
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ('[accounts]\nparis = "s3cret"\nparis = "s3cret-2"\n', "names each account once: look at line 3"),
-        ("[accounts]\nparis = s3cret\n", "look at line 2"),
-        ('[accounts]\nparis = "s3cret', "look at"),
-        ("[accounts]\nparis = 1" + 5_000 * "0", "look at"),
-        ('[accounts]\n"" = "s3cret"\n', "its number 1, that is not lower-case letters"),
-        ('[accounts]\nparis = "s3cret"\n"../etc" = "s3cret"\n', "its number 2, that is not lower-case letters"),
-        ('[accounts]\n"s3cret/+" = "paris"\n', "its number 1, that is not lower-case letters"),
-        ('[accounts]\nparis.key = "s3cret"\n', "its number 1, that is not in quotes"),
-        ("[accounts]\nparis = 73\n", "its number 1, that is not in quotes"),
-        ('paris = "s3cret"\n', "needs a table"),
-        ("accounts = 's3cret'\n", "needs a table"),
-        ("[accounts]\n", "needs a table"),
-        ("", "needs a table"),
-    ],
-)
-def test_a_file_that_does_not_name_accounts_and_keys_is_refused_without_a_word_of_it(
-    text: str, sentence: str, tmp_path: Path
-) -> None:
-    file = accounts_file(tmp_path, text)
-    with pytest.raises(ConfigurationError, match=f"SMSPARTNER_ACCOUNTS_FILE: .*{sentence}") as refusal:
-        Settings.from_environment({"SMSPARTNER_ACCOUNTS_FILE": str(file)})
-    assert "s3cret" not in str(refusal.value)
-    assert refusal.value.__context__ is None
-
-
-def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    file = accounts_file(tmp_path, "")
-    file.write_bytes(b"[accounts]\nparis = '\xe9'\n")
-    for path, reason in ((tmp_path / "absent", "No such file"), (tmp_path, "Is a directory"), (file, "not in UTF-8")):
-        with pytest.raises(ConfigurationError, match=f"SMSPARTNER_ACCOUNTS_FILE: .*{reason}"):
-            Settings.from_environment({"SMSPARTNER_ACCOUNTS_FILE": str(path)})
-
-
-def test_accounts_in_a_variable_and_in_a_file_are_refused(tmp_path: Path) -> None:
-    file = accounts_file(tmp_path, '[accounts]\nparis = "one"\n')
-    with pytest.raises(ConfigurationError, match="SMSPARTNER_ACCOUNTS and SMSPARTNER_ACCOUNTS_FILE are both set"):
-        Settings.from_environment({"SMSPARTNER_ACCOUNTS": "paris", "SMSPARTNER_ACCOUNTS_FILE": str(file)})
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "ten"])
@@ -165,3 +95,136 @@ def test_an_unknown_format_is_refused() -> None:
 def test_an_unknown_time_zone_is_refused(zone: str) -> None:
     with pytest.raises(ConfigurationError, match="SMSPARTNER_TIMEZONE"):
         Settings.from_environment({"SMSPARTNER_TIMEZONE": zone})
+
+
+def test_time_zones_are_known_without_the_systems_zone_files() -> None:
+    code = (
+        "import zoneinfo; assert zoneinfo.TZPATH == ();"
+        "from stop_pipeline.settings import Settings;"
+        "print(Settings.from_environment({'SMSPARTNER_TIMEZONE': 'Pacific/Apia'}).timezone)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONTZPATH": ""}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "Pacific/Apia\n"
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert any(dependency.startswith("tzdata") for dependency in project["dependencies"])
+
+
+# Ages
+
+
+@pytest.mark.parametrize(
+    ("text", "age"),
+    [
+        ("90m", timedelta(minutes=90)),
+        (" 24h ", timedelta(days=1)),
+        ("2d", timedelta(days=2)),
+        ("0m", timedelta(0)),
+        ("999999d", timedelta(days=999_999)),
+    ],
+)
+def test_an_age_is_a_number_of_minutes_hours_or_days(text: str, age: timedelta) -> None:
+    assert parse_age(text) == age
+
+
+@pytest.mark.parametrize("text", ["", "2", "h", "2 h", "-2h", "1.5h", "2s", "2H", "٢h", "1000000d", "1d2h"])
+def test_anything_else_is_not_an_age(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not an age: write a number followed by m, h or d, such as"):
+        parse_age(text)
+
+
+def test_an_alert_is_due_after_an_age() -> None:
+    assert Settings.from_environment({"STOP_PIPELINE_ALERT_AFTER": "90m"}).alert_after == timedelta(minutes=90)
+    for text in ("0m", "2", "soon"):
+        with pytest.raises(ConfigurationError, match=f"STOP_PIPELINE_ALERT_AFTER is “{text}”"):
+            Settings.from_environment({"STOP_PIPELINE_ALERT_AFTER": text})
+
+
+# Folders
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "accounts.toml"
+    file.touch(mode=0o600)
+    file.write_text('[accounts]\nlyon = "key"\n')
+    environ = {
+        "STOP_PIPELINE_DATA": "~/stops",
+        "SMSPARTNER_ACCOUNTS_FILE": "~/accounts.toml",
+        "DAGSTER_HOME": "~/dagster",
+    }
+    settings = Settings.from_environment(environ)
+    assert settings.data_root == str(tmp_path / "stops")
+    assert settings.accounts_file == file
+    assert dagster_home(environ) == tmp_path / "dagster"
+
+
+@pytest.mark.parametrize("variable", ["STOP_PIPELINE_DATA", "SMSPARTNER_ACCOUNTS_FILE", "DAGSTER_HOME"])
+def test_the_home_of_an_unknown_user_is_refused_and_never_made(variable: str) -> None:
+    environ = {variable: "~no_such_user/stops"}
+    with pytest.raises(ConfigurationError, match=f"{variable} is “~no_such_user/stops”, but this machine has no such"):
+        (dagster_home if variable == "DAGSTER_HOME" else Settings.from_environment)(environ)
+
+
+def test_a_tilde_that_does_not_lead_is_part_of_a_name() -> None:
+    for path in ("./~", "data/~", "a~"):
+        assert Settings.from_environment({"STOP_PIPELINE_DATA": path}).data_root == path
+
+
+@pytest.mark.parametrize("home", [None, "", " "])
+def test_an_empty_dagster_home_counts_as_not_set(home: str | None) -> None:
+    assert dagster_home({} if home is None else {"DAGSTER_HOME": home}) is None
+
+
+@pytest.mark.parametrize("name", ["50%", "C# é", "100%zz"])
+def test_odd_folder_names_that_dagster_can_use_are_accepted(name: str, tmp_path: Path) -> None:
+    home = tmp_path / name / "home"
+    home.mkdir(parents=True)
+    check_dagster_home(home)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        assert instance.get_runs_count() == 0
+
+
+@pytest.mark.parametrize("name", ["what?", "50%25"])
+def test_a_folder_whose_name_breaks_dagsters_database_url_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name / "home").mkdir(parents=True)
+    with pytest.raises(ConfigurationError, match=r"database in .*/home, .* set DAGSTER_HOME to a folder"):
+        check_dagster_home(Path(name) / "home")
+    with pytest.raises(OperationalError):  # otherwise the check is no longer needed
+        dg.DagsterInstance.from_config(str(tmp_path / name / "home")).get_runs_count()
+
+
+# Buckets
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://bucket", "s3://bucket/a/b/", "gs://b/p", "abfs://container@account.dfs.core.windows.net/p"]
+)
+def test_a_data_root_can_be_a_prefix_in_a_bucket(uri: str) -> None:
+    root = Settings.from_environment({"STOP_PIPELINE_DATA": uri}).data_root
+    assert root == uri.rstrip("/")
+    assert is_remote(root)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file:///data",
+        "http://secret/x",
+        "s3://",
+        "s3://bucket//x",
+        "s3://user:secret@bucket/x",
+        "s3://secret@bucket/x",
+        "s3://bucket/x?key=secret",
+        "abfs://account.dfs.core.windows.net/secret",
+        "s3://[secret",
+    ],
+)
+def test_another_uri_is_refused_without_repeating_it(uri: str) -> None:
+    with pytest.raises(ConfigurationError, match="STOP_PIPELINE_DATA") as refusal:
+        Settings.from_environment({"STOP_PIPELINE_DATA": uri})
+    assert "secret" not in str(refusal.value)

@@ -1,26 +1,24 @@
-"""The sensor that tells a webhook what failed, and that it is over.
+"""The sensor that tells a webhook what failed, that a list is overdue, and that all is well again.
 
-What belongs here: which runs are new, what Dagster recorded of them, and the cursor. What does not: what is told of
-them (`incidents`), and the POST (`webhook`).
-
-Not a `run_status_sensor`: that one sees neither a failed check, which leaves its run successful, nor the runs of
-`stop-pipeline run`, which belong to no code location; and an alert that the webhook did not take would be lost. This
-one reads the runs that ended, oldest first, and moves its cursor only when the webhook took what there was to tell: one
-POST for each evaluation, at least once for each message.
+It is not a `run_status_sensor`: that one sees neither a failed check, which leaves its run successful, nor the runs of
+`stop-pipeline run`, which belong to no code location; and an alert that the webhook refused would be lost. This sensor
+reads the runs that ended, oldest first, and moves its cursor only once the webhook has accepted what there was to tell.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
+from pydantic import TypeAdapter
 
 from stop_pipeline.defs.assets import ASSETS
-from stop_pipeline.defs.schedules import TICK_JOB
-from stop_pipeline.errors import AlertError, StopPipelineError
-from stop_pipeline.incidents import THE_RUN, Incident, Outcome, follow, message
+from stop_pipeline.defs.incidents import OVERDUE, THE_RUN, Incident, Outcome, failure, follow, joined, overdue
+from stop_pipeline.defs.schedules import SYNC_JOB
+from stop_pipeline.defs.webhook import post
+from stop_pipeline.errors import AlertError, StopPipelineError, StoreError
 from stop_pipeline.settings import Settings
+from stop_pipeline.table.store import Store
 
 INTERVAL_SECONDS = 30
 FIRST_LOOK_BACK = timedelta(hours=1)
@@ -30,7 +28,7 @@ OVERLAP = timedelta(minutes=2)
 """Runs are written by several machines: one whose clock is behind can end “before” one that was read already."""
 
 RUNS_READ = 200
-"""In one evaluation, so that a backlog does not exceed the minute that Dagster gives a sensor."""
+"""Runs read in one evaluation, so that a backlog does not exceed the minute that Dagster gives a sensor."""
 
 _NAMES = frozenset(asset.key.path[-1] for asset in ASSETS)
 _EVENTS = {
@@ -47,48 +45,33 @@ class Cursor:
     Attributes:
         since: Latest change of a run that was read.
         read: Runs that were read and changed no longer than `OVERLAP` before that.
-        incidents: Those that are open, by account.
+        incidents: The open incidents, by account.
+        ages_read_at: When the ages of the lists were last looked at.
     """
 
     since: datetime
     read: frozenset[str] = frozenset()
     incidents: Mapping[str, Incident] = field(default_factory=dict)
+    ages_read_at: datetime | None = None
 
-    def to_json(self) -> str:
-        """As Dagster keeps it."""
-        incidents = {
-            account: {
-                "began_at": incident.began_at.isoformat(),
-                "open": sorted(incident.open),
-                "told": sorted(incident.told),
-            }
-            for account, incident in self.incidents.items()
-        }
-        return json.dumps({"since": self.since.isoformat(), "read": sorted(self.read), "incidents": incidents})
 
-    @classmethod
-    def from_json(cls, text: str) -> "Cursor":
-        """What `to_json` gave."""
-        document = json.loads(text)
-        incidents = {
-            account: Incident(
-                datetime.fromisoformat(incident["began_at"]), frozenset(incident["open"]), frozenset(incident["told"])
-            )
-            for account, incident in document["incidents"].items()
-        }
-        return cls(datetime.fromisoformat(document["since"]), frozenset(document["read"]), incidents)
+CURSOR = TypeAdapter(Cursor)
+"""A cursor to the JSON that Dagster keeps, and back."""
 
 
 def alert_sensor(settings: Settings) -> dg.SensorDefinition:
-    """Tell STOP_PIPELINE_ALERT_WEBHOOK of failed runs and checks of severity ERROR; stopped while that is not set."""
+    """Post failed runs, failed checks of severity ERROR and overdue lists to STOP_PIPELINE_ALERT_WEBHOOK.
+
+    The sensor is stopped by default while that variable is not set.
+    """
     webhook = settings.alert_webhook
+    loaded_at = datetime.now(UTC)
 
     def evaluate(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        from stop_pipeline.webhook import post
-
         if webhook is None:
             return dg.SensorResult(skip_reason="Set STOP_PIPELINE_ALERT_WEBHOOK, then restart Dagster.")
-        before = Cursor.from_json(context.cursor) if context.cursor else Cursor(datetime.now(UTC) - FIRST_LOOK_BACK)
+        now = datetime.now(UTC)
+        before = CURSOR.validate_json(context.cursor) if context.cursor else Cursor(now - FIRST_LOOK_BACK)
         records = _records(context.instance, before)
         outcomes = [
             outcome
@@ -96,23 +79,48 @@ def alert_sensor(settings: Settings) -> dg.SensorDefinition:
             if _is_new(record, before) and _is_ours(record)
             for outcome in _outcomes(context.instance, record, settings.accounts)
         ]
-        incidents, sentences = follow(before.incidents, sorted(outcomes, key=lambda outcome: outcome.ended_at))
-        if sentences:
+        ages_read_at = before.ages_read_at
+        if ages_read_at is None or now - ages_read_at >= settings.alert_after / 10:
+            ages_read_at = now
+            outcomes += _ages(settings, now, loaded_at)
+        incidents, messages = follow(before.incidents, sorted(outcomes, key=lambda outcome: outcome.at))
+        if messages:
             try:
-                post(webhook, message(sentences))
+                post(webhook, joined(messages))
             except AlertError as error:
-                return dg.SensorResult(skip_reason=f"{error} It is tried again in {INTERVAL_SECONDS} s.")
-        after = _moved_on(before, records, incidents)
-        return dg.SensorResult(skip_reason="\n".join(sentences) or "Nothing new.", cursor=after.to_json())
+                return dg.SensorResult(skip_reason=f"{error} The next try is in {INTERVAL_SECONDS} s.")
+        after = _moved_on(before, records, incidents, ages_read_at)
+        return dg.SensorResult(
+            skip_reason="\n".join(messages) or "Nothing new.", cursor=CURSOR.dump_json(after).decode()
+        )
 
     return dg.SensorDefinition(
         name="alerts",
         evaluation_fn=evaluate,
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.STOPPED if webhook is None else dg.DefaultSensorStatus.RUNNING,
-        description="Posts failed runs and failed checks to STOP_PIPELINE_ALERT_WEBHOOK: one message for each "
-        "incident, and one when it is over.",
+        description="Posts failed runs, failed checks and overdue lists to STOP_PIPELINE_ALERT_WEBHOOK: one message "
+        "for each problem of an incident, and one when it is over.",
     )
+
+
+def _ages(settings: Settings, now: datetime, loaded_at: datetime) -> list[Outcome]:
+    """Whether each account's list is overdue, by the time of its last complete response.
+
+    An account that never had one counts from when Dagster loaded these definitions.
+    """
+    store = Store(settings.data_root)
+
+    def age(account: str) -> Outcome | None:
+        try:
+            verified_at = store.state(account).verified_at
+        except StoreError:  # no run can read the data root either, and each says so
+            return None
+        if now - (verified_at or loaded_at) > settings.alert_after:
+            return Outcome(account, now, {OVERDUE: overdue(verified_at, settings.alert_after)}, ())
+        return Outcome(account, now, {}, (OVERDUE,))
+
+    return [outcome for outcome in store.in_threads(age, settings.accounts) if outcome is not None]
 
 
 def _records(instance: dg.DagsterInstance, cursor: Cursor) -> Sequence[dg.RunRecord]:
@@ -127,26 +135,28 @@ def _records(instance: dg.DagsterInstance, cursor: Cursor) -> Sequence[dg.RunRec
 
 
 def _is_new(record: dg.RunRecord, cursor: Cursor) -> bool:
-    # One that ended long ago but was written since was given a tag, and was read when it ended.
+    # A run that ended long ago but was written since was given a tag; it was read when it ended.
     return record.dagster_run.run_id not in cursor.read and _ended_at(record) >= cursor.since - OVERLAP
 
 
 def _is_ours(record: dg.RunRecord) -> bool:
-    """Whether the run was a tick, or of some of the assets: an instance can serve other projects too."""
+    """Whether the run was a sync, or made some of the assets: an instance can serve other projects too."""
     run = record.dagster_run
-    return run.job_name == TICK_JOB.name or not _NAMES.isdisjoint(
+    return run.job_name == SYNC_JOB.name or not _NAMES.isdisjoint(
         key.path[-1] for key in run.asset_selection or () if len(key.path) == 1
     )
 
 
-def _moved_on(cursor: Cursor, records: Sequence[dg.RunRecord], incidents: Mapping[str, Incident]) -> Cursor:
+def _moved_on(
+    cursor: Cursor, records: Sequence[dg.RunRecord], incidents: Mapping[str, Incident], ages_read_at: datetime
+) -> Cursor:
     since = max([cursor.since, *(record.update_timestamp for record in records)])
     read = {record.dagster_run.run_id for record in records if record.update_timestamp > since - OVERLAP}
-    return Cursor(since, frozenset(read), incidents)
+    return Cursor(since, frozenset(read), incidents, ages_read_at)
 
 
 def _outcomes(instance: dg.DagsterInstance, record: dg.RunRecord, all_accounts: Sequence[str]) -> list[Outcome]:
-    """What a run came to, for each account that it ticked."""
+    """What a run came to, for each account that it synced."""
     run = record.dagster_run
     accounts = _accounts_of(run, all_accounts)
     failed: dict[str, dict[str, str]] = {account: {} for account in accounts}
@@ -155,35 +165,46 @@ def _outcomes(instance: dg.DagsterInstance, record: dg.RunRecord, all_accounts: 
     for entry in instance.all_logs(run.run_id, of_type=_EVENTS):
         event = entry.get_dagster_event()
         stopped_in_a_step |= event.is_step_failure
-        if event.step_key not in _NAMES:  # a person can materialise assets of several projects in one run
+        if event.step_key not in _NAMES:  # one run can materialize assets of several projects
             continue
-        for account, problem, sentence in _told_by(event, accounts):
-            if sentence is None:
+        for account, problem, reason in _results(event, accounts):
+            if reason is None:
                 passed[account].add(problem)
             else:
-                failed[account][problem] = sentence
+                failed[account][problem] = reason
     if not run.is_success and not stopped_in_a_step:
         for account in accounts:
-            failed[account][THE_RUN] = "It ended before it could say why: its page in the Dagster UI tells more."
+            failed[account][THE_RUN] = "It ended before it could say why; see its page in the Dagster UI."
     ended_at = _ended_at(record)
-    return [Outcome(account, run.run_id, ended_at, failed[account], passed[account]) for account in accounts]
+    return [
+        Outcome(
+            account,
+            ended_at,
+            {
+                problem: failure(problem, reason, at=ended_at, run_id=run.run_id)
+                for problem, reason in failed[account].items()
+            },
+            passed[account],
+        )
+        for account in accounts
+    ]
 
 
-def _told_by(event: dg.DagsterEvent, accounts: Sequence[str]) -> Iterator[tuple[str, str, str | None]]:
-    """Account, step or check, and why it failed, or None if it passed; nothing of a check that only warns."""
+def _results(event: dg.DagsterEvent, accounts: Sequence[str]) -> Iterator[tuple[str, str, str | None]]:
+    """Account, step or check, and why it failed, or None if it passed. A failed check that only warns is left out."""
     if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
         check = event.asset_check_evaluation_data
         if check.passed or check.severity is dg.AssetCheckSeverity.ERROR:
-            sentence = None if check.passed else check.description or ""
-            yield check.partition or accounts[0], f"check {check.check_name}", sentence
+            reason = None if check.passed else check.description or ""
+            yield check.partition or accounts[0], f"check {check.check_name}", reason
         return
-    why = _sentences(event, accounts) if event.is_step_failure else {}
+    reasons = _reasons(event, accounts) if event.is_step_failure else {}
     for account in accounts:
-        yield account, str(event.step_key), why.get(account)
+        yield account, str(event.step_key), reasons.get(account)
 
 
 def _accounts_of(run: dg.DagsterRun, accounts: Sequence[str]) -> Sequence[str]:
-    """The accounts that a run ticked: its partition, or its range of them; without either, the only one there is."""
+    """The accounts that a run synced: its partition, or its range of them; without either, the only account."""
     if partition := run.tags.get("dagster/partition"):
         return [partition]
     ends = [run.tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end")]
@@ -192,22 +213,23 @@ def _accounts_of(run: dg.DagsterRun, accounts: Sequence[str]) -> Sequence[str]:
     return accounts[:1]
 
 
-def _sentences(failure: dg.DagsterEvent, accounts: Sequence[str]) -> dict[str, str]:
+def _reasons(step_failure: dg.DagsterEvent, accounts: Sequence[str]) -> dict[str, str]:
     """Why a step failed, for each account of its run that it failed for (see `partitions`)."""
-    told = failure.step_failure_data.user_failure_data
-    if told is not None and told.metadata:
-        return {account: str(told.metadata[account].value) for account in accounts if account in told.metadata}
-    return dict.fromkeys(accounts, _sentence(failure))
+    by_account = step_failure.step_failure_data.user_failure_data
+    if by_account is not None and by_account.metadata:
+        metadata = by_account.metadata
+        return {account: str(metadata[account].value) for account in accounts if account in metadata}
+    return dict.fromkeys(accounts, _reason(step_failure))
 
 
-def _sentence(failure: dg.DagsterEvent) -> str:
-    """Why a step failed, if this package said so: what another library says may hold a key or a phone number."""
-    error = failure.step_failure_data.error
+def _reason(step_failure: dg.DagsterEvent) -> str:
+    """Why a step failed, if this package says so: the text of another library's error may hold a key or a number."""
+    error = step_failure.step_failure_data.error
     error = error and (error.cause or error)
-    kind, _, said = error.message.partition(": ") if error else ("", "", "")
+    kind, _, text = error.message.partition(": ") if error else ("", "", "")
     if kind.startswith(f"{StopPipelineError.__module__}."):
-        return said.strip()
-    return f"It met an error that is not foreseen ({kind.strip()}): the run's page in the Dagster UI tells more."
+        return text.strip()
+    return f"Unexpected error ({kind.strip()}); see the run's page in the Dagster UI."
 
 
 def _ended_at(record: dg.RunRecord) -> datetime:

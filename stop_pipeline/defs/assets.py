@@ -1,68 +1,49 @@
-"""The pipeline, top to bottom: five assets, each one step of a tick.
+"""The pipeline, top to bottom: five assets, each one step of a sync.
 
-What belongs here: which step an asset runs, on what it depends, and how it is shown. What does not: the steps
-themselves (`stop_pipeline.tick`). No asset has a retry policy: the client retries what can be retried, and a second
-layer would multiply that and repeat what is permanent. The steps are imported where they run: Dagster loads this file
-also to show it, in processes that never tick.
+No asset has a retry policy: the client retries what can be retried, and a second layer would multiply that and repeat
+what is permanent.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from stop_pipeline import schema
-from stop_pipeline.defs import checks, metadata, pictures
+from stop_pipeline import schema, sync
+from stop_pipeline.defs import checks, metadata
 from stop_pipeline.defs.resources import SmsPartnerResource, StoreResource
 from stop_pipeline.errors import StopPipelineError
-from stop_pipeline.guard import Guard
-from stop_pipeline.model import MAX_REMOVED_SHARE
-
-if TYPE_CHECKING:
-    from stop_pipeline.tick import Derived
+from stop_pipeline.table.removals import MAX_REMOVED_SHARE, RemovalPolicy
 
 GROUP = "stop_list"
-POOL = "stop_list"
-"""One writer at a time: the pool's limit is 1 in the `dagster.yaml` that `stop-pipeline dev` makes. The store's lock
-holds where the pool does not reach, and where two runs ask for it in the same instant, of which SQLite may let in both.
-Of several accounts, which are to tick side by side, see `partitions`."""
-
-OWNERS = ["team:compliance"]
-CODE_VERSION = str(schema.SCHEMA_VERSION)
+_TABLE = {"pandas", "parquet"}
 
 
-class _Shown(TypedDict):
-    group_name: str
-    pool: str
-    owners: list[str]
-    code_version: str
-    kinds: set[str]
-    tags: dict[str, str]
-    metadata: dict[str, Any]
-
-
-def _shown(table: schema.TableSchema, *keys: schema.Column, kinds: set[str], private: bool) -> _Shown:
-    """How an asset is shown and grouped; `private` marks those that hold phone numbers."""
-    return {
-        "group_name": GROUP,
-        "pool": POOL,
-        "owners": OWNERS,
-        "code_version": CODE_VERSION,
-        "kinds": kinds,
-        "tags": {"personal_data": "yes" if private else "no"},
-        "metadata": {
+def _asset(
+    table: schema.TableSchema, *keys: schema.Column, kinds: set[str], private: bool, **options: Any
+) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
+    """`dg.asset` with what all five have in common; `private` marks assets that hold phone numbers."""
+    decorator: Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition] = dg.asset(
+        group_name=GROUP,
+        owners=["team:compliance"],
+        code_version=str(schema.SCHEMA_VERSION),
+        kinds=kinds,
+        tags={"personal_data": "yes" if private else "no"},
+        metadata={
             "dagster/column_schema": metadata.column_schema(table, *keys),
             "dagster/column_lineage": metadata.column_lineage(table),
         },
-    }
+        **options,
+    )
+    return decorator
 
 
 @contextmanager
-def _sentence_logged(context: dg.AssetExecutionContext) -> Iterator[None]:
-    """Why a step fails, on a line of its own among the run's events, where Dagster hides it below a traceback."""
+def _error_logged(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """Log why a step fails as a line of its own among the run's events, where Dagster hides it below a traceback."""
     try:
         yield
     except StopPipelineError as error:
@@ -70,145 +51,143 @@ def _sentence_logged(context: dg.AssetExecutionContext) -> Iterator[None]:
         raise
 
 
-@dg.asset(check_specs=checks.OF_RAW_STOP_LIST, **_shown(schema.RAW_STOP_LIST, kinds={"python", "json"}, private=True))
+@_asset(schema.RAW_STOP_LIST, kinds={"python", "json"}, private=True, check_specs=checks.OF_RAW_STOP_LIST)
 def raw_stop_list(
     context: dg.AssetExecutionContext, sms_partner: SmsPartnerResource, store: StoreResource
 ) -> dg.MaterializeResult:
-    """The answer of SMS Partner's `stop-sms/list`, byte for byte as received.
+    """The response of SMS Partner's `stop-sms/list`, byte for byte as received.
 
-    - **Source:** one HTTP GET, which gives the whole list each time.
-    - **Cadence:** every tick of the schedule. The bytes are kept, compressed, only when they differ from the last ones,
-      and for `STOP_PIPELINE_RAW_DAYS` once a newer answer is committed.
-    - **A row** is an opt-out as SMS Partner lists it; one that is made now can show up as much as 48 hours later.
-    - **Goes wrong when** the key is refused, the service is down, or what comes is no such list: the run fails with one
-      sentence, and nothing changes.
+    - **Source:** one HTTP GET, which returns the whole list each time.
+    - **Cadence:** every sync. A response is kept, compressed, only if it differs from the one before, and for
+      `STOP_PIPELINE_RAW_DAYS` once a newer one is merged.
+    - **A row** is an opt-out as SMS Partner lists it. A new opt-out can take up to 48 hours to appear.
+    - **It fails** if the key is refused, the service is down, or the response is not a list. The error says which, and
+      nothing changes.
     """
-    from stop_pipeline import tick
-
     account = store.account(context)
-    with _sentence_logged(context):
-        fetched = tick.fetch(store.store(), account, sms_partner.client(account), timezone=sms_partner.timezone)
+    with _error_logged(context):
+        fetched = sync.fetch(store.open(), account, sms_partner.client(account))
     return dg.MaterializeResult(
         metadata=metadata.of_fetched(fetched),
-        data_version=dg.DataVersion(fetched.landed.sha256),
+        data_version=dg.DataVersion(fetched.kept.sha256),
         check_results=checks.of_fetched(fetched),
     )
 
 
-@dg.asset(deps=[raw_stop_list], **_shown(schema.STOP_SNAPSHOT, kinds={"pandas", "parquet"}, private=True))
+@_asset(schema.STOP_SNAPSHOT, kinds=_TABLE, private=True, deps=[raw_stop_list])
 def stop_snapshot(
     context: dg.AssetExecutionContext, sms_partner: SmsPartnerResource, store: StoreResource
 ) -> dg.MaterializeResult:
-    """The newest answer as typed rows: good ones month by month, and malformed ones with the reason.
+    """The newest response as a typed table: well-formed rows, and malformed ones with the reason.
 
-    - **Source:** the newest answer in `raw_stop_list`.
-    - **Cadence:** every tick; an answer that is parsed already is not parsed again.
-    - **A row** is a row of the answer; equal rows are collapsed. Rows in = kept + duplicates + rejected.
-    - **Goes wrong when** the answer is no such list: the run fails. A malformed row does not stop the others.
+    - **Source:** the newest response in `raw_stop_list`.
+    - **Cadence:** every sync. A response that has been parsed is not parsed again, and of a response that only appends
+      rows to the last one, only these rows are parsed.
+    - **A row** is a row of the response; equal rows are collapsed. Rows in = kept + duplicates + rejected.
+    - **It fails** if the response is not a list. A malformed row does not stop the others.
     """
-    from stop_pipeline import tick
-
     account = store.account(context)
-    with _sentence_logged(context):
-        parsed = tick.parse_newest(store.store(), account, timezone=sms_partner.timezone)
+    with _error_logged(context):
+        parsed = sync.parse(store.open(), account, timezone=sms_partner.timezone)
     return dg.MaterializeResult(
-        metadata=metadata.of_parsed(parsed, store.store().uri("snapshot", account)),
+        metadata=metadata.of_parsed(parsed, store.open().uri("snapshot", account)),
         data_version=dg.DataVersion(parsed.info.sha256),
     )
 
 
 class StopsConfig(dg.Config):
-    """What a person can say of one run."""
+    """What a person can decide for one run."""
 
     accept_removals: int | None = Field(
         default=None,
         ge=0,
-        description="Accept this many removals at most, whatever their share, from an answer that is proven whole.",
+        description="Accept up to this many removals, whatever their share, if the response is complete.",
     )
     max_removed_share: float = Field(
         default=MAX_REMOVED_SHARE,
         ge=0,
         le=1,
-        description="Share of the open rows that one answer may take away without a person's word.",
+        description="Share of the open rows that may be removed within 24 hours without being accepted.",
     )
 
 
-@dg.asset(
+@_asset(
+    schema.STOPS,
+    schema.ACCOUNT,
+    schema.CREATED_MONTH,
+    kinds=_TABLE,
+    private=True,
     deps=[stop_snapshot],
     check_specs=checks.OF_STOPS,
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=24), warn_window=timedelta(hours=2)),
-    **_shown(schema.STOPS, schema.ACCOUNT, schema.CREATED_MONTH, kinds={"pandas", "parquet"}, private=True),
 )
 def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreResource) -> dg.MaterializeResult:
-    """Every opt-out ever listed, in Parquet by month; with it `rejected`, the malformed rows.
+    """Every opt-out ever listed, as Parquet by month; with it `rejected`, the malformed rows.
 
-    - **Source:** `stop_snapshot`, compared with what was listed before.
-    - **Cadence:** every tick; a month in which nothing changed keeps its file untouched.
-    - **A row** is a period in which the list showed an opt-out unchanged: `first_seen_at` to `removed_at`. It is
+    - **Source:** `stop_snapshot`, compared with the rows that were listed before.
+    - **Cadence:** every sync. A month in which nothing changed keeps its file untouched.
+    - **A row** is a period in which the list showed an opt-out unchanged, from `first_seen_at` to `removed_at`. It is
       written once and ended at most once, so the table tells what was known at any time.
-    - **Goes wrong when** the list is likely another account's: the run fails, and nothing changes. Removals that look
-      wrong are withheld: a check fails, and says how to accept them.
-    - **The chart** tells how long opt-outs took to be listed. It is drawn at most once an hour; until then it is a link
-      to the run that drew it.
+    - **It fails** if the list appears to belong to another account; nothing changes then. Removals that look wrong are
+      withheld: a check fails, and says how to accept them.
+    - **The chart** shows how long opt-outs took to appear on the list.
     """
-    from stop_pipeline import tick
-
     account = store.account(context)
-    guard = Guard(max_removed_share=config.max_removed_share, accept_removals=config.accept_removals)
-    with _sentence_logged(context):
-        applied = tick.apply_newest(store.store(), account, guard, raw_days=store.raw_days)
+    policy = RemovalPolicy(max_removed_share=config.max_removed_share, accept_removals=config.accept_removals)
+    with _error_logged(context):
+        merged = sync.merge(store.open(), account, policy, raw_days=store.raw_days)
+    pictures = metadata.pictures_of_stops(context, store.open(), account, merged)
     return dg.MaterializeResult(
-        metadata=metadata.of_applied(
-            applied,
-            store.store().uri("stops", account),
-            pictures.of_stops(context, store.store(), account, applied.state),
-        ),
-        data_version=dg.DataVersion(applied.state.sha256 or applied.info.sha256),
-        check_results=checks.of_applied(applied, account),
+        metadata=metadata.of_merged(merged, store.open().uri("stops", account), pictures),
+        data_version=dg.DataVersion(merged.state.sha256 or merged.info.sha256),
+        check_results=checks.of_merged(merged, store.open(), account),
     )
 
 
-@dg.asset(deps=[stops], **_shown(schema.SUPPRESSION_LIST, schema.ACCOUNT, kinds={"pandas", "parquet"}, private=True))
+@_asset(
+    schema.SUPPRESSION_LIST,
+    schema.ACCOUNT,
+    kinds=_TABLE,
+    private=True,
+    deps=[stops],
+    check_specs=checks.OF_SUPPRESSION_LIST,
+)
 def suppression_list(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
-    """Whom not to text now.
+    """Phone numbers that must not be texted.
 
-    - **Source:** the open rows of `stops`, and those of `rejected` that bear a usable phone number.
-    - **Cadence:** every tick; remade when the commit of `stops` changed.
+    - **Source:** the open rows of `stops`, and every phone number found in the open rows of `rejected`.
+    - **Cadence:** every sync; made again when `stops` has a new commit.
     - **A row** is a phone number, with its earliest and latest opt-out.
-    - **Goes wrong when** nothing is committed yet: materialise `stops` first.
+    - **It fails** if nothing is committed yet: materialize `stops` first.
     """
-    from stop_pipeline import tick
-
     account = store.account(context)
-    with _sentence_logged(context):
-        derived = tick.derive_suppression_list(store.store(), account)
-    shown = pictures.of_suppression_list(context, derived)
-    return _derived_result(derived, store.store().uri("suppression_list", account), shown)
-
-
-@dg.asset(deps=[stops], **_shown(schema.STOPS_PER_DAY, schema.ACCOUNT, kinds={"pandas", "parquet"}, private=False))
-def stops_per_day(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
-    """How many opt-outs were made, by day and country; no personal data.
-
-    - **Source:** `stops`, ended rows too: an opt-out that no longer stands was made all the same.
-    - **Cadence:** every tick; remade when the commit of `stops` changed.
-    - **A row** is a local day and a country that had opt-outs.
-    - **Goes wrong when** nothing is committed yet: materialise `stops` first.
-    - **The chart** shows every day, and the last 90 by country. It is drawn at most once an hour; until then it is a
-      link to the run that drew it.
-    """
-    from stop_pipeline import tick
-
-    account = store.account(context)
-    with _sentence_logged(context):
-        derived = tick.derive_stops_per_day(store.store(), account)
-    shown = pictures.of_stops_per_day(context, derived)
-    return _derived_result(derived, store.store().uri("stops_per_day", account), shown)
-
-
-def _derived_result(derived: "Derived", uri: str, shown: metadata.Metadata) -> dg.MaterializeResult:
+    with _error_logged(context):
+        derived = sync.derive_suppression_list(store.open(), account)
+    pictures = metadata.pictures_of_suppression_list(context, store.open(), account, derived)
     return dg.MaterializeResult(
-        metadata=shown | metadata.of_derived(derived, uri), data_version=dg.DataVersion(derived.commit)
+        metadata=metadata.of_derived(derived, store.open().uri("suppression_list", account), pictures),
+        data_version=dg.DataVersion(derived.info.commit),
+        check_results=checks.of_suppression_list(derived),
+    )
+
+
+@_asset(schema.STOPS_PER_DAY, schema.ACCOUNT, kinds=_TABLE, private=False, deps=[stops])
+def stops_per_day(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    """How many opt-outs were made, by day and country. No personal data.
+
+    - **Source:** `stops`, ended rows too: an opt-out that was withdrawn was made all the same.
+    - **Cadence:** every sync; made again when `stops` has a new commit.
+    - **A row** is a local day and a country with opt-outs.
+    - **It fails** if nothing is committed yet: materialize `stops` first.
+    - **The charts** show the last 90 days and the last five years.
+    """
+    account = store.account(context)
+    with _error_logged(context):
+        derived = sync.derive_stops_per_day(store.open(), account)
+    pictures = metadata.pictures_of_stops_per_day(context, store.open(), account, derived)
+    return dg.MaterializeResult(
+        metadata=metadata.of_derived(derived, store.open().uri("stops_per_day", account), pictures),
+        data_version=dg.DataVersion(derived.info.commit),
     )
 
 

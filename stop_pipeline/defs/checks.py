@@ -1,145 +1,158 @@
-"""What is checked after each tick, and the sentence that says what to do when a check fails.
+"""What is checked after each sync, and the sentence that says what to do when a check fails.
 
-What belongs here: the checks' names, severities and sentences. What does not: the figures (`engine`). No check blocks:
-additions go in whatever the checks find.
+No check blocks anything: additions go in whatever the checks find.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import dagster as dg
 
-if TYPE_CHECKING:  # showing the definitions takes no tick
-    from stop_pipeline.tick import Applied, Fetched
+from stop_pipeline.schema import STOPS
+from stop_pipeline.sync import Derived, Fetched, Merged
+from stop_pipeline.table.store import Store, month_file
 
-FETCHED_IN_ORDER = dg.AssetCheckSpec(
-    "fetched_in_order",
-    asset="raw_stop_list",
-    description="The answer was fetched later than the newest one landed. Fails if this machine's clock was set back.",
-)
-OPEN_IDS_UNIQUE = dg.AssetCheckSpec(
-    "open_ids_unique",
-    asset="stops",
-    description="No id stands twice, but while the end of an altered row is withheld.",
-)
-NO_NULLS = dg.AssetCheckSpec(
-    "no_nulls",
-    asset="stops",
-    description="Every row has an id, a phone number and a time, as the files' statistics tell.",
-)
-NB_DATA_EQUALS_ROWS = dg.AssetCheckSpec(
-    "nb_data_equals_rows",
-    asset="stops",
-    description="The answer was proven whole: code 200, and as many rows as its nbData. Otherwise it removes nothing.",
-)
-REMOVALS_PLAUSIBLE = dg.AssetCheckSpec(
-    "removals_plausible",
-    asset="stops",
-    description="No removal was withheld. Withheld rows stay in the table and in the suppression list.",
-)
-NOTHING_REJECTED = dg.AssetCheckSpec(
-    "nothing_rejected",
-    asset="stops",
-    description="Every row of the answer could be read. Malformed ones are kept in rejected, with the reason.",
-)
-APPLIED_IN_ORDER = dg.AssetCheckSpec(
-    "applied_in_order",
-    asset="stops",
-    description="The answer is later than the one applied before; an older one is left out.",
-)
 
-OF_RAW_STOP_LIST = [FETCHED_IN_ORDER]
-OF_STOPS = [OPEN_IDS_UNIQUE, NO_NULLS, NB_DATA_EQUALS_ROWS, REMOVALS_PLAUSIBLE, NOTHING_REJECTED, APPLIED_IN_ORDER]
+def _specs(asset: str, **descriptions: str) -> list[dg.AssetCheckSpec]:
+    return [dg.AssetCheckSpec(name, asset=asset, description=text) for name, text in descriptions.items()]
+
+
+OF_RAW_STOP_LIST = _specs(
+    "raw_stop_list",
+    fetched_in_order="The response was fetched later than the newest one kept. Fails if the clock was set back.",
+)
+OF_STOPS = _specs(
+    "stops",
+    open_ids_unique="No id is open twice, except while the end of an altered row is withheld.",
+    no_nulls="Every row has an id, a phone number and its times, by the statistics of the files just written.",
+    nb_data_equals_rows="The response is complete: code 200, and exactly nbData rows. Otherwise it removes nothing.",
+    removals_plausible="No removal was withheld. Withheld rows stay in the table and on the suppression list.",
+    nothing_rejected="Every row of the response is well-formed. Malformed rows are kept in rejected, with the reason.",
+    applied_in_order="The response is later than the one merged before; an older one is left out.",
+)
+OF_SUPPRESSION_LIST = _specs(
+    "suppression_list",
+    numbers_readable="Every listed row contains a phone number. A row without one blocks nobody.",
+)
+_ONLY_WARN = {"fetched_in_order", "nothing_rejected", "applied_in_order", "numbers_readable"}
 
 
 def of_fetched(fetched: Fetched) -> list[dg.AssetCheckResult]:
     """The checks of `raw_stop_list`."""
     return [
         _result(
-            FETCHED_IN_ORDER,
+            "fetched_in_order",
             passed=fetched.in_order,
-            advice="The answer is no later than the newest one landed, and was left out: look at this machine's clock.",
-            severity=dg.AssetCheckSeverity.WARN,
+            advice="The response is not later than the newest one kept, and was left out: check this machine's clock.",
         )
     ]
 
 
-def of_applied(applied: Applied, account: str) -> list[dg.AssetCheckResult]:
+def of_merged(merged: Merged, store: Store, account: str) -> list[dg.AssetCheckResult]:
     """The checks of `stops`."""
-    info, state = applied.info, applied.state
+    info, state = merged.info, merged.state
     withheld = state.counts.withheld
+    listed = state.rows - state.rejected - state.duplicates
+    doubled = state.doubled_open_ids if withheld else state.open_rows - listed
+    nulls = _nulls(store, account, (month for month in merged.months_written if month in state.months))
     return [
         _result(
-            OPEN_IDS_UNIQUE,
-            passed=state.figures.doubled_open_ids <= withheld,
-            advice="More ids stand twice than ends are withheld: restore the data root from a backup, data first, then "
-            "state/, and report this.",
-            doubled_open_ids=state.figures.doubled_open_ids,
+            "open_ids_unique",
+            passed=doubled <= withheld,
+            advice="More ids are open twice than ends are withheld: restore the data root from a backup, data first, "
+            "then state/, and report this.",
+            doubled_open_ids=doubled,
         ),
         _result(
-            NO_NULLS,
-            passed=state.figures.nulls == 0,
+            "no_nulls",
+            passed=nulls == 0,
             advice="A file holds nulls that this package never writes: restore the data root from a backup.",
-            nulls=state.figures.nulls,
+            nulls=nulls,
         ),
         _result(
-            NB_DATA_EQUALS_ROWS,
-            passed=info.whole,
-            advice="The answer is not proven whole, so nothing was removed; what it lists was added. If this lasts, "
-            "ask SMS Partner's support why nbData and the rows differ.",
-            nb_data="none" if info.nb_data is None else info.nb_data,
+            "nb_data_equals_rows",
+            passed=info.complete,
+            advice="The response is not complete, so nothing was removed; what it lists was added. If this lasts, ask "
+            "SMS Partner's support why nbData and the rows differ.",
+            nb_data=_or_none(info.nb_data),
             rows=info.rows,
-            code="none" if info.code is None else info.code,
+            code=_or_none(info.code),
         ),
         _result(
-            REMOVALS_PLAUSIBLE,
+            "removals_plausible",
             passed=withheld == 0,
-            advice=f"{withheld:,} removals were withheld: {state.withheld_because}. {_how_to_accept(applied, account)}",
+            advice=f"{_count(withheld, 'removal')} withheld: {state.withheld_because}. "
+            f"{_how_to_accept(merged, account)}",
             withheld=withheld,
         ),
         _result(
-            NOTHING_REJECTED,
+            "nothing_rejected",
             passed=info.rejected == 0,
-            advice="Rows could not be read and were set aside: look at them with stop_pipeline.read_rejected(). "
-            "Numbers that they bear are in suppression_list all the same.",
-            severity=dg.AssetCheckSeverity.WARN,
+            advice=f"{_count(info.rejected, 'malformed row')} set aside: stop_pipeline.read_rejected() shows them. The "
+            "phone numbers that they contain are on the suppression list all the same.",
             rejected=info.rejected,
         ),
         _result(
-            APPLIED_IN_ORDER,
-            passed=applied.outcome != "older",
-            advice="The answer is no later than the one applied, and was left out: look at this machine's clock; the "
-            "next tick after that time applies again.",
-            severity=dg.AssetCheckSeverity.WARN,
+            "applied_in_order",
+            passed=merged.outcome != "older",
+            advice="The response is not later than the last one merged, and was left out: check this machine's clock. "
+            "Responses are merged again after that time.",
         ),
     ]
 
 
-def _how_to_accept(applied: Applied, account: str) -> str:
-    """What can be done about removals that were withheld: only an answer proven whole takes any away."""
-    withheld = applied.state.counts.withheld
-    if not applied.info.whole:
-        return "They cannot be accepted: the next answer that is whole decides."
+def of_suppression_list(derived: Derived) -> list[dg.AssetCheckResult]:
+    """The checks of `suppression_list`."""
+    unreadable = derived.info.unreadable_rows
+    return [
+        _result(
+            "numbers_readable",
+            passed=unreadable == 0,
+            advice=f"{unreadable:,} listed row{'s contain' if unreadable > 1 else ' contains'} no phone number and so "
+            "cannot block anybody. They are the rows of stop_pipeline.read_stops() whose phone_number is not in E.164, "
+            "and those of stop_pipeline.read_rejected() whose phone_number is null. Look them up in SMS Partner.",
+            unreadable_rows=unreadable,
+        )
+    ]
+
+
+def _nulls(store: Store, account: str, months: Iterable[str]) -> int:
+    """Nulls in the columns of some files of `stops` that may hold none, as their footers tell."""
+    required = {column.name for column in STOPS.columns if not column.nullable}
+
+    def of_month(month: str) -> int:
+        footer = store.files.footer(month_file(account, month))
+        groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+        columns = [group.column(number) for group in groups for number in range(footer.num_columns)]
+        return sum(column.statistics.null_count for column in columns if column.path_in_schema in required)
+
+    return sum(store.in_threads(of_month, months))
+
+
+def _how_to_accept(merged: Merged, account: str) -> str:
+    """What can be done about withheld removals: only a complete response may remove rows."""
+    withheld = merged.state.counts.withheld
+    if not merged.info.complete:
+        return "They cannot be accepted: the next complete response decides."
     return (
-        "Look at the list in SMS Partner; if they are right, accept them in a tick of all assets with the run config "
-        f"ops.stops.config.accept_removals: {withheld}, or with "
+        "Look at the list in SMS Partner. If they are right, accept them: materialize all assets with the run config "
+        f"ops.stops.config.accept_removals: {withheld}, or run "
         f"“stop-pipeline run --accept-removals {withheld} --account {account}”."
     )
 
 
-def _result(
-    spec: dg.AssetCheckSpec,
-    *,
-    passed: bool,
-    advice: str,
-    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
-    **figures: int | str,
-) -> dg.AssetCheckResult:
+def _or_none(number: int | None) -> int | str:
+    return "none" if number is None else number
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what} was" if number == 1 else f"{number:,} {what}s were"
+
+
+def _result(name: str, *, passed: bool, advice: str, **figures: int | str) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
-        check_name=spec.name,
+        check_name=name,
         passed=passed,
-        severity=severity,
+        severity=dg.AssetCheckSeverity.WARN if name in _ONLY_WARN else dg.AssetCheckSeverity.ERROR,
         description=None if passed else advice,
         metadata=figures,
     )

@@ -1,14 +1,11 @@
-"""Accounts as Dagster partitions.
+"""Accounts as Dagster partitions, and the op that syncs several accounts in one run.
 
-What belongs here: how several accounts become partitions, and the op that ticks those of a run. What does not: what a
-tick of an account does (`assets`), and when it is due (`schedules`).
-
-One account: five assets, unpartitioned, each an op of its own, one click. Several: the same five assets with a static
-partition for each account, made by one op, because a run may tick many accounts and one that fails must not stop the
-others. Dagster cannot fail one partition of an op and go on: what the op gives out stands for every partition of the
-run, and while it gives nothing out no later op starts (dagster-io/dagster, issues 17836 and 21072). An op that need
-give nothing out can report each partition by itself, though; a partition that was planned, and not reported when the
-run failed, is shown as failed, which is what it is.
+With one account there are five unpartitioned assets, each an op of its own. With several accounts the same five assets
+have a static partition for each account, and one op makes them all, because a run may sync many accounts and one that
+fails must not stop the others. Dagster cannot fail one partition of an op and go on: an output of the op stands for
+every partition of the run, and without the output no later op starts (dagster-io/dagster, issues 17836 and 21072). But
+an op whose outputs are optional can report each partition by itself, and Dagster shows a partition as failed that was
+planned and not reported when the run failed.
 """
 
 import logging
@@ -28,71 +25,70 @@ Reported = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 
 def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Settings) -> Sequence[dg.AssetsDefinition]:
-    """The assets with a partition for each account, or as they are for a single one.
+    """The assets with a partition for each account; with a single account, the assets as they are.
 
     Args:
-        assets: Those of one account, in the order in which a tick makes them.
-        settings: Which accounts there are, and how many of them one run of a backfill ticks.
+        assets: The assets of one account, in the order in which a sync makes them.
+        settings: The accounts, and how many of them one run of a backfill syncs.
     """
     if len(settings.accounts) == 1:
         return assets
     partitions = dg.StaticPartitionsDefinition(list(settings.accounts))
 
     @dg.multi_asset(
-        # The op of one account that takes a person's word for removals: the run config is the same for several.
+        # Named as the op that takes `accept_removals` with a single account, so that its run config is the same.
         name=stops.op.name,
         specs=[
             spec.replace_attributes(partitions_def=partitions, skippable=True)
             for asset in assets
             for spec in asset.specs
         ],
-        # A check that is not partitioned would show only how the account that was ticked last fared.
+        # A check without partitions would only show the account that was synced last.
         check_specs=[spec._replace(partitions_def=partitions) for asset in assets for spec in asset.check_specs],
         can_subset=True,
-        # No pool: it would make accounts wait for each other. `dagster.yaml` allows one run at a time per partition.
         backfill_policy=dg.BackfillPolicy.multi_run(settings.accounts_per_run),
     )
-    def tick_accounts(
+    def sync_accounts(
         context: dg.AssetExecutionContext, config: StopsConfig, sms_partner: SmsPartnerResource, store: StoreResource
     ) -> Iterator[Reported]:
-        """Tick the accounts of the run one after the other; one that fails stops none of the others."""
+        """Sync the accounts of the run one after the other; one that fails does not stop the others."""
         accounts = context.partition_keys
         if config.accept_removals is not None and len(accounts) > 1:
-            raise ConfigurationError("accept_removals is about one account: start a run of its partition alone.")
+            raise ConfigurationError("accept_removals is for one account: start a run of its partition alone.")
         selected = [asset for asset in assets if asset.key in context.selected_asset_keys]
         resources = {"sms_partner": sms_partner, "store": store}
-        failures: dict[str, Exception] = {}
+        failures: dict[str, str] = {}
         for account in accounts:
-            log.info("Account %s: its tick begins", account)
+            log.info("Account %s: the sync begins", account)
             try:
-                yield from _tick(context, account, selected, config, resources)
+                yield from _sync(context, account, selected, config, resources)
             except Exception as error:
-                # A line of its own among the run's events. A traceback could hold what it was about.
-                context.log.error("Account %s: %s", account, _sentence(error))  # noqa: TRY400
+                failures[account] = _reason(error)
+                # Without the traceback, which could hold the data that the error is about.
+                context.log.error("Account %s: %s", account, failures[account])  # noqa: TRY400
                 if len(accounts) == 1:
                     raise
-                failures[account] = error
         if failures:
             raise dg.Failure(
-                f"{len(failures):,} of {len(accounts):,} accounts failed, the others are done. "
-                + " ".join(f"Account {account}: {_sentence(error)}" for account, error in failures.items()),
-                metadata={account: _sentence(error) for account, error in failures.items()},
+                f"{len(failures):,} of {len(accounts):,} accounts failed; the others are done. "
+                + " ".join(f"Account {account}: {reason}" for account, reason in failures.items()),
+                metadata=failures,
             )
 
-    return [tick_accounts]
+    return [sync_accounts]
 
 
-def _tick(
+def _sync(
     context: dg.AssetExecutionContext,
     account: str,
     assets: Sequence[dg.AssetsDefinition],
     config: StopsConfig,
     resources: Mapping[str, object],
 ) -> Iterator[Reported]:
-    """Make each asset for one account, and report it with its checks as of that partition."""
+    """Make each asset for one account, and report it and its checks for that partition."""
     for asset in assets:
         with dg.build_asset_context(resources, partition_key=account, instance=context.instance) as of_account:
-            of_account.log.setLevel(logging.CRITICAL)  # it is of no run, and would write to the console
+            of_account.log.setLevel(logging.CRITICAL)  # it belongs to no run, and would write to the console
             made = asset(of_account, config=config) if asset is stops else asset(of_account)
         result = cast(dg.MaterializeResult[None], made)
         yield dg.AssetMaterialization(
@@ -113,7 +109,7 @@ def _tick(
             )
 
 
-def _sentence(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, StopPipelineError):
         return str(error)
-    return f"{type(error).__name__}, which nobody foresaw; a run of its partition alone tells more."
+    return f"Unexpected error ({type(error).__name__}); run its partition alone to learn more."

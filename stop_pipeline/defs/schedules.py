@@ -1,11 +1,8 @@
-"""When the pipeline ticks.
+"""When accounts are synced: the job over all assets, and its schedule.
 
-What belongs here: the job over all assets, its schedule, and which accounts are due when. What does not: anything that
-a tick does.
-
-One account ticks at the times of STOP_PIPELINE_CRON. Of several, each ticks once from one of these times to the next,
-spread evenly, so that neither the provider nor the machines meet them all at once. Dagster cannot put a run off; so
-their schedule is evaluated every minute, and asks for the runs that are due in it.
+A single account is synced at the times of STOP_PIPELINE_CRON. Of several accounts, each is synced once between one of
+these times and the next, spread evenly, so that neither the provider nor the machines meet them all at once. Dagster
+cannot postpone a run; so their schedule is evaluated every minute, and requests the runs that are due in it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,25 +10,26 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from stop_pipeline.account_keys import key_variable
 from stop_pipeline.defs.assets import GROUP
 from stop_pipeline.errors import ConfigurationError
-from stop_pipeline.settings import PROVIDER_TIMEZONE, Settings, key_variable
+from stop_pipeline.settings import PROVIDER_TIMEZONE, Settings
 
-TICK_JOB = dg.define_asset_job(
-    "tick",
+SYNC_JOB = dg.define_asset_job(
+    "sync",
     selection=dg.AssetSelection.groups(GROUP),
-    description="One tick: fetch the list, parse it, bring it into the table, remake what is made from it.",
+    description="One sync: fetch the list, parse it, merge it into the table, derive the tables made from that.",
 )
 
 Run = tuple[str, ...]
-"""The accounts that one run ticks."""
+"""The accounts that one run syncs."""
 
 
-def tick_schedule(settings: Settings) -> dg.ScheduleDefinition:
-    """Tick every account once per interval of STOP_PIPELINE_CRON, in Europe/Paris; skip while no account has a key.
+def sync_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    """Sync every account once per interval of STOP_PIPELINE_CRON, in Europe/Paris; skip while no account has a key.
 
     Raises:
-        ConfigurationError: STOP_PIPELINE_CRON is no cron expression.
+        ConfigurationError: STOP_PIPELINE_CRON is not a valid cron expression.
     """
     intervals = intervals_of(settings.cron)
     runs = settings.accounts_by_run()
@@ -46,26 +44,26 @@ def tick_schedule(settings: Settings) -> dg.ScheduleDefinition:
         if not due:
             yield dg.SkipReason("No account is due in this minute.")
         for accounts in due:
-            # The key makes a minute that the daemon evaluates twice one run. A minute that it misses costs time only:
-            # every answer is the whole list, so an account's next tick brings what the missed one would have brought.
+            # The run key makes one run of a minute that the daemon evaluates twice. A minute that it misses only costs
+            # time: every response is the whole list, so the account's next sync brings what the missed one would have.
             key = f"{accounts[0]} {interval.start.astimezone(UTC).isoformat()}"
             yield dg.RunRequest(key, tags=partition_tags(accounts) if several else None)
 
     return dg.ScheduleDefinition(
-        name="every_tick",
-        job=TICK_JOB,
+        name="sync_schedule",
+        job=SYNC_JOB,
         cron_schedule="* * * * *" if several else settings.cron,
         execution_timezone=PROVIDER_TIMEZONE,
         execution_fn=requests,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Ticks each account once per interval of STOP_PIPELINE_CRON (Europe/Paris)."
+        description="Syncs each account once per interval of STOP_PIPELINE_CRON (Europe/Paris)."
         if several
-        else "Ticks at the times of STOP_PIPELINE_CRON (Europe/Paris).",
+        else "Syncs at the times of STOP_PIPELINE_CRON (Europe/Paris).",
     )
 
 
 def interval_around(time: datetime, intervals: dg.TimeWindowPartitionsDefinition) -> dg.TimeWindow:
-    """The interval that holds `time`, from the last time of its cron expression, itself included, to the next."""
+    """The interval that holds `time`: from the last time of its cron expression, itself included, to the next."""
     before = intervals.get_prev_partition_window(time, respect_bounds=False)
     assert before is not None  # noqa: S101 – without bounds there always is one
     around = intervals.get_next_partition_window(before.end, respect_bounds=False)
@@ -74,8 +72,8 @@ def interval_around(time: datetime, intervals: dg.TimeWindowPartitionsDefinition
 
 
 def due_in_minute(runs: Sequence[Run], time: datetime, interval: dg.TimeWindow) -> Sequence[Run]:
-    """The runs whose turn is the minute of `time`, if all are spread evenly over the minutes of the interval."""
-    start = interval.start.timestamp()  # of instants: an hour that the clocks skip or repeat counts as it lasts
+    """The runs that are due in the minute of `time`, if all are spread evenly over the minutes of the interval."""
+    start = interval.start.timestamp()  # instants, so that an hour that the clocks skip or repeat counts as it lasts
     minutes = int(interval.end.timestamp() - start) // 60
     minute = int(time.timestamp() - start) // 60
     first, end = (-(-len(runs) * number // minutes) for number in (minute, minute + 1))
@@ -86,7 +84,7 @@ def intervals_of(cron: str) -> dg.TimeWindowPartitionsDefinition:
     """The intervals from each time of a cron expression, in Europe/Paris, to the next.
 
     Raises:
-        ConfigurationError: STOP_PIPELINE_CRON is no cron expression.
+        ConfigurationError: STOP_PIPELINE_CRON is not a valid cron expression.
     """
     try:
         return dg.TimeWindowPartitionsDefinition(
@@ -96,12 +94,12 @@ def intervals_of(cron: str) -> dg.TimeWindowPartitionsDefinition:
             timezone=PROVIDER_TIMEZONE,
         )
     except dg.DagsterInvalidDefinitionError:
-        refused = f"STOP_PIPELINE_CRON is “{cron}”, which is no cron expression such as */15 * * * *."
+        refused = f"STOP_PIPELINE_CRON is “{cron}”, which is not a valid cron expression such as */15 * * * *."
     raise ConfigurationError(refused)
 
 
 def partition_tags(accounts: Run) -> dict[str, str]:
-    """The tags of a run that ticks these partitions: one, or neighbours."""
+    """The tags of a run that syncs these partitions: one, or neighbours."""
     if len(accounts) == 1:
         return {"dagster/partition": accounts[0]}
     return {

@@ -1,0 +1,209 @@
+"""`suppress`: splits a campaign into rows that may be texted, rows that must not be, and rows without a phone number.
+
+Numbers of the campaign and of the list are read by the same rules (`phone_numbers`), so all spellings of a number meet.
+A spelling that cannot be read meets the same spelling on the list. Digits that a spreadsheet has rounded away are not
+guessed: such a row is invalid.
+"""
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+
+from stop_pipeline.campaign.campaign_file import readable
+from stop_pipeline.campaign.columns import NO_NUMBER, OWN_COLUMNS, as_text, find_column
+from stop_pipeline.campaign.csv_file import CsvFile
+from stop_pipeline.campaign.output import complete_folder
+from stop_pipeline.campaign.parquet_file import ParquetFile
+from stop_pipeline.errors import CampaignError
+from stop_pipeline.phone_numbers import is_rounded, match_keys, read_phone_numbers
+from stop_pipeline.settings import parse_age
+from stop_pipeline.table.current_list import current_list
+from stop_pipeline.table.files import LocalFiles
+from stop_pipeline.table.reading import existing_store
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MAX_AGE = timedelta(hours=24)
+
+ROUNDED = "rounded by a spreadsheet"
+NOT_A_NUMBER = "no phone number of any country"
+"""With `columns.NO_NUMBER` and `csv_file.RAGGED`, the reasons why a row is invalid."""
+
+_BATCHES_PER_LINE = 8  # about a million rows
+_PARQUET = b"PAR1"
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+
+
+class Suppressed(NamedTuple):
+    """A campaign in three parts, which together hold each of its rows once, in order.
+
+    Attributes:
+        clean: Rows that may be texted.
+        blocked: Rows whose number has opted out, with `first_stop_at` (datetime64[us, UTC]; null if no date is known).
+        invalid: Rows without a phone number that can be checked, with the `reason` (str).
+    """
+
+    clean: pd.DataFrame
+    blocked: pd.DataFrame
+    invalid: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class SuppressedFile:
+    """What `suppress_file` did.
+
+    Attributes:
+        form: What kind of file the campaign is, in words.
+        rows: Number of rows, not counting the header.
+        parts: Path and number of rows of “clean”, “blocked” and “invalid”.
+        verified_at: When the list was last complete, UTC; with several accounts, the earliest of these times.
+        unreadable_rows: Number of listed rows that contain no phone number and therefore block nobody.
+    """
+
+    form: str
+    rows: int
+    parts: dict[str, tuple[Path, int]]
+    verified_at: datetime
+    unreadable_rows: int
+
+
+def suppress(
+    df: pd.DataFrame,
+    column: str = "phone",
+    root: str | Path | None = None,
+    account: str | None = None,
+    max_age: timedelta | str = DEFAULT_MAX_AGE,
+) -> Suppressed:
+    """Split a campaign by the suppression list.
+
+    All spellings of a number meet: `06 12 34 56 78`, `0033…`, `+33…`, `33…`, and what a spreadsheet makes of them
+    (`612345678`, `612345678.0`, `6,12345678E+08`). The index and all columns stay as they are.
+
+    Args:
+        df: The campaign.
+        column: Name of the column of phone numbers, which are text or numbers. Case and surrounding spaces do not
+            matter if no column has exactly this name.
+        root: The data root; by default `STOP_PIPELINE_DATA`, else `data`.
+        account: Account whose list is used. By default a number is blocked if it is on the list of any account.
+        max_age: How long ago each list may have been verified (fetched, and found complete): a timedelta, or a text
+            such as “24h”, “90m” or “2d”.
+
+    Returns:
+        The DataFrames `clean`, `blocked` and `invalid`.
+
+    Raises:
+        OutdatedListError: There is no list, it is older than `max_age`, or it is behind the last commit.
+        CampaignError: There is no such column, or it holds neither text nor numbers, or the campaign already has a
+            column that the result needs.
+        ValueError: `max_age` is not an age.
+    """
+    names = [str(name) for name in df.columns]
+    values = df.iloc[:, find_column(column, names, "The campaign")]
+    if values.dtype == object:
+        values = values.map(str, na_action="ignore")  # a spreadsheet's column may hold text and numbers
+    age = max_age if isinstance(max_age, timedelta) else parse_age(max_age)
+    first_stops = first_stops_by_key(current_list(root, account, max_age=age).numbers)
+    checked = check(as_text(pa.array(values, from_pandas=True)), first_stops)
+    part = checked["part"].to_numpy()
+    return Suppressed(
+        clean=df[part == "clean"],
+        blocked=df.assign(first_stop_at=checked["first_stop_at"].array)[part == "blocked"],
+        invalid=df.assign(reason=checked["reason"].array)[part == "invalid"],
+    )
+
+
+def suppress_file(
+    path: Path, column: str, into: Path, *, root: str | Path | None, account: str | None, max_age: timedelta
+) -> SuppressedFile:
+    """Split a campaign's file into three of the same form, in a folder that appears once all are complete.
+
+    Args:
+        path: CSV file (`CsvFile`) or Parquet file.
+        column: As in `suppress`.
+        into: Folder to be made.
+        root: As in `suppress`.
+        account: As in `suppress`.
+        max_age: As in `suppress`.
+
+    Raises:
+        OutdatedListError: As in `suppress`.
+        CampaignError: The file cannot be read or has no such column, or the folder is not empty, cannot be written or
+            lies inside the data root.
+    """
+    listed = current_list(root, account, max_age=max_age)
+    store = existing_store(root)
+    if store.files.encloses(LocalFiles(into)):
+        raise CampaignError(f"{into} is inside the data root {store.root}: name a folder elsewhere.")
+    campaign = open_campaign(path, column)
+    first_stops = first_stops_by_key(listed.numbers)
+    files = {name: f"{name}{campaign.suffix}" for name in OWN_COLUMNS}
+    rows = dict.fromkeys(OWN_COLUMNS, 0)
+    with complete_folder(into) as folder, ExitStack() as stack:
+        write = {
+            name: stack.enter_context(campaign.part(folder / files[name], own_column))
+            for name, own_column in OWN_COLUMNS.items()
+        }
+        for number, (batch, spellings) in enumerate(campaign.batches(), start=1):
+            checked = check(spellings, first_stops, campaign.null_reason)
+            for name, own_column in OWN_COLUMNS.items():
+                chosen = checked["part"] == name
+                own_values = None if own_column is None else checked.loc[chosen, own_column.name]
+                write[name](batch.filter(pa.array(chosen)), own_values)
+                rows[name] += int(chosen.sum())
+            if number % _BATCHES_PER_LINE == 0:
+                log.info("%s: %s rows so far", path, f"{sum(rows.values()):,}")
+    parts = {name: (into / files[name], rows[name]) for name in OWN_COLUMNS}
+    return SuppressedFile(campaign.form, sum(rows.values()), parts, listed.verified_at, listed.unreadable_rows)
+
+
+def open_campaign(path: Path, column: str) -> CsvFile | ParquetFile:
+    """The campaign in a file that has a column of phone numbers.
+
+    Raises:
+        CampaignError: It cannot be read, has no such column, or has a column already that the result needs.
+    """
+    with readable(path), path.open("rb") as file:
+        start = file.read(4)
+    if start in _WORKBOOKS:
+        raise CampaignError(f"{path} is a workbook: save it as “CSV UTF-8” in the spreadsheet first.")
+    return ParquetFile(path, column) if start == _PARQUET else CsvFile(path, column)
+
+
+def check(spellings: pd.Series, first_stops: pd.Series, null_reason: str = NO_NUMBER) -> pd.DataFrame:
+    """Decide for each row of a campaign which part it belongs to.
+
+    Args:
+        spellings: Phone numbers as text (`str`), with a RangeIndex.
+        first_stops: Earliest opt-out of each listed number (datetime64[us, UTC]; null if no date is known), indexed by
+            `match_keys`.
+        null_reason: Why a row without a spelling is invalid.
+
+    Returns:
+        A DataFrame with the columns `part` (“clean”, “blocked” or “invalid”), `first_stop_at` of blocked rows, and the
+        `reason` of invalid ones.
+    """
+    readings = read_phone_numbers(spellings)
+    keys = match_keys(readings["phone_number"])
+    position = first_stops.index.get_indexer(pd.Index(keys))
+    blocked = position >= 0
+    reason = pd.Series(None, index=spellings.index, dtype="str")
+    reason[readings["country"].isna()] = NOT_A_NUMBER
+    reason[is_rounded(spellings)] = ROUNDED
+    reason[keys == ""] = NO_NUMBER
+    reason[spellings.isna()] = null_reason
+    reason[blocked] = None  # also a listed spelling that is not a number anywhere
+    part = pd.Series("clean", index=spellings.index, dtype="str").mask(blocked, "blocked")
+    part = part.mask(reason.notna(), "invalid")
+    first_stop_at = first_stops.array.take(position, allow_fill=True)
+    return pd.DataFrame({"part": part, "first_stop_at": first_stop_at, "reason": reason})
+
+
+def first_stops_by_key(numbers: pd.DataFrame) -> pd.Series:
+    """The list as `check` needs it, from rows with `phone_number` and `first_stop_at` of one account or several."""
+    return numbers["first_stop_at"].groupby(match_keys(numbers["phone_number"])).min()

@@ -1,0 +1,84 @@
+"""Runs a command that ends, with everything that it starts, when the process that asked for it ends in any way.
+
+The command runs below a watcher, which is this module as a process of its own. It reads its standard input, a pipe that
+nobody writes to: the pipe closes when the asking process ends, even by SIGKILL.
+"""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+STOP_SECONDS = 30
+"""How long the command may take to end when it is interrupted, before it is killed."""
+_LOOK_SECONDS = 0.1
+_ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def process_group(command: Sequence[str], *, kept_open: Sequence[int] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command until the block ends.
+
+    Args:
+        command: The program and its arguments.
+        kept_open: File descriptors, such as that of a lock, that stay open until everything has ended.
+
+    Yields:
+        A process that ends when the command has ended, with its exit code.
+    """
+    watcher = [sys.executable, "-m", __name__, *command]
+    with subprocess.Popen(  # noqa: S603 – our own arguments
+        watcher, stdin=subprocess.PIPE, start_new_session=True, pass_fds=kept_open
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.stdin is not None:
+                process.stdin.close()
+            process.wait()
+
+
+def main(command: Sequence[str]) -> int:
+    """Run a command until it ends, or standard input is closed; gives its exit code."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for asked in _ASKED_TO_END:
+        signal.signal(asked, interrupt)
+    # In a session of its own, so that one signal reaches everything that it starts.
+    with subprocess.Popen(  # noqa: S603 – our own arguments
+        command, stdin=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            while process.poll() is None:
+                readable, _, _ = select.select([sys.stdin], [], [], _LOOK_SECONDS)
+                if readable and not os.read(sys.stdin.fileno(), 1):
+                    break
+        except KeyboardInterrupt:
+            pass
+        finally:
+            for asked in _ASKED_TO_END:
+                signal.signal(asked, signal.SIG_IGN)
+            _end_group(process)
+    return process.returncode
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process and everything that it started: as Ctrl-C would, then by force."""
+    with suppress(ProcessLookupError, PermissionError):  # macOS: not permitted if only zombies are left
+        for demand in (signal.SIGINT, signal.SIGKILL):
+            os.killpg(process.pid, demand)
+            give_up_at = time.monotonic() + STOP_SECONDS
+            while time.monotonic() < give_up_at:
+                process.poll()
+                os.killpg(process.pid, 0)  # raises once no process is left
+                time.sleep(_LOOK_SECONDS)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

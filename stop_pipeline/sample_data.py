@@ -1,0 +1,85 @@
+"""A data root for trying things out: an invented list that was fetched daily for some weeks."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import filelock
+
+from stop_pipeline import sync
+from stop_pipeline.account_keys import DEFAULT_ACCOUNT
+from stop_pipeline.errors import StoreError
+from stop_pipeline.settings import PROVIDER_TIMEZONE
+from stop_pipeline.smspartner.client import Response
+from stop_pipeline.smspartner.sandbox_list import StopList
+from stop_pipeline.table.removals import RemovalPolicy
+from stop_pipeline.table.store import Store
+
+ROWS = 6_000
+DAYS = 24
+CHANGES_A_DAY = 3
+"""How often the list changes between two fetches."""
+MAX_AGE = timedelta(hours=12)
+"""`suppress` refuses a list that is a day old."""
+
+
+def sample_root(folder: Path | None = None) -> Path:
+    """A data root whose first sync was `DAYS` days ago and whose last was today.
+
+    It is made in a few seconds, and made again in the same place when it is half a day old. It holds opt-outs that
+    came and some that went; their phone numbers belong to nobody.
+
+    Args:
+        folder: Where it is to be; by default `.stop_pipeline/sample_data` in the home folder.
+    """
+    root = folder or Path.home() / ".stop_pipeline" / "sample_data"
+    root.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with filelock.FileLock(root.with_name(f".{root.name}.lock"), mode=0o600):
+        if not _is_recent(Store(root)):
+            shutil.rmtree(root, ignore_errors=True)
+            _make(Store(root))
+    return root
+
+
+def _is_recent(store: Store) -> bool:
+    try:
+        verified_at = store.state(DEFAULT_ACCOUNT).verified_at
+    except StoreError:
+        return False
+    return verified_at is not None and timedelta(0) <= datetime.now(UTC) - verified_at < MAX_AGE
+
+
+def _make(store: Store) -> None:
+    now = datetime.now(UTC)
+    times = [now - timedelta(days=ago) for ago in range(DAYS, -1, -1)]
+    stop_list = StopList(ROWS, until=_day(times[0]))
+    for fetched_at in times:
+        bodies = [b"".join(stop_list.next_response("json", today=_day(fetched_at))) for _ in range(CHANGES_A_DAY)]
+        sync.fetch(store, DEFAULT_ACCOUNT, _Fetched(bodies[-1], fetched_at))
+        sync.parse(store, DEFAULT_ACCOUNT, timezone=PROVIDER_TIMEZONE)
+        sync.merge(store, DEFAULT_ACCOUNT, RemovalPolicy())
+    sync.derive_suppression_list(store, DEFAULT_ACCOUNT)
+    sync.derive_stops_per_day(store, DEFAULT_ACCOUNT)
+
+
+def _day(time: datetime) -> date:
+    return time.astimezone(ZoneInfo(PROVIDER_TIMEZONE)).date()
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """A response that was fetched at some time, in place of a client."""
+
+    body: bytes
+    fetched_at: datetime
+    secrets: tuple[str, ...] = ()
+
+    def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:  # noqa: ARG002 – no download
+        """Write it to a new file, as the client does."""
+        into.write_bytes(self.body)
+        sha256 = hashlib.sha256(self.body).hexdigest()
+        return Response(into, "json", self.fetched_at, sha256, len(self.body), seconds=0.0)

@@ -1,0 +1,1 @@
+"""SMS Partner, the source: one GET (`client`), the response read into tables (`response`), a stand-in (`sandbox`)."""

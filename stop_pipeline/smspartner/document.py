@@ -1,0 +1,194 @@
+"""The document around a list: is it one, and where is the text of its rows?
+
+A document is judged by its two ends, so that a large list need not be read for that. If they do not show where the list
+is, the whole document is parsed.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
+
+from stop_pipeline.errors import UnreadableResponseError, excerpt, redact
+from stop_pipeline.smspartner import json_rows, xml_rows
+from stop_pipeline.smspartner.envelope import refusal
+
+_END_BYTES = 64 * 1024
+_BLOCK_BYTES = 16_000_000
+_COPY_BYTES = 1 << 20
+_BEGINNING_BYTES = 4096
+_MODULES: dict[str, ModuleType] = {"json": json_rows, "xml": xml_rows}
+
+
+@dataclass(frozen=True)
+class ListDocument:
+    """What surrounds the rows of a response.
+
+    Attributes:
+        path: The body, uncompressed.
+        format: “json” or “xml”.
+        code: The provider's code; None if the response has none.
+        nb_data: The number of rows that it announces; None if it has none.
+        span: Where the text of its rows begins and ends, in bytes, without white space around it; None if the two ends
+            of the document did not show that.
+    """
+
+    path: Path
+    format: str
+    code: int | None
+    nb_data: int | None
+    span: tuple[int, int] | None
+
+
+def open_list(path: Path, response_format: str, *, secrets: Collection[str] = ()) -> ListDocument:
+    """Judge a response by what surrounds its rows.
+
+    Args:
+        path: The body, uncompressed.
+        response_format: “json” or “xml”.
+        secrets: What an error must not quote, such as the API key: a web page may echo the address that was requested.
+
+    Raises:
+        UnreadableResponseError: it is cut off, or not a list; an unreadable response is never taken for an empty list.
+        ApiError: it says that there is no list.
+    """
+    module = _MODULES[response_format]
+    with path.open("rb") as file:
+        found = _find_list(file, module)
+        around, span = found or (_load(file, response_format, secrets), None)
+        code, nb_data = _judge(around, file, response_format, secrets)
+    return ListDocument(path, response_format, code, nb_data, span)
+
+
+def load_rows(document: ListDocument, *, secrets: Collection[str] = ()) -> list[Any]:
+    """All rows of a response, as the parser of its format gives them.
+
+    Raises:
+        UnreadableResponseError: it is cut off, or not a list.
+        ApiError: it says that there is no list.
+    """
+    with document.path.open("rb") as file:
+        whole = _load(file, document.format, secrets)
+        _judge(whole, file, document.format, secrets)
+    rows: list[Any] = _MODULES[document.format].rows_of(whole)
+    return rows
+
+
+def text_sha256(document: ListDocument, span: tuple[int, int]) -> str:
+    """SHA-256 of a part of a response's text."""
+    digest = hashlib.sha256()
+    with document.path.open("rb") as file:
+        file.seek(span[0])
+        remaining = span[1] - span[0]
+        while remaining and (chunk := file.read(min(_COPY_BYTES, remaining))):
+            digest.update(chunk)
+            remaining -= len(chunk)
+    return digest.hexdigest()
+
+
+def appended_span(document: ListDocument, before: int, *, at_end: bool) -> tuple[int, int] | None:
+    """The part of a list's text that was added to an earlier list's text.
+
+    Args:
+        document: The response.
+        before: Length of the earlier text, in bytes.
+        at_end: Whether the new rows come last instead of first.
+
+    Returns:
+        The span of the new rows; None if they are not separated from the others as rows are.
+    """
+    if document.span is None:
+        return None
+    module = _MODULES[document.format]
+    start, end = (
+        (document.span[0] + before, document.span[1]) if at_end else (document.span[0], document.span[1] - before)
+    )
+    with document.path.open("rb") as file:
+        file.seek(start)
+        text = file.read(max(0, end - start))
+    rows = text.strip(module.WHITE_SPACE)
+    separated = rows.startswith(module.SEPARATOR) if at_end else rows.endswith(module.SEPARATOR)
+    if not rows or not separated:
+        return None
+    width = len(module.SEPARATOR)
+    first = start + text.index(rows)
+    return (first + width, first + len(rows)) if at_end else (first, first + len(rows) - width)
+
+
+def blocks(file: BinaryIO, document: ListDocument, span: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """A part of the text in blocks that end where a row ends; a block in which no end is seen grows."""
+    last_cut = _MODULES[document.format].last_cut
+    start, end = span
+    looked_at = start + _BLOCK_BYTES
+    while looked_at < end:
+        window_at = max(start, looked_at - _END_BYTES)
+        cut = last_cut(os.pread(file.fileno(), looked_at - window_at, window_at))
+        if cut is None:
+            looked_at += _END_BYTES // 2
+            continue
+        yield start, window_at + cut[0]
+        start = window_at + cut[1]
+        looked_at = start + _BLOCK_BYTES
+    yield start, end
+
+
+def _find_list(file: BinaryIO, module: ModuleType) -> tuple[Any, tuple[int, int]] | None:
+    """The document without its rows, and the span of their text; None if the two ends do not show it."""
+    size = os.fstat(file.fileno()).st_size
+    head = os.pread(file.fileno(), _END_BYTES, 0)
+    begins = module.LIST_BEGINS.search(head)
+    if begins is None:
+        return None
+    tail_at = max(begins.end(), size - _END_BYTES)
+    tail = os.pread(file.fileno(), size - tail_at, tail_at)
+    ends_at = tail.rfind(module.LIST_ENDS)
+    if ends_at < 0:
+        return None
+    around = module.decode_around(head[: begins.end()], tail[ends_at:])
+    if around is None:
+        return None
+    first, last = head[begins.end() :], tail[:ends_at]
+    start = begins.end() + len(first) - len(first.lstrip(module.WHITE_SPACE))
+    end = tail_at + len(last.rstrip(module.WHITE_SPACE))
+    return around, (start, max(start, end))
+
+
+def _load(file: BinaryIO, response_format: str, secrets: Collection[str]) -> Any:
+    """The whole document."""
+    file.seek(0)
+    document, problem = _MODULES[response_format].decode_whole(file.read())
+    if problem is not None:
+        raise _unreadable(file, response_format, problem, secrets)
+    return document
+
+
+def _judge(
+    document: Any, file: BinaryIO, response_format: str, secrets: Collection[str]
+) -> tuple[int | None, int | None]:
+    """Code and `nbData` of a document that says that it is a list."""
+    module = _MODULES[response_format]
+    envelope = module.envelope_of(document)
+    if envelope.refused:
+        message = envelope.message and redact(envelope.message, secrets)
+        raise refusal(dataclasses.replace(envelope, message=message))
+    if envelope.success is None:
+        raise _unreadable(file, response_format, module.NOT_SUCCESS, secrets)
+    if module.rows_of(document) is None:
+        raise _unreadable(file, response_format, module.NOT_A_LIST, secrets)
+    return envelope.code, module.count_of(document)
+
+
+def _unreadable(
+    file: BinaryIO, response_format: str, problem: str, secrets: Collection[str]
+) -> UnreadableResponseError:
+    head = os.pread(file.fileno(), _BEGINNING_BYTES, 0)
+    # Redacted before the text is cut: half a key would not be found.
+    begins = excerpt(redact(head.decode("utf-8", "replace"), secrets))
+    return UnreadableResponseError(
+        f"SMS Partner's response is not a list of stops in {response_format.upper()}: {problem} "
+        f"({f'it begins “{begins}”' if begins else 'it is blank'}). Nothing was changed; a later sync may succeed."
+    )

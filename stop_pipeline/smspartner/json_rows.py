@@ -1,0 +1,188 @@
+"""JSON responses: the document around the list, and the rows of the list, a block of text at a time."""
+
+import json
+import math
+import re
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.json
+
+from stop_pipeline.smspartner.envelope import Envelope, whole_code, whole_count
+from stop_pipeline.smspartner.rows import NumberText, Rows, check_rows
+
+WHITE_SPACE = b" \t\n\r"
+"""JSON's own; Python calls more characters white space."""
+
+LIST_BEGINS = re.compile(rb'"data"[ \t\n\r]*:[ \t\n\r]*\[')
+LIST_ENDS = b"]"
+SEPARATOR = b","
+NOT_SUCCESS = "its “success” is neither true nor false"
+NOT_A_LIST = "its “data” is not a list"
+
+_MARKER = "rows"
+_SCHEMA = pa.schema([("id", pa.int64()), ("phoneNumber", pa.string()), ("createdAt", pa.string())])
+_ROW_OPTIONS = pyarrow.json.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="error")
+_MALFORMED_DOCUMENT = (UnicodeDecodeError, json.JSONDecodeError, RecursionError)
+
+
+def decode_around(before: bytes, after: bytes) -> dict[str, Any] | None:
+    """The document with a marker in place of its rows; None if the marker is not where the rows are."""
+    around = before + json.dumps(_MARKER).encode() + after
+    # Without a backslash, the only "data" is either a key or a value; and only as the key of the list at the top does
+    # it lead to the marker.
+    if b"\\" in around or around.count(b'"data"') != 1:
+        return None
+    try:
+        document = _loads(around)
+    except _MALFORMED_DOCUMENT:
+        return None
+    return document if isinstance(document, dict) and document.get("data") == [_MARKER] else None
+
+
+def last_cut(text: bytes) -> tuple[int, int] | None:
+    """Where the last row that ends in a text ends, and where the next one begins; None if no row is seen to end."""
+    end = text.rfind(b"},")
+    return None if end < 0 else (end + 1, end + 2)
+
+
+def read_block(block: bytes) -> Rows | None:
+    """The rows of a block of the list's text; None if the block is not a list of rows by itself.
+
+    Wherever the text was cut at commas: if each block is a list by itself, then together they are the list.
+    """
+    plain = _read_plain(block)
+    if plain is not None:
+        return Rows(plain)
+    try:
+        rows = _loads(b"[" + block + b"]")
+    except _MALFORMED_DOCUMENT:
+        return None
+    return check_rows(rows) if rows else None
+
+
+def _read_plain(block: bytes) -> pd.DataFrame | None:
+    """The rows of a block, if each has just the documented fields in the documented types; read by Arrow."""
+    lines = _row_lines(block)
+    if lines is None:
+        return None
+    options = pyarrow.json.ReadOptions(use_threads=False, block_size=len(lines) + 1)
+    try:
+        table = pyarrow.json.read_json(pa.BufferReader(lines), read_options=options, parse_options=_ROW_OPTIONS)
+    except pa.ArrowInvalid:
+        return None
+    if table.num_rows != lines.count(b"\n") + 1 or any(column.null_count for column in table.columns):
+        return None
+    frame: pd.DataFrame = table.to_pandas().set_axis(["id", "spelling", "created_at_text"], axis=1)
+    spelling = frame["spelling"]
+    # White space around a number is not part of it, but it is part of the row as JSON text.
+    if (frame["id"] < 1).any() or (spelling == "").any() or (spelling != spelling.str.strip()).any():
+        return None
+    return frame.assign(raw=pd.Series(None, index=frame.index, dtype="str"))
+
+
+def _row_lines(block: bytes) -> bytes | None:
+    """The rows of a block, one a line; None if Arrow must not read them.
+
+    Arrow's reader crashes on a leading null row and takes rows without a comma between them. So it gets only blocks
+    that are ASCII without a backslash and have as many opening and closing braces as rows, and must find these rows.
+    """
+    if not block.isascii() or b"\\" in block or b"\n" in block:
+        return None
+    lines = block.replace(b"}, {", b"}\n{").replace(b"},{", b"}\n{")
+    one_object_a_row = block.count(b"{") == block.count(b"}") == lines.count(b"\n") + 1
+    return lines if block[:1] == b"{" and block[-1:] == b"}" and one_object_a_row else None
+
+
+def decode_whole(body: bytes) -> tuple[Any, str | None]:
+    """The whole document, and what is wrong with it, if anything."""
+    problem = None
+    try:
+        document = _loads(body)
+    except UnicodeDecodeError as error:
+        problem = f"it is not UTF-8 at byte {error.start:,} of {len(body):,}"
+    except json.JSONDecodeError as error:
+        problem = _problem(error, body)
+    except RecursionError:
+        problem = "it is nested too deeply"
+    if problem is not None:
+        return None, problem
+    if not isinstance(document, dict):
+        return None, "it is not an object"
+    if isinstance(document.get("data"), dict) and _has_repeated_keys(body):
+        return None, "its “data” repeats a key, so that rows would be lost"
+    return document, None
+
+
+def _problem(error: json.JSONDecodeError, body: bytes) -> str:
+    if error.msg == "Extra data":
+        return f"other text follows the document after {error.pos:,} characters"
+    if body.strip()[:1] == b"{" and body.strip()[-1:] != b"}":
+        return f"it is cut off after {len(error.doc):,} characters"
+    return f"{error.msg} at character {error.pos:,} of {len(error.doc):,}"
+
+
+def envelope_of(document: dict[str, Any]) -> Envelope:
+    """What the document says about itself."""
+    success, message = document.get("success"), document.get("message")
+    return Envelope(
+        success=success if isinstance(success, bool) else None,
+        code=whole_code(document.get("code")),
+        message=message if isinstance(message, str) else None,
+    )
+
+
+def count_of(document: dict[str, Any]) -> int | None:
+    """The number of rows that the document announces."""
+    return whole_count(document.get("nbData"))
+
+
+def rows_of(document: dict[str, Any]) -> list[Any] | None:
+    """The rows of the document; None if it has no list.
+
+    PHP writes an array with gaps as an object with whole numbers as keys, and an empty one in several ways.
+    """
+    data = document.get("data")
+    if isinstance(data, list):
+        return data
+    if isinstance(data, dict) and data and all(re.fullmatch("0|[1-9][0-9]{0,18}", key) for key in data):
+        return list(data.values())
+    if "data" in document and data in ({}, None, "") and count_of(document) == 0:
+        return []
+    return None
+
+
+def _loads(body: bytes) -> Any:
+    """A JSON value, which a byte order mark may precede; a number that Python cannot hold becomes a `NumberText`."""
+    text = body.decode("utf-8-sig")
+
+    def refuse(name: str) -> None:
+        raise json.JSONDecodeError(f"{name} is not JSON", text, 0)
+
+    try:
+        return json.loads(text, parse_constant=refuse, parse_float=_float)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # an integer with more digits than Python converts; `parse_int` would slow down every response
+        pass
+    return json.loads(text, parse_constant=refuse, parse_float=_float, parse_int=_int)
+
+
+def _has_repeated_keys(body: bytes) -> bool:
+    """Whether the object “data” of a document repeats a key, of which `json.loads` would keep the last."""
+    pairs = dict(json.loads(body.decode("utf-8-sig"), object_pairs_hook=lambda pairs: pairs, parse_int=str))["data"]
+    keys = [key for key, _ in pairs]
+    return len(set(keys)) < len(keys)
+
+
+def _float(text: str) -> float | NumberText:
+    number = float(text)
+    return number if math.isfinite(number) else NumberText(text)
+
+
+def _int(text: str) -> int | NumberText:
+    try:
+        return int(text)
+    except ValueError:
+        return NumberText(text)

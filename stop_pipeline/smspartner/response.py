@@ -1,0 +1,240 @@
+"""The rows of a response → a snapshot: DataFrames of good and malformed rows.
+
+Rows are read block by block. The outcome does not depend on their order.
+"""
+
+import os
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import BinaryIO
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pandas as pd
+
+from stop_pipeline.errors import excerpt
+from stop_pipeline.phone_numbers import read_phone_numbers
+from stop_pipeline.schema import BAD_CREATED_AT, CONFLICTING_ID, LISTED, REASONS, REJECTED_ROWS
+from stop_pipeline.smspartner import json_rows, xml_rows
+from stop_pipeline.smspartner.document import ListDocument, blocks, load_rows
+from stop_pipeline.smspartner.rows import Malformed, Rows, check_rows, raw_of_fields
+from stop_pipeline.smspartner.timestamps import FORM, local_to_utc, read_local_times
+
+LATEST_AHEAD = timedelta(days=2)
+"""How far after the fetch a `createdAt` may be: room for a wrong clock or zone, not for a wrong year."""
+
+MAX_EXTRA_FIELDS = 20
+MAX_EXTRA_FIELD_LENGTH = 40
+
+_READERS = 2
+_READ_BLOCK = {"json": json_rows.read_block, "xml": xml_rows.read_block}
+_WHITE_SPACE = b" \t\n\r"
+"""That of JSON and XML; Python calls more characters white space."""
+_SAME_ID = ["id", "created_at_local", "phone_number"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The rows of one response.
+
+    Attributes:
+        listed: The good rows (`schema.LISTED`), each `id` once, sorted by `created_at_local`, `id`.
+        rejected: The malformed rows (`schema.REJECTED_ROWS`), each `raw` once, sorted by `raw`.
+        rows: Rows in the response; always `listed` + `rejected` + `duplicates`.
+        duplicates: Rows equal to another one.
+        extra_fields: Names of undocumented row fields, sorted, their digits masked.
+        any_too_late: Whether a row was rejected because its `createdAt` was still too far ahead.
+        span: The part of the text that holds these rows and nothing else; None if that was not seen.
+    """
+
+    listed: pd.DataFrame
+    rejected: pd.DataFrame
+    rows: int
+    duplicates: int
+    extra_fields: tuple[str, ...]
+    any_too_late: bool
+    span: tuple[int, int] | None
+
+
+class _NotAListError(Exception):
+    """A block is not a list of rows by itself."""
+
+
+def parse(document: ListDocument, *, fetched_at: datetime, timezone: str, secrets: Collection[str] = ()) -> Snapshot:
+    """Read all rows of a response.
+
+    Args:
+        document: What `open_list` found.
+        fetched_at: When it was fetched, UTC; a `createdAt` well after that is not usable.
+        timezone: IANA name of the zone in which `createdAt` is read. A local time that happens twice means the earlier
+            instant, one that never happens the next valid instant.
+        secrets: As in `open_list`.
+
+    Raises:
+        UnreadableResponseError: it is not a list of rows.
+    """
+    if document.span is not None:
+        snapshot = parse_span(document, document.span, fetched_at=fetched_at, timezone=timezone)
+        if snapshot is not None:
+            return snapshot
+    rows = check_rows(load_rows(document, secrets=secrets))
+    return _snapshot([_typed(rows, ZoneInfo(timezone), fetched_at + LATEST_AHEAD)], span=None)
+
+
+def parse_span(
+    document: ListDocument, span: tuple[int, int], *, fetched_at: datetime, timezone: str
+) -> Snapshot | None:
+    """As `parse`, for the rows in a part of the list's text; None if that is not a list of rows by itself."""
+    with document.path.open("rb") as file:
+        parts = _read_blocks(file, document, span, ZoneInfo(timezone), fetched_at + LATEST_AHEAD)
+    return None if parts is None else _snapshot(parts, span)
+
+
+def shown_fields(extra_fields: Collection[str]) -> tuple[str, ...]:
+    """Names of fields, sorted, as many as a person reads, their digits masked."""
+    names = {excerpt(name)[:MAX_EXTRA_FIELD_LENGTH] for name in extra_fields}
+    return tuple(sorted(names)[:MAX_EXTRA_FIELDS])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows of one block.
+
+    Attributes:
+        good: `schema.LISTED`; with it `spelling`, null where it is the phone number, and `raw` as in `rows.Rows`.
+        malformed: All others.
+        rows: How many there are of both.
+        extra_fields: As in `rows.Rows`.
+        any_too_late: As in `Snapshot`.
+    """
+
+    good: pd.DataFrame
+    malformed: Sequence[Malformed]
+    rows: int
+    extra_fields: frozenset[str]
+    any_too_late: bool
+
+
+def _typed(rows: Rows, zone: ZoneInfo, latest: datetime) -> _Part:
+    """The rows with numbers and times in place of texts; those without a usable `createdAt` are malformed."""
+    usable = rows.usable
+    local = read_local_times(usable["created_at_text"])
+    instants = local_to_utc(local, zone)
+    too_late = instants > latest
+    dated = instants.notna() & ~too_late
+    misdated = _malformed(usable[~dated], BAD_CREATED_AT)
+    numbers = read_phone_numbers(usable["spelling"])
+    good = pd.DataFrame(
+        {
+            "id": usable["id"],
+            "phone_number": numbers["phone_number"],
+            "country": numbers["country"],
+            "created_at": instants,
+            "created_at_local": local,
+            "spelling": usable["spelling"].mask(usable["spelling"] == numbers["phone_number"]),
+            "raw": usable["raw"],
+        }
+    )
+    count = len(usable) + len(rows.malformed)
+    return _Part(
+        good if dated.all() else good[dated],
+        [*rows.malformed, *misdated],
+        count,
+        rows.extra_fields,
+        bool(too_late.any()),
+    )
+
+
+def _snapshot(parts: Sequence[_Part], span: tuple[int, int] | None) -> Snapshot:
+    """The rows of all blocks, each `id` once."""
+    good = pd.concat([part.good for part in parts], ignore_index=True) if parts else LISTED.empty
+    malformed = [row for part in parts for row in part.malformed]
+    rows = sum(part.rows for part in parts)
+    repeated = good["id"].duplicated(keep=False)
+    if repeated.any():
+        kept, conflicting = _one_row_per_id(good[repeated])
+        good = pd.concat([good[~repeated], kept])
+        malformed += conflicting
+    listed = good[list(LISTED.names)].iloc[np.lexsort((good["id"], good["created_at_local"]))].reset_index(drop=True)
+    rejected = _rejected(malformed)
+    return Snapshot(
+        listed=listed,
+        rejected=rejected,
+        rows=rows,
+        duplicates=rows - len(listed) - len(rejected),
+        extra_fields=shown_fields(frozenset().union(*(part.extra_fields for part in parts))),
+        any_too_late=any(part.any_too_late for part in parts),
+        span=span,
+    )
+
+
+def _one_row_per_id(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Malformed]]:
+    """Of each `id` the row with the smallest (`createdAt`, phone number); rows that differ from it conflict with it.
+
+    Equal rows collapse; where they conflict, into the one with the smallest raw text.
+    """
+    distinct = rows.drop_duplicates(_SAME_ID).sort_values(_SAME_ID)
+    kept = distinct.drop_duplicates("id")
+    others = distinct.drop(kept.index)[_SAME_ID]
+    conflicting = rows.merge(others, on=_SAME_ID)
+    conflicting = conflicting.assign(
+        spelling=conflicting["spelling"].fillna(conflicting["phone_number"]),
+        created_at_text=conflicting["created_at_local"].dt.strftime(FORM),
+    )
+    smallest = conflicting.assign(raw=_raw_texts(conflicting)).sort_values("raw").drop_duplicates(_SAME_ID)
+    return kept, _malformed(smallest, CONFLICTING_ID)
+
+
+def _rejected(malformed: Sequence[Malformed]) -> pd.DataFrame:
+    """`schema.REJECTED_ROWS`: each raw text once, sorted by it."""
+    ordered = sorted(
+        malformed, key=lambda row: (row.raw, REASONS.index(row.reason), row.spelling is None, row.spelling)
+    )
+    frame = pd.DataFrame(
+        {
+            "raw": pd.Series([row.raw for row in ordered], dtype="str"),
+            "reason": pd.Series([row.reason for row in ordered], dtype="str"),
+            "phone_number": pd.Series([row.spelling for row in ordered], dtype="str"),
+        }
+    ).drop_duplicates("raw", ignore_index=True)
+    return frame.assign(phone_number=read_phone_numbers(frame["phone_number"])["phone_number"])[
+        list(REJECTED_ROWS.names)
+    ]
+
+
+def _malformed(rows: pd.DataFrame, reason: str) -> list[Malformed]:
+    """Usable rows as malformed ones."""
+    return [Malformed(raw, reason, spelling) for raw, spelling in zip(_raw_texts(rows), rows["spelling"], strict=True)]
+
+
+def _raw_texts(rows: pd.DataFrame) -> "pd.Series[str]":
+    """The JSON text of each row: `raw`, or what follows from `id`, `spelling` and `created_at_text`."""
+    texts = [
+        raw if isinstance(raw, str) else raw_of_fields(*fields)
+        for raw, *fields in zip(*(rows[name] for name in ("raw", "id", "spelling", "created_at_text")), strict=True)
+    ]
+    return pd.Series(texts, index=rows.index, dtype="str")
+
+
+def _read_blocks(
+    file: BinaryIO, document: ListDocument, span: tuple[int, int], zone: ZoneInfo, latest: datetime
+) -> list[_Part] | None:
+    """The rows of a part of the text, block by block; None if a block is not a list of rows by itself."""
+    read_block = _READ_BLOCK[document.format]
+
+    def read(block: tuple[int, int]) -> _Part:
+        text = os.pread(file.fileno(), block[1] - block[0], block[0]).strip(_WHITE_SPACE)
+        rows = read_block(text)
+        if rows is None:
+            raise _NotAListError
+        return _typed(rows, zone, latest)
+
+    if span[0] == span[1]:
+        return []
+    with ThreadPoolExecutor(_READERS) as pool:
+        try:
+            return list(pool.map(read, blocks(file, document, span)))
+        except _NotAListError:
+            return None

@@ -1,0 +1,155 @@
+"""Rows as a JSON or XML parser gives them: which fields are usable, and what is kept of a malformed row."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from stop_pipeline.errors import UnreadableResponseError
+from stop_pipeline.phone_numbers import read_phone_number
+from stop_pipeline.schema import BAD_CREATED_AT, BAD_ID, BAD_PHONE_NUMBER, NOT_AN_OBJECT
+
+FIELDS = ("id", "phoneNumber", "createdAt")
+"""Fields of a row; in XML, in this order."""
+
+MAX_ID = 2**63 - 1
+
+_CANONICAL_DIGITS = re.compile(r"[1-9][0-9]{0,18}")
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """A row to reject.
+
+    Attributes:
+        raw: The row as JSON text.
+        reason: One of `schema.REASONS`.
+        spelling: Its phone number as spelled; None if it has none.
+    """
+
+    raw: str
+    reason: str
+    spelling: str | None
+
+
+@dataclass(frozen=True)
+class NumberText:
+    """A JSON number that Python cannot hold, as written."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a response.
+
+    Attributes:
+        usable: `id` (int64, from 1), `spelling` and `created_at_text` (str), and `raw` (str): the row as JSON text,
+            null where it follows from the other three.
+        malformed: The rows without a usable `id` or phone number.
+        extra_fields: Names of undocumented fields.
+    """
+
+    usable: pd.DataFrame
+    malformed: Sequence[Malformed] = ()
+    extra_fields: frozenset[str] = field(default=frozenset())
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=lambda number: number.text)
+"""All ASCII, so that half of a surrogate pair can be written; a `NumberText` becomes a string."""
+
+
+def raw_text(row: Any) -> str:
+    """A row as JSON text, the same for rows that differ only in the order of their fields.
+
+    Raises:
+        UnreadableResponseError: it is nested too deeply.
+    """
+    try:
+        return _ENCODER.encode(row)
+    except RecursionError:
+        pass
+    raise UnreadableResponseError(
+        "SMS Partner's response contains a row that is nested too deeply. Nothing was changed; a later sync may "
+        "succeed."
+    )
+
+
+def check_rows(rows: Iterable[Any]) -> Rows:
+    """Separate rows with a usable `id`, phone number and text in `createdAt` from malformed ones.
+
+    White space around a phone number is not part of it: the documented XML has some around every text.
+
+    Raises:
+        UnreadableResponseError: a malformed row is nested too deeply to be kept.
+    """
+    usable: list[tuple[int, str, str, str]] = []
+    malformed: list[Malformed] = []
+    extra_fields: set[str] = set()
+    for row in rows:
+        raw = raw_text(row)
+        if type(row) is not dict:
+            malformed.append(Malformed(raw, NOT_AN_OBJECT, _spelling_within(row)))
+            continue
+        extra_fields.update(row.keys() - set(FIELDS))
+        row_id, phone_number, created_at = (row.get(name) for name in FIELDS)
+        number, spelling = usable_id(row_id), usable_spelling(phone_number)
+        if number is None:
+            malformed.append(Malformed(raw, BAD_ID, spelling or _digits_of(phone_number)))
+        elif spelling is None:
+            malformed.append(Malformed(raw, BAD_PHONE_NUMBER, _digits_of(phone_number)))
+        elif not isinstance(created_at, str) or usable_spelling(created_at) is None:
+            malformed.append(Malformed(raw, BAD_CREATED_AT, spelling))
+        else:
+            usable.append((number, spelling, created_at, raw))
+    ids, spellings, texts, raws = zip(*usable, strict=True) if usable else ((), (), (), ())
+    frame = pd.DataFrame(
+        {
+            "id": pd.Series(ids, dtype="int64"),
+            "spelling": pd.Series(spellings, dtype="str"),
+            "created_at_text": pd.Series(texts, dtype="str"),
+            "raw": pd.Series(raws, dtype="str"),
+        }
+    )
+    return Rows(frame, malformed, frozenset(extra_fields))
+
+
+def raw_of_fields(row_id: int, spelling: str, created_at_text: str) -> str:
+    """The JSON text of a row that has just the documented fields."""
+    return raw_text(dict(zip(FIELDS, (row_id, spelling, created_at_text), strict=True)))
+
+
+def usable_id(value: Any) -> int | None:
+    """A whole number from 1 to 2⁶³−1, or a string of its digits; None for anything else."""
+    if type(value) is str and _CANONICAL_DIGITS.fullmatch(value):
+        value = int(value)
+    return value if type(value) is int and 0 < value <= MAX_ID else None
+
+
+def usable_spelling(value: Any) -> str | None:
+    """A string that is not blank and that a file can hold, without white space around it; None for anything else."""
+    if type(value) is not str:
+        return None
+    spelling = value.strip()
+    try:
+        spelling.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return None
+    return spelling or None
+
+
+def _digits_of(phone_number: Any) -> str | None:
+    """The spelling in a phone number that is written as a JSON integer; its row stays malformed."""
+    return str(phone_number) if type(phone_number) is int and phone_number > 0 else None
+
+
+def _spelling_within(row: Any) -> str | None:
+    """The first text of a row that is not an object, if any, that is certainly a phone number: no id, no date."""
+    for value in row if type(row) is list else [row]:
+        spelling = usable_spelling(value)
+        if spelling and spelling[0] in "+0" and read_phone_number(spelling).country:
+            return spelling
+    return None

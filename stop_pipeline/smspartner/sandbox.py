@@ -1,0 +1,155 @@
+"""A stand-in for SMS Partner on loopback: an HTTP server that serves invented lists as the provider documents."""
+
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import date, datetime
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import SHUT_RDWR, socket
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+from zoneinfo import ZoneInfo
+
+from stop_pipeline.smspartner.sandbox_list import DEFAULT_ROWS, DOCUMENTS, Format, StopList
+
+API_KEY = "sandbox-key"
+
+
+class Sandbox:
+    """The provider's endpoint on 127.0.0.1, which serves from the moment it is made until it is closed.
+
+    `GET {base_url}/stop-sms/list?apiKey=…&_format=json|xml` returns the list of that key, in JSON unless XML is
+    requested. The HTTP status of a refusal (codes 1 and 10) is not documented; here it is 200, the harder case for a
+    client, since only the body tells a refusal from a list. Any other path is 404, another method 405. Nothing is
+    logged, because every URL holds a key.
+
+    Args:
+        lists: The list that each API key opens, at least one.
+        port: Port to listen on; 0 takes a free one.
+
+    Attributes:
+        base_url: Value for `SMSPARTNER_BASE_URL`.
+        api_key: First key of `lists`.
+
+    Raises:
+        OSError: The port is taken.
+    """
+
+    def __init__(self, lists: Mapping[str, StopList], *, port: int = 0) -> None:
+        self.api_key = next(iter(lists))
+        self._server = _Server(lists, port)
+        self.base_url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="sandbox", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run_forever(self) -> None:
+        """Block until another thread calls `close`, or until Ctrl-C, which raises `KeyboardInterrupt` here."""
+        self._thread.join()
+
+    def close(self) -> None:
+        """Stop serving and hang up on every client; a second call does nothing."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def serve(
+    *,
+    port: int = 0,
+    rows: int = DEFAULT_ROWS,
+    seed: int = 0,
+    changes: bool = True,
+    malformed: int = 0,
+    api_keys: Sequence[str] = (API_KEY,),
+) -> Sandbox:
+    """Return a sandbox with one list for each key, ending with yesterday; see `StopList` and `Sandbox`.
+
+    The seeds of the lists count up from `seed`, so that each account has opt-outs of its own.
+    """
+    lists = {
+        key: StopList(rows, seed + place, until=today(), changes=changes, malformed=malformed)
+        for place, key in enumerate(api_keys)
+    }
+    return Sandbox(lists, port=port)
+
+
+def today() -> date:
+    """Return the current day in France, where the provider's clocks are."""
+    return datetime.now(ZoneInfo("Europe/Paris")).date()
+
+
+class _Server(ThreadingHTTPServer):
+    """Knows the lists, and the connections that clients keep open, so that closing ends those too."""
+
+    def __init__(self, lists: Mapping[str, StopList], port: int) -> None:
+        self.lists = lists
+        self._connections: set[socket] = set()
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        super().server_close()
+        for connection in tuple(self._connections):
+            with suppress(OSError):  # the client hung up first
+                connection.shutdown(SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client may hang up when it likes
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # otherwise a short body waits until the client has acknowledged the headers
+    server: _Server
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        if url.path != "/v1/stop-sms/list":
+            self._send(HTTPStatus.NOT_FOUND, {})
+            return
+        query = parse_qs(url.query)
+        response_format: Format = "xml" if query.get("_format") == ["xml"] else "json"
+        document = DOCUMENTS[response_format]
+        key = query.get("apiKey", [""])[0]
+        body: Sequence[bytes]
+        if key in self.server.lists:
+            body = self.server.lists[key].next_response(response_format, today=today())
+        elif key:
+            body = [(document.refusal % (10, "Clé API incorrecte")).encode()]
+        else:
+            body = [(document.refusal % (1, "Clé API requise")).encode()]
+        self._send(HTTPStatus.OK, {"Content-Type": document.content_type}, body)
+
+    def refuse_method(self) -> None:
+        # A body that came along stays unread, so nothing more can come over this connection.
+        self._send(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET", "Connection": "close"})
+
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = refuse_method  # noqa: N815 (its names)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the parent's name)
+        """Say nothing: a request line holds the key."""
+
+    def _send(self, status: HTTPStatus, headers: Mapping[str, str], body: Sequence[bytes] = ()) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(sum(map(len, body))))
+        self.end_headers()
+        for piece in body:
+            self.wfile.write(piece)

@@ -1,0 +1,158 @@
+"""How a request travels: retries, one deadline for all of it, and the API key kept where nothing can print it.
+
+The API wants its key in the URL, and whatever handles a URL prints it: exceptions, retry warnings, debug logs, tracing.
+So requests and urllib3 get a URL without the key; the connection adds it while it writes the request line.
+"""
+
+import http.client
+import re
+import socket
+import threading
+from contextlib import suppress
+from typing import Any, ClassVar, Self
+from urllib.parse import quote_plus
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import BaseHTTPResponse, Retry
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import InvalidHeader
+
+from stop_pipeline.errors import excerpt
+
+
+class Deadline:
+    """Ends whatever a request is waiting for once its time is up.
+
+    A read timeout does not: every byte of a slow drip starts it anew. Instead a timer shuts the sockets down under the
+    reader, which ends any read in progress, encrypted or not. It uses duplicates, because TLS takes the original socket
+    apart and http.client lets go of it early.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._expired = threading.Event()
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._timer = threading.Timer(seconds, self._expire)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        with self._lock:
+            while self._sockets:
+                self._sockets.pop().close()
+
+    @property
+    def expired(self) -> bool:
+        """Whether the time is up."""
+        return self._expired.is_set()
+
+    def watch(self, sock: socket.socket) -> None:
+        """Shut `sock` down when the time is up."""
+        with self._lock:
+            self._sockets.append(sock.dup())
+        if self.expired:
+            self._expire()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait between tries.
+
+        Raises:
+            TimeoutError: The time is up.
+        """
+        if self._expired.wait(seconds):
+            raise TimeoutError("the deadline passed")
+
+    def _expire(self) -> None:
+        with self._lock:
+            self._expired.set()
+            for sock in self._sockets:
+                with suppress(OSError):  # the other side was quicker
+                    sock.shutdown(socket.SHUT_RDWR)
+
+
+class DeadlineRetry(Retry):
+    """urllib3's retries, except that waits end with the deadline and an unreadable Retry-After counts as none."""
+
+    def __init__(self, *args: Any, deadline: Deadline, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._deadline = deadline
+
+    def new(self, **kwargs: Any) -> "DeadlineRetry":
+        """Return a copy with other counts, as urllib3 does after every try."""
+        return super().new(deadline=self._deadline, **kwargs)
+
+    def sleep(self, response: BaseHTTPResponse | None = None) -> None:
+        """Wait as long as the server asks, or else as long as the backoff says."""
+        requested = None
+        if response is not None:
+            with suppress(InvalidHeader, ValueError, OverflowError):
+                requested = self.get_retry_after(response)
+        self._deadline.sleep(requested or self.get_backoff_time())
+
+
+class _Connection(HTTPConnection):
+    """A connection that ends with the deadline, and that alone knows the API key."""
+
+    debuglevel = 0  # whatever http.client is told: it would print the request line
+    deadline: ClassVar[Deadline]
+    secret_query: ClassVar[str]
+
+    def _new_conn(self) -> socket.socket:  # before TLS and before a proxy's tunnel
+        sock = super()._new_conn()
+        self.deadline.watch(sock)
+        return sock
+
+    def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
+        super().putrequest(method, url + self.secret_query, *args, **kwargs)
+
+
+class _Adapter(HTTPAdapter):
+    """requests' adapter with `_Connection` mixed into its connections, whether direct or through a proxy."""
+
+    def __init__(self, retry: DeadlineRetry, **connection_attributes: Any) -> None:
+        super().__init__(max_retries=retry)
+        self._connection_attributes = connection_attributes
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        pool.ConnectionCls = type("_Connection", (_Connection, pool.ConnectionCls), self._connection_attributes)
+        return pool
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Return None, for no redirect is followed; otherwise `send` would read its whole body."""
+
+
+def open_session(api_key: str, retry: DeadlineRetry, deadline: Deadline) -> requests.Session:
+    """Return a session that adds the API key to the query of each request, unseen by requests and urllib3."""
+    session = _Session()
+    session.auth = lambda request: request  # without one, requests looks for credentials in .netrc
+    session.headers["User-Agent"] = "stop_pipeline"
+    session.headers["Accept-Encoding"] = "gzip"  # what every installation can decode piece by piece
+    adapter = _Adapter(retry, deadline=deadline, secret_query=f"&apiKey={quote_plus(api_key)}")
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    return session
+
+
+def failure_reason(error: BaseException) -> str:
+    """Say in words what lies at the bottom of an error of requests or urllib3."""
+    while inner := error.__cause__ or next((arg for arg in error.args if isinstance(arg, BaseException)), None):
+        error = inner
+    match error:
+        case socket.gaierror():
+            return "its name could not be resolved"
+        case TimeoutError():
+            return "it did not respond in time"
+        case http.client.RemoteDisconnected():
+            return "it closed the connection"
+        case http.client.HTTPException() | InvalidHeader():
+            return "it did not respond in valid HTTP"
+    text = getattr(error, "strerror", None) or str(error)
+    return excerpt(re.sub(r"^\[.*?\] | \(_ssl.*\)$", "", text)).lower()

@@ -1,0 +1,343 @@
+"""One sync without Dagster: fetch → parse → merge → derive.
+
+Each step reads what it needs from the data root and writes what it made, under the account's lock. A step can be
+repeated, or killed at any point and run again: it looks at what is stored, not at who called it before.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Literal, Protocol
+from zoneinfo import ZoneInfo
+
+import pandas as pd
+
+from stop_pipeline.account_keys import key_variable
+from stop_pipeline.errors import KeyRefusedError, StoreError
+from stop_pipeline.phone_numbers import READING_RULES
+from stop_pipeline.schema import STOPS_PER_DAY, SUPPRESSION_LIST, TableSchema
+from stop_pipeline.smspartner.client import Response
+from stop_pipeline.smspartner.document import open_list
+from stop_pipeline.smspartner.timestamps import local_to_utc
+from stop_pipeline.snapshot import is_current, make_snapshot, merged_as_of, newest_snapshot
+from stop_pipeline.table import derive
+from stop_pipeline.table.accounts import register
+from stop_pipeline.table.merge_snapshot import merge_snapshot
+from stop_pipeline.table.periods import open_rows
+from stop_pipeline.table.reading import with_numbers_reread
+from stop_pipeline.table.removals import RemovalPolicy
+from stop_pipeline.table.state import Counts, DerivedInfo, KeptResponse, SnapshotInfo, State
+from stop_pipeline.table.store import Store
+from stop_pipeline.table.upgrade import bring_up_to_date
+
+log = logging.getLogger(__name__)
+
+PROGRESS_BYTES = 20_000_000
+"""How often a long download is logged."""
+
+Outcome = Literal["merged", "unchanged", "older"]
+
+
+class Client(Protocol):
+    """What a sync needs of `smspartner.client.StopListClient`."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The spellings of the API key, to be struck from whatever is shown."""
+
+    def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:
+        """Download the whole list into a new file."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What `fetch` did.
+
+    Attributes:
+        response: As the client gave it; its file is gone by now.
+        kept: The newest response kept.
+        changed: Whether its bytes differ from those kept before.
+        in_order: False if a response that was fetched at the same time or later is kept already; then this one was not.
+    """
+
+    response: Response
+    kept: KeptResponse
+    changed: bool
+    in_order: bool
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What `parse` did: the snapshot on disk, and whether it had to be made for that."""
+
+    info: SnapshotInfo
+    parsed: bool
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What `merge` did.
+
+    Attributes:
+        info: The snapshot that was looked at.
+        state: The commit that stands now.
+        outcome: “merged”; “unchanged”, if the response was merged before; “older”, if it is older than the last one.
+        counts: What was changed; nothing unless the response was merged.
+        months_written: Months whose file was written for the response.
+        reread: Whether stored rows were first brought up to date, in a commit of their own.
+    """
+
+    info: SnapshotInfo
+    state: State
+    outcome: Outcome
+    counts: Counts
+    months_written: tuple[str, ...]
+    reread: bool
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What a derived table is now.
+
+    Attributes:
+        info: What its file says about itself.
+        merged_at: Fetch time of the commit's response.
+        remade: Whether it had to be made again.
+    """
+
+    info: DerivedInfo
+    merged_at: datetime
+    remade: bool
+
+
+def fetch(store: Store, account: str, client: Client) -> Fetched:
+    """Download the list and keep it, once both its ends show that it is one.
+
+    Raises:
+        KeyRefusedError: the API key is refused; the message names its variable.
+        ApiError: there was no list, or not a readable one; nothing was kept.
+        StoreError: the data root refuses.
+    """
+    with store.locked(account):
+        register(store, account, now=datetime.now(UTC))
+        response = _download(client, store.files.temporary(account), account)
+        newest = store.responses.newest(account)
+        if newest is not None and response.fetched_at <= newest.fetched_at:
+            log.warning(
+                "Account %s: this response was fetched at %s, not later than the one of %s, and is left out; check "
+                "this machine's clock.",
+                account,
+                response.fetched_at,
+                newest.fetched_at,
+            )
+            return Fetched(response, newest, changed=False, in_order=False)
+        changed = newest is None or newest.sha256 != response.sha256
+        if changed:
+            open_list(response.path, response.format, secrets=client.secrets)
+        kept = store.responses.keep(
+            account,
+            response.path,
+            response_format=response.format,
+            fetched_at=response.fetched_at,
+            sha256=response.sha256,
+            size_bytes=response.size_bytes,
+        )
+    log.info("Account %s: fetched %s bytes in %.2f s", account, f"{response.size_bytes:,}", response.seconds)
+    return Fetched(response, kept, changed=changed, in_order=True)
+
+
+def parse(store: Store, account: str, *, timezone: str) -> Parsed:
+    """Parse the newest response, unless the snapshot on disk is that already.
+
+    Which dates are usable depends on when a response was fetched. One that is merged already is read as it was then,
+    any other as of its own fetch time, so that the snapshot never depends on a sync that was killed in between.
+
+    Raises:
+        UnreadableResponseError: it is not a list of rows.
+        StoreError: no response is kept yet, or the data root refuses.
+    """
+    with store.locked(account):
+        kept = store.responses.newest(account)
+        if kept is None:
+            raise StoreError(f"No response of the account “{account}” is kept yet: materialize raw_stop_list first.")
+        state = store.state(account)
+        info = store.snapshot_info(account)
+        fetched_at = merged_as_of(state, kept, timezone) or kept.fetched_at
+        if info and is_current(info, kept, state, fetched_at=fetched_at, timezone=timezone):
+            return Parsed(dataclasses.replace(info, fetched_at=kept.fetched_at), parsed=False)
+        info = make_snapshot(store, account, kept, state, fetched_at=fetched_at, timezone=timezone)
+    log.info("Account %s: parsed %s rows, %s malformed", account, f"{info.rows:,}", f"{info.rejected:,}")
+    return Parsed(dataclasses.replace(info, fetched_at=kept.fetched_at), parsed=True)
+
+
+def merge(store: Store, account: str, policy: RemovalPolicy, *, raw_days: int | None = None) -> Merged:
+    """Merge the newest snapshot into `stops` and `rejected`, commit, and forget old responses.
+
+    Args:
+        store: The data root.
+        account: Account name.
+        policy: How many rows may end.
+        raw_days: For how many days before the commit responses are kept; None keeps them all.
+
+    Raises:
+        ForeignListError: the list belongs to another account; nothing was changed.
+        StoreError: no response is parsed yet, or the data root refuses.
+    """
+    with store.locked(account):
+        before = store.state(account)
+        info = newest_snapshot(store, account, before)
+        state = bring_up_to_date(
+            store,
+            account,
+            before,
+            timezone=info.timezone,
+            reading_rules=READING_RULES,
+            reread=partial(_reread, timezone=info.timezone),
+        )
+        reread = state is not before
+        settings = {"timezone": info.timezone, "max_removed_share": repr(policy.max_removed_share)}
+        outcome: Outcome = "unchanged"
+        counts = Counts(listed=info.listed, unchanged=info.listed)
+        months_written: tuple[str, ...] = ()
+        if _is_known(state, info):
+            _tell_acceptance(account, state, policy)
+        elif not _is_newer(state, info):
+            outcome, counts = "older", Counts()
+            _warn_older(account, state, info)
+        elif state.sha256 == info.sha256 and state.settings == settings and state.withheld_because is None:
+            log.info("Account %s: the list is unchanged", account)
+            if state.complete:
+                state = dataclasses.replace(state, verified_at=info.fetched_at)
+                store.write_state(account, state)
+        else:
+            outcome = "merged"
+            state, months_written = merge_snapshot(store, account, state, info, policy, settings)
+            counts = state.counts
+        if raw_days is not None:
+            _forget_old_responses(store, account, state, timedelta(days=raw_days))
+    return Merged(info, state, outcome, counts, months_written, reread)
+
+
+def derive_suppression_list(store: Store, account: str) -> Derived:
+    """Make `suppression_list` again if it was not made from the commit that stands.
+
+    Raises:
+        StoreError: nothing is committed yet, or the data root refuses.
+    """
+
+    def make(state: State) -> tuple[pd.DataFrame, int]:
+        stops = open_rows(store.read_stops(account, state, ["phone_number", "country", "created_at", "removed_at"]))
+        made = derive.suppression_list(stops, open_rows(store.read_rejected(account, state)))
+        return made.numbers, made.unreadable_rows
+
+    return _derive(store, account, SUPPRESSION_LIST, make)
+
+
+def derive_stops_per_day(store: Store, account: str) -> Derived:
+    """Make `stops_per_day` again if it was not made from the commit that stands.
+
+    Raises:
+        StoreError: nothing is committed yet, or the data root refuses.
+    """
+
+    def make(state: State) -> tuple[pd.DataFrame, int]:
+        columns = ["id", "country", "created_at_local", "first_seen_at"]
+        return derive.stops_per_day(store.read_stops(account, state, columns)), 0
+
+    return _derive(store, account, STOPS_PER_DAY, make)
+
+
+def _download(client: Client, into: Path, account: str) -> Response:
+    shown = 0
+
+    def progress(size_bytes: int) -> None:
+        nonlocal shown
+        if size_bytes - shown >= PROGRESS_BYTES:
+            shown = size_bytes
+            log.info("Account %s: fetching, %d MB so far", account, size_bytes // 1_000_000)
+
+    log.info("Account %s: fetching the list", account)
+    try:
+        return client.fetch(into, progress)
+    except KeyRefusedError as error:
+        failure = KeyRefusedError(
+            f"{error} The key of the account “{account}” is read from {key_variable(account)}, or from "
+            "SMSPARTNER_ACCOUNTS_FILE where that is set."
+        )
+    raise failure
+
+
+def _reread(rows: pd.DataFrame, *, timezone: str) -> pd.DataFrame:
+    """Stored rows with phone numbers, countries and instants read by today's rules."""
+    rows = with_numbers_reread(rows)
+    if "created_at_local" in rows:
+        rows = rows.assign(created_at=local_to_utc(rows["created_at_local"], ZoneInfo(timezone)))
+    return rows
+
+
+def _is_known(state: State, info: SnapshotInfo) -> bool:
+    """Whether this very response was merged or found unchanged before: the step is being repeated."""
+    return state.sha256 == info.sha256 and info.fetched_at in (state.applied_at, state.verified_at)
+
+
+def _is_newer(state: State, info: SnapshotInfo) -> bool:
+    return all(info.fetched_at > time for time in (state.applied_at, state.verified_at) if time is not None)
+
+
+def _tell_acceptance(account: str, state: State, policy: RemovalPolicy) -> None:
+    log.info("Account %s: this response was merged before", account)
+    if policy.accept_removals is not None and state.withheld_because is not None:
+        log.warning(
+            "Account %s: the withheld removals are accepted with the next response: materialize all assets.", account
+        )
+
+
+def _warn_older(account: str, state: State, info: SnapshotInfo) -> None:
+    last = max(time for time in (state.applied_at, state.verified_at) if time is not None)
+    log.warning(
+        "Account %s: the response fetched at %s is not later than the last one, of %s, and is left out; check this "
+        "machine's clock. Responses are merged again after that time.",
+        account,
+        info.fetched_at,
+        last,
+    )
+
+
+def _forget_old_responses(store: Store, account: str, state: State, kept_for: timedelta) -> None:
+    """Remove responses kept for longer than `kept_for` before the last one that was merged or found unchanged.
+
+    Never the newest, and never the one that the commit was made from. If the disk refuses, that is a warning: the
+    commit stands, and the tables made from it must not wait for this.
+    """
+    last = max((time for time in (state.applied_at, state.verified_at) if time), default=None)
+    try:
+        newest, responses = store.responses.newest(account), store.responses.all(account)
+        committed = [raw.file for raw in responses if state.sha256 and state.sha256.startswith(raw.sha256_start)]
+        kept = {newest and newest.file, *committed[-1:]}
+        for raw in responses:
+            if last is not None and last - raw.fetched_at > kept_for and raw.file not in kept:
+                store.responses.forget(account, raw)
+    except StoreError as error:
+        log.warning("Account %s: an old response could not be removed. %s", account, error)
+
+
+def _derive(
+    store: Store, account: str, schema: TableSchema, make: Callable[[State], tuple[pd.DataFrame, int]]
+) -> Derived:
+    """Make a derived table again, unless it was made from this commit by these rules."""
+    with store.locked(account):
+        state = store.state(account)
+        if state.commit is None or state.applied_at is None:
+            raise StoreError(f"Nothing is committed yet for the account “{account}”: materialize stops first.")
+        info = store.derived_info(schema, account)
+        timezone = state.settings.get("timezone")
+        if info and (info.commit, info.reading_rules, info.timezone) == (state.commit, state.reading_rules, timezone):
+            return Derived(info, state.applied_at, remade=False)
+        rows, unreadable_rows = make(state)
+        info = DerivedInfo(state.commit, len(rows), state.reading_rules, unreadable_rows, timezone)
+        store.write_derived(schema, account, rows, info)
+    return Derived(info, state.applied_at, remade=True)

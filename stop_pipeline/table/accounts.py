@@ -1,0 +1,69 @@
+"""Which accounts belong to a data root: `accounts/account=A.json`, written when an account is first synced."""
+
+import dataclasses
+from dataclasses import dataclass
+from datetime import datetime
+
+from stop_pipeline.errors import StoreError
+from stop_pipeline.table.files import reading
+from stop_pipeline.table.responses import read_document, write_document
+from stop_pipeline.table.state import parse_time
+from stop_pipeline.table.store import Store
+
+
+@dataclass(frozen=True)
+class AccountRecord:
+    """One account of a data root.
+
+    Attributes:
+        registered_at: When it was first synced, UTC; None if an earlier version of this package synced it.
+        retired_at: When it was retired, UTC; None while it is synced. A retired account still blocks its numbers, but
+            its list no longer has to be up to date.
+    """
+
+    registered_at: datetime | None = None
+    retired_at: datetime | None = None
+
+
+def account_record(store: Store, account: str) -> AccountRecord | None:
+    """What the data root records about an account; None if nothing.
+
+    Raises:
+        StoreError: the record cannot be read.
+    """
+    document = read_document(store.files, _file(account))
+    if document is None:
+        return None
+    with reading(store.files.shown(_file(account))):
+        return AccountRecord(parse_time(document["registered_at"]), parse_time(document["retired_at"]))
+
+
+def register(store: Store, account: str, *, now: datetime) -> None:
+    """Record, under the account's lock, that an account belongs to the data root and is synced."""
+    record = account_record(store, account)
+    if record is None or record.retired_at is not None:
+        registered_at = now if record is None else record.registered_at
+        _write(store, account, AccountRecord(registered_at))
+
+
+def retire(store: Store, account: str, *, now: datetime) -> None:
+    """Record that an account is no longer synced.
+
+    Raises:
+        StoreError: the data root does not know the account, or cannot be written.
+    """
+    if account not in store.accounts_seen():
+        known = ", ".join(store.accounts_seen()) or "none"
+        raise StoreError(f"There is no account “{account}” below {store.root} (there is: {known}).")
+    with store.locked(account):
+        record = account_record(store, account) or AccountRecord()
+        if record.retired_at is None:
+            _write(store, account, dataclasses.replace(record, retired_at=now))
+
+
+def _write(store: Store, account: str, record: AccountRecord) -> None:
+    write_document(store.files, account, _file(account), dataclasses.asdict(record))
+
+
+def _file(account: str) -> str:
+    return f"accounts/account={account}.json"

@@ -1,0 +1,130 @@
+"""The suppression list as it stands, if it is recent enough to send a campaign by."""
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+
+from stop_pipeline.account_keys import account_names, read_keys
+from stop_pipeline.errors import OutdatedListError, StoreError
+from stop_pipeline.phone_numbers import READING_RULES
+from stop_pipeline.schema import SUPPRESSION_LIST
+from stop_pipeline.table.accounts import account_record
+from stop_pipeline.table.derive import SuppressionList, suppression_list
+from stop_pipeline.table.periods import open_rows
+from stop_pipeline.table.reading import committed_rows, existing_store, with_account
+from stop_pipeline.table.state import State
+from stop_pipeline.table.store import Store
+
+DEFAULT_MAX_AGE = timedelta(hours=24)
+CLOCK_TOLERANCE = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class CurrentList:
+    """The numbers that must not be texted, over some accounts.
+
+    Attributes:
+        numbers: `account` and the columns of `schema.SUPPRESSION_LIST`, read by today's rules.
+        verified_at: When the list was last complete, UTC; of several accounts, the earliest time.
+        unreadable_rows: Listed rows that contain no phone number and so block nobody.
+    """
+
+    numbers: pd.DataFrame
+    verified_at: datetime
+    unreadable_rows: int
+
+
+def current_list(
+    root: str | Path | None, account: str | None, *, max_age: timedelta, now: datetime | None = None
+) -> CurrentList:
+    """The suppression list of one account, or of all that belong to the data root.
+
+    Args:
+        root: As in `reading.read_stops`.
+        account: Account name; None for all accounts that the data root or `SMSPARTNER_ACCOUNTS` names.
+        max_age: How long ago each list may have been complete. A retired account's list may be of any age.
+        now: The time; by default, that of the clock.
+
+    Raises:
+        OutdatedListError: an account has no list, it is too old, or it is behind the account's last commit.
+    """
+    now = now or datetime.now(UTC)
+    problem = None
+    try:
+        store = existing_store(root)
+        accounts = known_accounts(store) if account is None else [account]
+        verified_at = [check_current(store, name, now=now, max_age=max_age) for name in accounts]
+        lists = [_suppression_list(store, name) for name in accounts]
+    except StoreError as error:
+        problem = str(error)
+    if problem is not None:
+        raise OutdatedListError(problem)
+    if not accounts:
+        raise OutdatedListError(f"There is no list below {store.root} yet: run “stop-pipeline run” first.")
+    numbers = pd.concat(
+        [with_account(made.numbers, name) for name, made in zip(accounts, lists, strict=True)], ignore_index=True
+    )
+    times = [time for time in verified_at if time is not None]
+    return CurrentList(numbers, min(times, default=now), sum(made.unreadable_rows for made in lists))
+
+
+def known_accounts(store: Store) -> list[str]:
+    """The accounts that belong to the data root, and those that the environment names."""
+    names, file = (os.environ.get(f"SMSPARTNER_ACCOUNTS{end}", "").strip() for end in ("", "_FILE"))
+    named = account_names(names) if names else read_keys(Path(file).expanduser()) if file else ()
+    return sorted({*store.accounts_seen(), *named})
+
+
+def _suppression_list(store: Store, account: str) -> SuppressionList:
+    info = store.derived_info(SUPPRESSION_LIST, account)
+    if info is not None and info.reading_rules == READING_RULES:
+        return SuppressionList(store.read_derived(SUPPRESSION_LIST, account), info.unreadable_rows)
+    # Rows that were read by other rules: the next sync reads them again, but this campaign must not wait for it.
+    stops, rejected = map(open_rows, committed_rows(store, account))
+    return suppression_list(stops, rejected)
+
+
+def check_current(store: Store, account: str, *, now: datetime, max_age: timedelta) -> datetime | None:
+    """When an account's list was last complete; None if a retired account's never was.
+
+    Raises:
+        OutdatedListError: that is too long ago, or the list is behind the account's last commit.
+    """
+    record = account_record(store, account)
+    state = store.state(account)
+    run = f"run “stop-pipeline run --account {account}” first"
+    if record is not None and record.retired_at is not None:
+        _refuse_behind(store, account, state, run)
+        return state.verified_at
+    if state.commit is None:
+        raise OutdatedListError(
+            f"There is no list of the account “{account}” below {store.root}: {run}, or, if the account is no longer "
+            f"in use, “stop-pipeline retire {account}”."
+        )
+    if state.verified_at is None:
+        raise OutdatedListError(f"The list of the account “{account}” was never complete: {run}.")
+    if state.verified_at > now + CLOCK_TOLERANCE:
+        raise OutdatedListError(
+            f"The list of the account “{account}” was verified at {state.verified_at:%Y-%m-%d %H:%M} UTC, which is in "
+            "the future: set this machine's clock."
+        )
+    if now - state.verified_at > max_age:
+        raise OutdatedListError(
+            f"The list of the account “{account}” was last verified at {state.verified_at:%Y-%m-%d %H:%M} UTC, more "
+            f"than {max_age / timedelta(hours=1):g} h ago: {run}, or allow more with --max-age. If the account is no "
+            f"longer in use: “stop-pipeline retire {account}”."
+        )
+    _refuse_behind(store, account, state, run)
+    return state.verified_at
+
+
+def _refuse_behind(store: Store, account: str, state: State, run: str) -> None:
+    derived = store.derived_info(SUPPRESSION_LIST, account)
+    if state.commit is not None and (derived is None or derived.commit != state.commit):
+        raise OutdatedListError(
+            f"The suppression_list of the account “{account}” is behind its last commit: {run}, or let the sync that "
+            "is running finish."
+        )

@@ -1,0 +1,121 @@
+"""Tables made from a commit: the numbers that must not be texted, and counts per day. Pure functions."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from stop_pipeline.numbers_in_text import find_phone_numbers, find_phone_numbers_in_row
+from stop_pipeline.phone_numbers import compact_spellings, is_e164
+from stop_pipeline.schema import FOUND_ORIGIN, LISTED_ORIGIN, REJECTED_ORIGIN, STOPS_PER_DAY, SUPPRESSION_LIST
+
+_DIGITS = r"\+?[0-9]{6,18}"
+
+ORIGINS = (LISTED_ORIGIN, REJECTED_ORIGIN, FOUND_ORIGIN)
+"""From the strongest to the weakest; a number has the strongest of its rows."""
+
+
+@dataclass(frozen=True)
+class BlockedNumbers:
+    """The numbers that rows block.
+
+    Attributes:
+        rows: One row for each number and each row that blocks it: `phone_number`, the row's other columns, and
+            `origin`, the place of its origin in `ORIGINS`.
+        unreadable_rows: Rows in which nothing like a phone number was found, so that they block nobody.
+    """
+
+    rows: pd.DataFrame
+    unreadable_rows: int
+
+
+@dataclass(frozen=True)
+class SuppressionList:
+    """The numbers that must not be texted.
+
+    Attributes:
+        numbers: One row per number (`schema.SUPPRESSION_LIST`), sorted by number.
+        unreadable_rows: As in `BlockedNumbers`.
+    """
+
+    numbers: pd.DataFrame
+    unreadable_rows: int
+
+
+def blocked_numbers(stops: pd.DataFrame, rejected: pd.DataFrame) -> BlockedNumbers:
+    """Find the numbers that rows block.
+
+    A row blocks the number that it has, and every number found in a text that is not one number: in a spelling that
+    cannot be read, or anywhere in a malformed row.
+
+    Args:
+        stops: Rows of `stops`: `phone_number`, `country`, and any other columns.
+        rejected: Rows of `rejected`: `raw`, `phone_number`, and other columns; those that `stops` lacks are dropped.
+    """
+    unknown = stops[stops["country"].isna()]  # numbers of no country, and texts that are not one number
+    unreadable = unknown[~is_e164(unknown["phone_number"])]
+    in_spellings = unreadable.assign(phone_number=unreadable["phone_number"].map(find_phone_numbers))
+    in_rows = rejected.assign(phone_number=_found_in_rows(rejected))
+    unreadable_rows = sum(
+        _blocking_nobody(rows["phone_number"], found["phone_number"])
+        for rows, found in ((unreadable, in_spellings), (rejected, in_rows))
+    )
+    parts = [
+        stops.assign(origin=0),
+        rejected.dropna(subset="phone_number").assign(origin=1),
+        in_spellings.explode("phone_number").dropna(subset="phone_number").assign(origin=2),
+        in_rows.explode("phone_number").dropna(subset="phone_number").assign(origin=2),
+    ]
+    dtypes = {**stops.dtypes, "origin": "int64"}
+    rows = pd.concat([part.reindex(columns=list(dtypes)).astype(dtypes) for part in parts], ignore_index=True)
+    return BlockedNumbers(rows, unreadable_rows)
+
+
+def suppression_list(stops: pd.DataFrame, rejected: pd.DataFrame) -> SuppressionList:
+    """Derive the suppression list from the open rows of a commit.
+
+    Args:
+        stops: Open rows of `stops`: `phone_number`, `country` and `created_at`.
+        rejected: Open rows of `rejected`: `raw` and `phone_number`.
+    """
+    blocked = blocked_numbers(stops[["phone_number", "country", "created_at"]], rejected)
+    listed = blocked.rows.groupby("phone_number", sort=False, as_index=False).agg(
+        first_stop_at=("created_at", "min"),
+        last_stop_at=("created_at", "max"),
+        stop_count=("origin", "size"),
+        origin=("origin", "min"),
+    )
+    names = listed["origin"].map(dict(enumerate(ORIGINS)))
+    numbers = listed.assign(origin=names).astype(SUPPRESSION_LIST.dtypes)
+    return SuppressionList(numbers.sort_values("phone_number", ignore_index=True), blocked.unreadable_rows)
+
+
+def stops_per_day(stops: pd.DataFrame) -> pd.DataFrame:
+    """Opt-outs per local day and country (`schema.STOPS_PER_DAY`), sorted.
+
+    Each `id` counts once, on the day and in the country that it was last listed with, whether or not it still stands.
+
+    Args:
+        stops: All periods of `stops`: `id`, `country`, `created_at_local` and `first_seen_at`.
+    """
+    latest = stops.sort_values("first_seen_at", kind="stable").drop_duplicates("id", keep="last")
+    days = latest.assign(day=latest["created_at_local"].dt.floor("D"))
+    counts = days.groupby(["day", "country"], dropna=False).size().rename("stops").reset_index()
+    return counts.astype(STOPS_PER_DAY.dtypes)
+
+
+def _blocking_nobody(numbers: pd.Series, found: pd.Series) -> int:
+    """How many rows have no number, and no number was found in them.
+
+    Digits that are no number anywhere still block whoever is written with the same digits.
+    """
+    blocking = is_e164(numbers) | compact_spellings(numbers).str.fullmatch(_DIGITS)
+    return int((~blocking & (found.str.len() == 0)).sum())
+
+
+def _found_in_rows(rejected: pd.DataFrame) -> pd.Series:
+    """The numbers found in malformed rows, other than the number that the row is known by."""
+    found = [
+        [number for number in find_phone_numbers_in_row(raw) if number != own]
+        for raw, own in zip(rejected["raw"], rejected["phone_number"], strict=True)
+    ]
+    return pd.Series(found, index=rejected.index, dtype=object)

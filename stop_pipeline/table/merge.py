@@ -1,0 +1,227 @@
+"""What a response changes: the set difference between the open rows and the listed rows.
+
+A row is (`id`, `phone_number`, `created_at_local`). A listed row that is not open is added; an open row that is not
+listed ends. A row never changes its month, so months are compared one by one (`compare`), what they have in common is
+decided once (`plan_merge`), and then it is applied to each (`apply`). Pure functions: DataFrames in, DataFrames out.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+import pandas as pd
+
+from stop_pipeline.errors import ForeignListError
+from stop_pipeline.schema import LISTED, REJECTED, STOPS, TableSchema
+from stop_pipeline.table.periods import REJECTED_ORDER, STOPS_ORDER, open_rows
+from stop_pipeline.table.removals import RemovalPolicy, recent_removals
+from stop_pipeline.table.state import Counts, Removal, State
+
+FOREIGN_LIST_ROWS = 20
+"""With this many open rows, a list that shares no `id` with them belongs to another account."""
+
+ROW = ["id", "phone_number", "created_at_local"]
+"""The columns by which rows are compared."""
+
+_NOTHING_ADDED = LISTED.empty.assign(restored=pd.Series(dtype=bool))
+
+
+@dataclass(frozen=True)
+class MonthDiff:
+    """How the list of one month differs from its open rows.
+
+    Attributes:
+        added: Listed rows that are not open (`schema.LISTED`), and `restored`: whether the same row had ended before.
+        ended: Open rows that are not listed (`schema.STOPS`), under their index in the month.
+        open_rows: How many rows are open.
+        shares_ids: Whether the list has the `id` of any open row.
+    """
+
+    added: pd.DataFrame
+    ended: pd.DataFrame
+    open_rows: int
+    shares_ids: bool
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """What a response does to an account.
+
+    Attributes:
+        counts: What happens, over all months.
+        withheld_because: Why ends are withheld; None if none are.
+        withheld_from: Open rows when withholding began; None if nothing is withheld.
+        removals: Removals of the last 24 hours, those of this response included.
+    """
+
+    counts: Counts
+    withheld_because: str | None
+    withheld_from: int | None
+    removals: tuple[Removal, ...]
+
+    def changes(self, diff: MonthDiff) -> bool:
+        """Whether the file of a month has to be written."""
+        return bool(len(diff.added) or (len(diff.ended) and self.withheld_because is None))
+
+
+def compare(stops: pd.DataFrame, listed: pd.DataFrame) -> MonthDiff:
+    """Compare the list of one month with its open rows.
+
+    Args:
+        stops: Every period of the month (`schema.STOPS`).
+        listed: The listed rows of the month (`schema.LISTED`), each `id` once.
+    """
+    if stops.empty:
+        return MonthDiff(listed.assign(restored=False), stops, open_rows=0, shares_ids=False)
+    standing = open_rows(stops)
+    listed = listed.reset_index(drop=True)
+    pairs = standing[ROW].reset_index().merge(listed[ROW].reset_index(), on="id", suffixes=("", "_listed"))
+    unchanged = pairs[
+        (pairs["phone_number"] == pairs["phone_number_listed"])
+        & (pairs["created_at_local"] == pairs["created_at_local_listed"])
+    ]
+    added = listed.drop(unchanged["index_listed"])
+    ended_before = stops[stops["removed_at"].notna()]
+    return MonthDiff(
+        added=added.assign(restored=_is_in(added, ended_before)),
+        ended=standing.drop(unchanged["index"]),
+        open_rows=len(standing),
+        shares_ids=not pairs.empty,
+    )
+
+
+def plan_merge(
+    diffs: Collection[MonthDiff],
+    *,
+    unchanged_elsewhere: int,
+    complete: bool,
+    policy: RemovalPolicy,
+    state: State,
+    fetched_at: datetime,
+    standing: pd.DataFrame | None = None,
+) -> MergePlan:
+    """Decide what a response may do.
+
+    Args:
+        diffs: Differences of all months that differ.
+        unchanged_elsewhere: Open rows of the other months, all of them listed.
+        complete: Whether the response is complete.
+        policy: How many rows may end.
+        state: The commit that stands.
+        fetched_at: Fetch time of the response.
+        standing: All open rows, if removals are withheld: what replaces an altered row is open already then.
+
+    Raises:
+        ForeignListError: the list belongs to another account.
+    """
+    added = pd.concat([_NOTHING_ADDED, *(diff.added for diff in diffs if len(diff.added))])
+    ended = pd.concat([_NOTHING_ADDED[ROW], *(diff.ended[ROW] for diff in diffs if len(diff.ended))])
+    open_total = unchanged_elsewhere + sum(diff.open_rows for diff in diffs)
+    listed_total = open_total - len(ended) + len(added)
+    replaced = _counterparts(ended, added)
+    altered = replaced if standing is None else replaced | _counterparts(ended, standing[~_is_in(standing, ended)])
+    changed = _counterparts(added, ended)
+    shares_ids = unchanged_elsewhere or any(diff.shares_ids for diff in diffs) or ended["id"].isin(added["id"]).any()
+    if not shares_ids:
+        _refuse_foreign_list(listed_total, open_total, int(replaced.sum()))
+    recent = recent_removals(state.removals, fetched_at)
+    objection = policy.objection(
+        vanished=int((~altered).sum()),
+        altered=int(altered.sum()),
+        complete=complete,
+        open_rows=open_total,
+        withheld_from=state.withheld_from,
+        recent=recent,
+    )
+    counts_removal = len(ended) and objection is None and policy.accept_removals is None
+    return MergePlan(
+        counts=Counts(
+            listed=listed_total,
+            new=int((~changed & ~added["restored"]).sum()),
+            changed=int(changed.sum()),
+            restored=int((~changed & added["restored"]).sum()),
+            unchanged=open_total - len(ended),
+            removed=0 if objection else int((~replaced).sum()),
+            withheld=len(ended) if objection else 0,
+            withheld_altered=int(altered.sum()) if objection else 0,
+        ),
+        withheld_because=objection,
+        withheld_from=min(open_total, state.withheld_from or open_total) if objection else None,
+        removals=(*recent, *([Removal(fetched_at, len(ended), open_total)] if counts_removal else [])),
+    )
+
+
+def apply(stops: pd.DataFrame, diff: MonthDiff, plan: MergePlan, *, fetched_at: datetime) -> pd.DataFrame:
+    """Every period of a month after the merge (`schema.STOPS`), sorted.
+
+    Args:
+        stops: Every period of the month before: what `diff` was made from.
+        diff: How its list differs.
+        plan: What the response may do.
+        fetched_at: Fetch time of the response.
+    """
+    moment = pd.Timestamp(fetched_at).as_unit("us")
+    if plan.withheld_because is None and len(diff.ended):
+        stops = stops.assign(removed_at=stops["removed_at"].mask(stops.index.isin(diff.ended.index), moment))
+    added = diff.added.drop(columns="restored")
+    return _with_added(stops, added.assign(first_seen_at=moment), STOPS, STOPS_ORDER)
+
+
+def merge_rejected(
+    rejected: pd.DataFrame,
+    malformed: pd.DataFrame,
+    *,
+    fetched_at: datetime,
+    sha256: str,
+    removals_withheld: bool,
+) -> pd.DataFrame:
+    """The same set difference for malformed rows, by their raw text.
+
+    Args:
+        rejected: Every period (`schema.REJECTED`).
+        malformed: The malformed rows of the response (`schema.REJECTED_ROWS`).
+        fetched_at: Fetch time of the response.
+        sha256: SHA-256 of the response.
+        removals_withheld: Whether rows that are no longer listed stay open.
+
+    Returns:
+        All periods after the merge (`schema.REJECTED`), sorted.
+    """
+    moment = pd.Timestamp(fetched_at).as_unit("us")
+    is_open = rejected["removed_at"].isna()
+    added = malformed[~malformed["raw"].isin(rejected.loc[is_open, "raw"])]
+    if not removals_withheld:
+        ends = is_open & ~rejected["raw"].isin(malformed["raw"])
+        rejected = rejected.assign(removed_at=rejected["removed_at"].mask(ends, moment))
+    added = added.assign(first_seen_at=moment, snapshot_sha256=pd.Series(sha256, index=added.index, dtype="str"))
+    return _with_added(rejected, added, REJECTED, REJECTED_ORDER)
+
+
+def _refuse_foreign_list(listed: int, standing: int, replaced: int) -> None:
+    """Refuse a list under other ids, unless it has most of the numbers and times: then the provider has renumbered."""
+    if listed and standing >= FOREIGN_LIST_ROWS and 2 * replaced <= standing:
+        raise ForeignListError(
+            f"The list of {listed:,} rows shares no id with the {standing:,} open rows: it probably belongs to another "
+            "account. Nothing was changed; check which API key belongs to which account."
+        )
+
+
+def _counterparts(rows: pd.DataFrame, others: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether each row is in the other table under the same `id`, or with the same number and time."""
+    return rows["id"].isin(others["id"]) | _is_in(rows, others, ROW[1:])
+
+
+def _is_in(rows: pd.DataFrame, others: pd.DataFrame, on: list[str] = ROW) -> "pd.Series[bool]":
+    """Whether each row is in the other table."""
+    if rows.empty or others.empty:
+        return pd.Series(False, index=rows.index)  # noqa: FBT003 – a value
+    side = rows[on].merge(others[on].drop_duplicates(), how="left", on=on, indicator=True)["_merge"]
+    return pd.Series(side.eq("both").to_numpy(), index=rows.index)
+
+
+def _with_added(periods: pd.DataFrame, added: pd.DataFrame, schema: TableSchema, order: list[str]) -> pd.DataFrame:
+    added = added.assign(removed_at=pd.Series(pd.NaT, index=added.index, dtype=schema.dtypes["removed_at"]))
+    added = added[list(schema.names)]
+    if periods.empty or added.empty:
+        return (added if periods.empty else periods).reset_index(drop=True)
+    return pd.concat([periods, added]).sort_values(order, ignore_index=True)

@@ -1,0 +1,86 @@
+"""DataFrames to Parquet and back, with the settings and the note that every file of this package has."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stop_pipeline.schema import TableSchema, to_arrow
+
+NOTE_KEY = b"stop_pipeline"
+ROW_GROUP_ROWS = 131_072
+_DICTIONARY_COLUMNS = ("country", "first_seen_at", "removed_at", "reason", "origin", "snapshot_sha256")
+_DELTA_COLUMNS = ("id", "created_at", "created_at_local", "first_stop_at", "last_stop_at", "stop_count")
+
+
+def encode(
+    rows: pd.DataFrame, schema: TableSchema, note: Mapping[str, Any], *, row_groups: Sequence[int] | None = None
+) -> pa.Buffer:
+    """The bytes of a Parquet file.
+
+    Args:
+        rows: The rows.
+        schema: Their columns.
+        note: A JSON document for the file's footer.
+        row_groups: How many rows each row group has; by default, as many as are usual.
+
+    Raises:
+        StoreError: the rows do not have the columns that the schema declares.
+    """
+    # In one chunk, so that how a table came about does not show in the bytes of its file.
+    table = to_arrow(rows, schema).combine_chunks()
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        schema.arrow.with_metadata({NOTE_KEY: as_json(note)}),
+        compression="zstd",
+        use_dictionary=[column for column in _DICTIONARY_COLUMNS if column in schema.names],
+        column_encoding={column: "DELTA_BINARY_PACKED" for column in _DELTA_COLUMNS if column in schema.names},
+    ) as writer:
+        start = 0
+        for count in row_groups or [len(table)]:
+            writer.write_table(
+                table.slice(start, count), row_group_size=max(count if row_groups else ROW_GROUP_ROWS, 1)
+            )
+            start += count
+    return sink.getvalue()
+
+
+def decode(file: pa.NativeFile, schema: TableSchema, columns: Sequence[str] | None = None) -> pa.Table:
+    """The columns of a Parquet file as its schema declares them, or some of them.
+
+    Raises:
+        ArrowException, KeyError, ValueError: the file lacks a column, or has another type.
+    """
+    names = list(schema.names if columns is None else columns)
+    with pq.ParquetFile(file) as parquet:
+        return as_declared(parquet.read(names), schema, names)
+
+
+def as_declared(table: pa.Table, schema: TableSchema, columns: Sequence[str] | None = None) -> pa.Table:
+    """The columns of a table read from a file as its schema declares them, or some of them.
+
+    Raises:
+        ArrowException, KeyError, ValueError: the file lacks a column, or has another type.
+    """
+    names = list(schema.names if columns is None else columns)
+    fields = [schema.arrow.field(name) for name in names]
+    return table.select(names).replace_schema_metadata().cast(pa.schema(fields))
+
+
+def note_of(footer: pq.FileMetaData) -> dict[str, Any]:
+    """The note in a file's footer.
+
+    Raises:
+        KeyError, ValueError: the file was written by another program.
+    """
+    return dict(json.loads((footer.metadata or {})[NOTE_KEY]))
+
+
+def as_json(document: Mapping[str, Any]) -> str:
+    """A document as JSON, times in ISO 8601."""
+    return json.dumps(document, indent=2, default=datetime.isoformat)

@@ -1,0 +1,276 @@
+"""What a notebook reads: tables as of the last commit, as pandas DataFrames. A sync that is writing is not seen."""
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pyarrow.fs import LocalFileSystem
+
+from stop_pipeline.phone_numbers import READING_RULES, read_phone_numbers
+from stop_pipeline.schema import (
+    ACCOUNT,
+    CREATED_MONTH,
+    REJECTED,
+    STOPS,
+    STOPS_PER_DAY,
+    SUPPRESSION_LIST,
+    TableSchema,
+    to_pandas,
+)
+from stop_pipeline.settings import DEFAULT_DATA_ROOT
+from stop_pipeline.table.derive import suppression_list
+from stop_pipeline.table.files import reading
+from stop_pipeline.table.periods import as_committed, known_at, open_rows
+from stop_pipeline.table.state import State
+from stop_pipeline.table.store import Store, month_file
+from stop_pipeline.times import parse_moment
+
+Moment: TypeAlias = datetime | date | str
+"""A point in time as `times.parse_moment` reads it."""
+Filters: TypeAlias = pc.Expression | Sequence[tuple[str, str, Any]] | Sequence[Sequence[tuple[str, str, Any]]]
+"""As `pandas.read_parquet` takes them: tuples (column, operator, value), all to hold; or lists of such, one to hold."""
+
+_READ_SCHEMA = pa.schema([ACCOUNT.field, CREATED_MONTH.field, *STOPS.arrow])
+_PARQUET = ds.ParquetFileFormat()
+
+
+def read_stops(
+    root: str | Path | None = None,
+    as_of: Moment | None = None,
+    history: bool = False,  # noqa: FBT001, FBT002 – part of the published signature
+    columns: Sequence[str] | None = None,
+    filters: Filters | None = None,
+) -> pd.DataFrame:
+    """Read the opt-outs, as of the last commit.
+
+    Args:
+        root: The data root; by default `STOP_PIPELINE_DATA`, otherwise `data`.
+        as_of: Give what was known at this time instead of now: the rows that were listed then. A date means the end of
+            that day in Paris; a time without an offset is UTC.
+        history: Give every period, ended ones too, instead of what is listed.
+        columns: Which columns to give, in this order; by default all.
+        filters: Which rows to give, as `pandas.read_parquet` takes them. Months that cannot match are not read.
+
+    Returns:
+        A DataFrame with the columns `account` and `created_month` (str), `id` (int64), `phone_number` and `country`
+        (str), `created_at`, `first_seen_at` and `removed_at` (datetime64[us, UTC]) and `created_at_local`
+        (datetime64[us], local time without a zone), sorted by account, `created_at_local` and `id`. One row per account
+        and `id` (two while the end of an altered row is withheld); with `history`, one per period. Before the first
+        sync it is empty, with the same types.
+
+    Raises:
+        StoreError: the data root does not exist or cannot be read.
+        ValueError: `as_of` and `history` are both given, `as_of` is not a date or time, a column is unknown, or the
+            filters do not fit the columns.
+    """
+    if history and as_of is not None:
+        raise ValueError("Give either as_of or history: as_of is one state, history is all of them.")
+    wanted = list(_READ_SCHEMA.names if columns is None else columns)
+    if unknown := [column for column in wanted if column not in _READ_SCHEMA.names]:
+        raise ValueError(f"There is no column {unknown[0]!r} in stops: it has {', '.join(_READ_SCHEMA.names)}.")
+    moment = None if as_of is None else parse_moment(as_of)
+    condition = _condition(filters)
+    store = existing_store(root)
+    accounts = store.committed_accounts()
+    parts = [
+        _read_account(store, account, wanted, moment, history=history, condition=condition) for account in accounts
+    ]
+    if moment is not None:
+        _warn_before_history(store, accounts, moment)
+    nothing = to_pandas(_READ_SCHEMA.empty_table())[wanted]
+    return pd.concat([part for part in parts if len(part)] or [nothing], ignore_index=True)
+
+
+def read_rejected(root: str | Path | None = None, history: bool = False) -> pd.DataFrame:  # noqa: FBT001, FBT002
+    """Read the malformed rows, as of the last commit.
+
+    Args:
+        root: As in `read_stops`.
+        history: Give every period, ended ones too, instead of what is listed.
+
+    Returns:
+        A DataFrame of `account`, `raw`, `reason` and `phone_number` (str), `first_seen_at` and `removed_at`
+        (datetime64[us, UTC]) and `snapshot_sha256` (str); empty, with the same types, if there are none.
+
+    Raises:
+        StoreError: as in `read_stops`.
+    """
+
+    def committed(store: Store, account: str) -> pd.DataFrame:
+        state = store.state(account)
+        periods = as_committed(store.read_rejected(account, state), state.applied_at)
+        return periods if history else open_rows(periods)
+
+    return _per_account(root, REJECTED, committed)
+
+
+def read_suppression_list(root: str | Path | None = None, as_of: Moment | None = None) -> pd.DataFrame:
+    """Read the phone numbers that must not be texted.
+
+    Args:
+        root: As in `read_stops`.
+        as_of: Give the list as it was known at this time instead of now, as in `read_stops`.
+
+    Returns:
+        A DataFrame of `account` and `phone_number` (str), `first_stop_at` and `last_stop_at` (datetime64[us, UTC]),
+        `stop_count` (int64) and `origin` (str), one row per account and number, sorted by both; empty, with the same
+        types, before the first sync.
+
+    Raises:
+        StoreError: as in `read_stops`.
+        ValueError: `as_of` is not a date or time.
+    """
+    moment = None if as_of is None else parse_moment(as_of)
+
+    def read(store: Store, account: str) -> pd.DataFrame:
+        if moment is None:
+            return store.read_derived(SUPPRESSION_LIST, account)
+        stops, rejected = (known_at(rows, moment) for rows in committed_rows(store, account))
+        return suppression_list(stops, rejected).numbers
+
+    if moment is not None:
+        store = existing_store(root)
+        _warn_before_history(store, store.committed_accounts(), moment)
+    return _per_account(root, SUPPRESSION_LIST, read)
+
+
+def read_stops_per_day(root: str | Path | None = None) -> pd.DataFrame:
+    """Read how many opt-outs were made per day and country.
+
+    Args:
+        root: As in `read_stops`.
+
+    Returns:
+        A DataFrame of `account` (str), `day` (datetime64[us], midnight of the local day, without a zone), `country`
+        (str) and `stops` (int64), sorted by account, day and country; empty, with the same types, before the first
+        sync.
+
+    Raises:
+        StoreError: as in `read_stops`.
+    """
+    return _per_account(root, STOPS_PER_DAY, lambda store, account: store.read_derived(STOPS_PER_DAY, account))
+
+
+def existing_store(root: str | Path | None) -> Store:
+    """The store at `root`; by default at `STOP_PIPELINE_DATA`, otherwise at `data`.
+
+    Raises:
+        StoreError: there is no such data root.
+    """
+    return Store.existing(root or os.environ.get("STOP_PIPELINE_DATA", "").strip() or DEFAULT_DATA_ROOT)
+
+
+def committed_rows(store: Store, account: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The periods of `stops` and `rejected` as of the last commit, as far as `derive.blocked_numbers` needs them.
+
+    Phone numbers are read by today's rules, also if the stored rows were read by earlier ones.
+    """
+    state = store.state(account)
+    columns = ["phone_number", "country", "created_at", "first_seen_at", "removed_at"]
+    tables = (store.read_stops(account, state, columns), store.read_rejected(account, state))
+    stops, rejected = (as_committed(rows, state.applied_at) for rows in tables)
+    if state.reading_rules == READING_RULES:
+        return stops, rejected
+    return with_numbers_reread(stops), with_numbers_reread(rejected)
+
+
+def with_numbers_reread(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with `phone_number`, and `country` where they have it, read by today's rules."""
+    numbers = read_phone_numbers(rows["phone_number"])
+    rows = rows.assign(phone_number=numbers["phone_number"])
+    return rows.assign(country=numbers["country"]) if "country" in rows else rows
+
+
+def with_account(rows: pd.DataFrame, account: str) -> pd.DataFrame:
+    """The rows with the account as their first column."""
+    rows = rows.reset_index(drop=True)
+    rows.insert(0, ACCOUNT.name, pd.Series(account, index=rows.index, dtype="str"))
+    return rows
+
+
+def history_begins(store: Store, account: str) -> datetime | None:
+    """Fetch time of the first response that an account's tables know of, UTC; None before the first."""
+    state = store.state(account)
+    times = [store.read_stops(account, state, ["first_seen_at"]), store.read_rejected(account, state)]
+    begins = [table["first_seen_at"].min() for table in times] + [store.read_commits(account, state)["merged_at"].min()]
+    known = [time.to_pydatetime() for time in begins if not pd.isna(time)]
+    return min(known, default=None)
+
+
+def _warn_before_history(store: Store, accounts: Sequence[str], moment: datetime) -> None:
+    begins = [time for account in accounts if (time := history_begins(store, account)) is not None]
+    if not begins or moment < min(begins):
+        when = f"The history begins at {min(begins):%Y-%m-%d %H:%M} UTC" if begins else "There has been no sync yet"
+        warnings.warn(f"{when}: nothing is known about {moment:%Y-%m-%d %H:%M} UTC.", UserWarning, stacklevel=3)
+
+
+def _condition(filters: Filters | None) -> pc.Expression | None:
+    if filters is None:
+        return None
+    condition = pq.filters_to_expression(filters)
+    try:  # on no rows: a filter that does not fit the columns is the caller's mistake, not a file's
+        _READ_SCHEMA.empty_table().filter(condition)
+    except pa.ArrowException as error:
+        raise ValueError(f"The filters do not fit the columns of stops: {error}") from error
+    return condition
+
+
+def _read_account(
+    store: Store,
+    account: str,
+    columns: list[str],
+    moment: datetime | None,
+    *,
+    history: bool,
+    condition: pc.Expression | None,
+) -> pd.DataFrame:
+    # The state is read first: whatever a sync writes meanwhile is later than this commit, and is left out.
+    state = store.state(account)
+    # The commit may undo an end, so a condition on it has to wait until that is done.
+    waits = condition is not None and "removed_at" in str(condition)
+    needed = _READ_SCHEMA.names if waits else [*dict.fromkeys([*columns, "first_seen_at", "removed_at"])]
+    table = _scan(store, account, state, needed, None if waits else condition)
+    periods = as_committed(to_pandas(table), state.applied_at)
+    if waits:
+        arrow = pa.Table.from_pandas(periods, _READ_SCHEMA, preserve_index=False)
+        periods = to_pandas(arrow.filter(condition).replace_schema_metadata())
+    if moment is not None:
+        periods = known_at(periods, moment)
+    elif not history:
+        periods = open_rows(periods)
+    return periods[columns]
+
+
+def _scan(
+    store: Store, account: str, state: State, columns: Sequence[str], condition: pc.Expression | None
+) -> pa.Table:
+    """Some columns of the periods that meet a condition; files of months that cannot meet it are not opened."""
+    keys = [(pc.field(ACCOUNT.name) == account) & (pc.field(CREATED_MONTH.name) == month) for month in state.months]
+    names = [month_file(account, month) for month in state.months]
+    listed = ds.FileSystemDataset.from_paths(
+        names, schema=_READ_SCHEMA, format=_PARQUET, filesystem=LocalFileSystem(), partitions=keys
+    )
+
+    def opened(fragment: ds.ParquetFileFragment) -> ds.ParquetFileFragment:
+        file = store.open_committed(fragment.path, state)
+        return _PARQUET.make_fragment(file, partition_expression=fragment.partition_expression)
+
+    with reading(store.files.shown(f"stops/account={account}")):
+        fragments = store.in_threads(opened, listed.get_fragments(condition))
+        return ds.FileSystemDataset(fragments, _READ_SCHEMA, _PARQUET).to_table(list(columns), filter=condition)
+
+
+def _per_account(
+    root: str | Path | None, schema: TableSchema, read: Callable[[Store, str], pd.DataFrame]
+) -> pd.DataFrame:
+    store = existing_store(root)
+    parts = [with_account(read(store, account), account) for account in store.committed_accounts()]
+    return pd.concat([part for part in parts if len(part)] or [with_account(schema.empty, "")], ignore_index=True)

@@ -1,0 +1,159 @@
+"""Responses kept as received: `raw/account=A/<fetched_at>-<sha256, 12 digits>.<format>.zst`, and `latest.json`.
+
+A file is a Zstandard stream that any tool can unpack. It has one frame for every 16 MB, so that several processors can
+compress a large response.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from stop_pipeline.errors import StoreError
+from stop_pipeline.table.files import Files, reading, writing
+from stop_pipeline.table.parquet import as_json
+from stop_pipeline.table.state import TIME_FORMAT, KeptResponse, RawFile, parse_time
+
+_FRAME_BYTES = 16_000_000
+_COPY_BYTES = 1 << 20
+_COMPRESSORS = 2
+_RAW_FILE = re.compile(r"([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)-([0-9a-f]{12})\.(json|xml)\.zst")
+
+
+class Responses:
+    """The kept responses of one data root. What writes is to be called under the account's lock."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    def newest(self, account: str) -> KeptResponse | None:
+        """The newest response kept; None before the first.
+
+        Raises:
+            StoreError: `latest.json` cannot be read.
+        """
+        document = read_document(self._files, f"raw/account={account}/latest.json")
+        if document is None:
+            return None
+        with reading(self._files.shown(f"raw/account={account}/latest.json")):
+            return KeptResponse(**{**document, "fetched_at": parse_time(document["fetched_at"])})
+
+    def keep(
+        self, account: str, body: Path, *, response_format: str, fetched_at: datetime, sha256: str, size_bytes: int
+    ) -> KeptResponse:
+        """Keep a response; if it has the bytes of the newest one, only the fetch time changes.
+
+        Args:
+            account: Account name.
+            body: The uncompressed body.
+            response_format: “json” or “xml”.
+            fetched_at: When it was fetched, UTC.
+            sha256: SHA-256 of the body.
+            size_bytes: Size of the body.
+
+        Raises:
+            StoreError: the data root refuses.
+        """
+        newest = self.newest(account)
+        if newest and newest.sha256 == sha256 and self._files.exists(f"raw/account={account}/{newest.file}"):
+            kept = dataclasses.replace(newest, fetched_at=fetched_at)
+        else:
+            file = f"{fetched_at:{TIME_FORMAT}}-{sha256[:12]}.{response_format}.zst"
+            compressed = self._files.temporary(account)
+            with writing(str(compressed)):
+                _compress(body, size_bytes, compressed)
+            self._files.adopt(compressed, f"raw/account={account}/{file}")
+            kept = KeptResponse(fetched_at, sha256, size_bytes, file)
+        write_document(self._files, account, f"raw/account={account}/latest.json", dataclasses.asdict(kept))
+        return kept
+
+    def unpack(self, account: str, kept: KeptResponse) -> Path:
+        """Uncompress a kept response into a temporary file.
+
+        Raises:
+            StoreError: it is missing or damaged.
+        """
+        temporary = self._files.temporary(account)
+        with self._stream(account, kept.file) as source, temporary.open("xb") as file:
+            while chunk := source.read(_COPY_BYTES):
+                with writing(str(temporary)):
+                    file.write(chunk)
+                    file.flush()
+        return temporary
+
+    def read(self, account: str, file: str) -> bytes:
+        """The uncompressed bytes of a kept response.
+
+        Raises:
+            StoreError: it is missing or damaged.
+        """
+        with self._stream(account, file) as source:
+            data: bytes = source.read()
+        return data
+
+    def all(self, account: str) -> list[RawFile]:
+        """Every response kept, by fetch time."""
+        names = (Path(name).name for name in self._files.matching(f"raw/account={account}/*.zst"))
+        return [
+            RawFile(parts[0], datetime.strptime(parts[1], TIME_FORMAT).replace(tzinfo=UTC), parts[2], parts[3])
+            for parts in map(_RAW_FILE.fullmatch, names)
+            if parts
+        ]
+
+    def forget(self, account: str, response: RawFile) -> None:
+        """Remove a kept response."""
+        self._files.remove(f"raw/account={account}/{response.file}")
+
+    @contextmanager
+    def _stream(self, account: str, file: str) -> Iterator[pa.NativeFile]:
+        name = f"raw/account={account}/{file}"
+        with (
+            reading(self._files.shown(name)),
+            self._files.open(name) as compressed,
+            pa.input_stream(compressed, compression="zstd") as source,
+        ):
+            yield source
+
+
+def read_document(files: Files, name: str) -> dict[str, Any] | None:
+    """A JSON object in a file; None if there is no such file.
+
+    Raises:
+        StoreError: it holds something else.
+    """
+    data = files.read(name)
+    if data is None:
+        return None
+    try:
+        document = json.loads(data)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise StoreError(f"{files.shown(name)} is not the JSON document it should be: restore it from a backup.")
+    return document
+
+
+def write_document(files: Files, account: str, name: str, document: dict[str, Any]) -> None:
+    """Replace a JSON file, under the account's lock."""
+    files.write(account, name, as_json(document).encode() + b"\n")
+
+
+def _compress(body: Path, size_bytes: int, into: Path) -> None:
+    codec = pa.Codec("zstd", compression_level=1)
+
+    def frame(start: int) -> bytes:
+        with body.open("rb") as file:
+            file.seek(start)
+            compressed: bytes = codec.compress(file.read(_FRAME_BYTES), asbytes=True)
+        return compressed
+
+    with ThreadPoolExecutor(_COMPRESSORS) as pool, into.open("xb") as file:
+        for compressed in pool.map(frame, range(0, size_bytes, _FRAME_BYTES)):
+            file.write(compressed)

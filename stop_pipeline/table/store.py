@@ -1,0 +1,392 @@
+"""One data root: which file is where, the commit, and rows in and out.
+
+    raw/account=A/…                                         responses as received (`responses`)
+    snapshot/account=A/stop_snapshot.parquet                the newest response, parsed
+    stops/account=A/created_month=YYYY-MM/stops.parquet     every opt-out ever listed
+    rejected/account=A/rejected.parquet                     every malformed row ever listed
+    commits/account=A/commits.parquet                       every response that was merged
+    suppression_list/account=A/suppression_list.parquet
+    stops_per_day/account=A/stops_per_day.parquet
+    state/account=A.json                                    the commit
+    accounts/account=A.json                                 the account belongs to this data root
+    .work/                                                  locks, temporary and staged files
+
+Several files change together by `commit`: the new files are staged, then the state that names them replaces the old
+one, then they are published, that is, moved to their places. Whoever locks the account next publishes what a killed
+process left.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stop_pipeline import storage_uri
+from stop_pipeline.errors import SchemaVersionError, StoreError
+from stop_pipeline.schema import (
+    COMMITS,
+    LISTED,
+    REJECTED,
+    REJECTED_ROWS,
+    SCHEMA_VERSION,
+    STOP_SNAPSHOT,
+    STOPS,
+    TableSchema,
+    to_pandas,
+)
+from stop_pipeline.table.bucket import BucketFiles
+from stop_pipeline.table.files import Files, LocalFiles, reading
+from stop_pipeline.table.parquet import as_declared, decode, encode, note_of
+from stop_pipeline.table.periods import month_info, split_by_month, with_commit
+from stop_pipeline.table.responses import Responses, read_document, write_document
+from stop_pipeline.table.state import DerivedInfo, MonthInfo, SnapshotInfo, State
+from stop_pipeline.table.version_1 import state_of_version_1
+
+FILES_AT_ONCE = 4
+"""Files that are read or written at the same time."""
+
+_ACCOUNT = re.compile(r"account=([a-z][a-z0-9_]*)(?:\.json)?")
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def month_file(account: str, month: str) -> str:
+    """Name of a month's file of `stops`; with `*` as the month, the pattern of all."""
+    return f"stops/account={account}/created_month={month}/stops.parquet"
+
+
+def table_file(table: str, account: str) -> str:
+    """Name of the file of a table that has one file per account."""
+    return f"{table}/account={account}/{table}.parquet"
+
+
+SNAPSHOT_FILE = "snapshot/account={}/stop_snapshot.parquet"
+
+
+class Store:
+    """One data root, a folder or a prefix in a bucket.
+
+    Every method that writes is to be called under `locked`.
+
+    Args:
+        root: Folder, or URI of a bucket and prefix.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        remote = storage_uri.is_remote(root)
+        self.files: Files = BucketFiles(str(root)) if remote else LocalFiles(Path(root).expanduser())
+        self.responses = Responses(self.files)
+
+    @classmethod
+    def existing(cls, root: str | Path) -> "Store":
+        """The store of a data root that exists.
+
+        Raises:
+            StoreError: it does not exist.
+        """
+        store = cls(root)
+        if not store.files.has_root():
+            raise StoreError(
+                f"There is no data root at {store.root}: run “stop-pipeline run” (or “demo”) first, or set "
+                "STOP_PIPELINE_DATA (in Python, give root=…)."
+            )
+        return store
+
+    @property
+    def root(self) -> str:
+        """The data root, absolute, for a person to read."""
+        return self.files.shown()
+
+    def uri(self, table: str, account: str) -> str:
+        """The URI of the folder that holds a table of the account."""
+        return self.files.uri(f"{table}/account={account}")
+
+    @contextmanager
+    def locked(self, account: str) -> Iterator[None]:
+        """Hold the account's lock, and publish what a killed process has committed but not published.
+
+        Raises:
+            StoreError: another process held the lock for too long, or the data root refuses.
+        """
+        with self.files.locked(account):
+            state = self.state(account)
+            if state.staged:
+                self._publish(account, state)
+            self.files.discard_staged(account)
+            yield
+
+    def committed_accounts(self) -> list[str]:
+        """The accounts that have a commit."""
+        return [Path(name).stem.removeprefix("account=") for name in self.files.matching("state/account=*.json")]
+
+    def accounts_seen(self) -> list[str]:
+        """Every account that has anything below the data root."""
+        names = (name.split("/") for name in self.files.matching("*/account=*"))
+        accounts = {_ACCOUNT.fullmatch(name) for folder, name in names if not folder.startswith(".")}
+        return sorted({account[1] for account in accounts if account})
+
+    # The commit
+
+    def state(self, account: str) -> State:
+        """The commit that stands; an empty state before the first.
+
+        Raises:
+            SchemaVersionError: a later version of this package wrote it.
+            StoreError: it cannot be read.
+        """
+        name = f"state/account={account}.json"
+        document = read_document(self.files, name)
+        if document is None:
+            return State()
+        version = document.get("schema_version")
+        if version not in (1, SCHEMA_VERSION):
+            raise SchemaVersionError(
+                f"The data below {self.root} has schema version {version}, and this version of stop_pipeline reads "
+                f"up to {SCHEMA_VERSION}: install the version that wrote it, or start a new data root."
+            )
+        with reading(self.files.shown(name)):
+            if version == 1:
+                return state_of_version_1(document, self.recorded_months(account), self.recorded_rejected(account))
+            return State.from_json(document)
+
+    def write_state(self, account: str, state: State) -> None:
+        """Replace the commit, or what is known about it."""
+        write_document(self.files, account, f"state/account={account}.json", dataclasses.asdict(state))
+
+    def commit(
+        self,
+        account: str,
+        state: State,
+        months: Mapping[str, Callable[[], pd.DataFrame]],
+        rejected: pd.DataFrame | None = None,
+    ) -> State:
+        """Write some months, `rejected` and the next row of `commits`, as one commit.
+
+        Args:
+            account: Account name.
+            state: The new state, as far as it does not follow from the files.
+            months: For each month to be written, what gives all of its periods (`schema.STOPS`); without rows, the
+                file is removed.
+            rejected: All periods of malformed rows (`schema.REJECTED`); None leaves their file as it is.
+
+        Returns:
+            The state as written.
+
+        Raises:
+            StoreError: the data root refuses.
+        """
+
+        def stage_month(month: str) -> tuple[str | None, MonthInfo]:
+            return self._stage(account, months[month](), STOPS)
+
+        staged_months = dict(zip(months, self.in_threads(stage_month, months), strict=True))
+        staged = {month_file(account, month): name for month, (name, _) in staged_months.items()}
+        infos = {**state.months, **{month: info for month, (_, info) in staged_months.items()}}
+        rejected_file = state.rejected_file
+        if rejected is not None:
+            staged[table_file(REJECTED.name, account)], rejected_file = self._stage(account, rejected, REJECTED)
+        commits = with_commit(self.read_commits(account, state), state)
+        if len(commits) > state.commits:
+            staged[table_file(COMMITS.name, account)] = self.files.stage(account, encode(commits, COMMITS, {}))
+        state = dataclasses.replace(
+            state,
+            schema_version=SCHEMA_VERSION,
+            months={month: info for month, info in sorted(infos.items()) if info.rows},
+            rejected_file=rejected_file if rejected_file and rejected_file.rows else None,
+            commits=len(commits),
+            staged=staged,
+        )
+        self.write_state(account, state)
+        return self._publish(account, state) if staged else state
+
+    def _stage(self, account: str, rows: pd.DataFrame, schema: TableSchema) -> tuple[str | None, MonthInfo]:
+        info = month_info(rows)
+        if not info.rows:
+            return None, info
+        note = {"fingerprint": info.fingerprint, "open_rows": info.open_rows} if schema is STOPS else {}
+        return self.files.stage(account, encode(rows, schema, note)), info
+
+    def _publish(self, account: str, state: State) -> State:
+        self.files.publish(state.staged)
+        state = dataclasses.replace(state, staged={})
+        self.write_state(account, state)
+        return state
+
+    # Opt-outs and malformed rows
+
+    def recorded_months(self, account: str) -> dict[str, MonthInfo]:
+        """What the files of `stops` say about themselves, by month.
+
+        Raises:
+            StoreError: a file cannot be read, or was written by another program.
+        """
+
+        def recorded(name: str) -> tuple[str, MonthInfo]:
+            with reading(self.files.shown(name)):
+                footer = self.files.footer(name)
+                note = note_of(footer)
+                month = name.split("/")[-2].removeprefix("created_month=")
+                return month, MonthInfo(footer.num_rows, note["open_rows"], note["fingerprint"])
+
+        return dict(self.in_threads(recorded, self.files.matching(month_file(account, "*"))))
+
+    def recorded_rejected(self, account: str) -> MonthInfo | None:
+        """What the file of `rejected` holds; None if there is none."""
+        name = table_file(REJECTED.name, account)
+        return month_info(self._read(name, REJECTED)) if self.files.exists(name) else None
+
+    def read_month(self, account: str, month: str, state: State) -> pd.DataFrame:
+        """All periods of a month (`schema.STOPS`), sorted; a month that the commit does not have is empty."""
+        if month not in state.months:
+            return STOPS.empty
+        return self._read(month_file(account, month), STOPS, state=state)
+
+    def read_stops(
+        self, account: str, state: State, columns: Sequence[str], months: Iterable[str] | None = None
+    ) -> pd.DataFrame:
+        """Some columns of all periods of a commit, or of some of its months, in the order of their months."""
+
+        def read(month: str) -> pa.Table:
+            return self._read_arrow(month_file(account, month), STOPS, state, columns)
+
+        names = state.months if months is None else months
+        empty = pa.schema([STOPS.arrow.field(name) for name in columns]).empty_table()
+        return to_pandas(pa.concat_tables([empty, *self.in_threads(read, names)]))
+
+    def read_rejected(self, account: str, state: State) -> pd.DataFrame:
+        """All periods of malformed rows (`schema.REJECTED`), sorted."""
+        if state.rejected_file is None:
+            return REJECTED.empty
+        return self._read(table_file(REJECTED.name, account), REJECTED, state=state)
+
+    def read_commits(self, account: str, state: State) -> pd.DataFrame:
+        """Every response that was merged (`schema.COMMITS`), in order.
+
+        Raises:
+            StoreError: the file does not hold what the commit records.
+        """
+        if state.commits == 0:
+            return COMMITS.empty
+        name = table_file(COMMITS.name, account)
+        commits = self._read(name, COMMITS, state=state).iloc[: state.commits]
+        if len(commits) < state.commits:
+            raise StoreError(
+                f"{self.files.shown(name)} holds {len(commits):,} rows, but the commit records {state.commits:,}: "
+                "restore it from a backup."
+            )
+        return commits
+
+    def open_committed(self, name: str, state: State) -> pa.NativeFile:
+        """A file as the commit has it: where it is staged, or else where it is published."""
+        if staged := state.staged.get(name):
+            try:
+                return self.files.open(staged)
+            except FileNotFoundError:
+                pass  # it has been published since the state was read
+        return self.files.open(name)
+
+    # The newest response, parsed
+
+    def snapshot_info(self, account: str) -> SnapshotInfo | None:
+        """What the snapshot is; None if there is none, or it is damaged and has to be made again."""
+        try:
+            with reading(self.files.shown(SNAPSHOT_FILE.format(account))):
+                return SnapshotInfo.from_json(note_of(self.files.footer(SNAPSHOT_FILE.format(account))))
+        except (FileNotFoundError, StoreError):
+            return None
+
+    def write_snapshot(self, account: str, listed: pd.DataFrame, rejected: pd.DataFrame, info: SnapshotInfo) -> None:
+        """Replace the snapshot: a row group for each month of good rows, and a last one of malformed rows.
+
+        Args:
+            account: Account name.
+            listed: Good rows (`schema.LISTED`), sorted.
+            rejected: Malformed rows (`schema.REJECTED_ROWS`), sorted.
+            info: What the file says about itself.
+        """
+        groups = [len(rows) for rows in split_by_month(listed).values()]
+        rows = pd.concat([_conformed(part, STOP_SNAPSHOT) for part in (listed, rejected)], ignore_index=True)
+        data = encode(rows, STOP_SNAPSHOT, dataclasses.asdict(info), row_groups=[*groups, len(rejected)])
+        for folder in self.files.matching(f"snapshot/account={account}/created_month=*"):
+            self.files.remove(
+                f"{folder}/stop_snapshot.parquet"
+            )  # of schema version 1; if killed, the next sync goes on
+        self.files.write(account, SNAPSHOT_FILE.format(account), data)
+
+    def read_snapshot(self, account: str, info: SnapshotInfo, months: Iterable[str]) -> dict[str, pd.DataFrame]:
+        """The good rows (`schema.LISTED`) of some months of the snapshot; a month without rows is left out.
+
+        Raises:
+            StoreError: it is damaged, or not the snapshot that `info` describes.
+        """
+        wanted = set(months)
+        groups = [group for group, month in enumerate(info.months) if month in wanted]
+        return split_by_month(self._read_snapshot(account, info, groups, LISTED))
+
+    def read_snapshot_rejected(self, account: str, info: SnapshotInfo) -> pd.DataFrame:
+        """The malformed rows (`schema.REJECTED_ROWS`) of the snapshot; raises as `read_snapshot` does."""
+        return self._read_snapshot(account, info, [len(info.months)], REJECTED_ROWS)
+
+    # Tables made from a commit
+
+    def derived_info(self, schema: TableSchema, account: str) -> DerivedInfo | None:
+        """What a derived table is; None if there is none, or it is damaged and has to be made again."""
+        name = table_file(schema.name, account)
+        try:
+            with reading(self.files.shown(name)):
+                footer = self.files.footer(name)
+                return DerivedInfo(rows=footer.num_rows, **note_of(footer))
+        except StoreError:
+            return None
+
+    def read_derived(self, schema: TableSchema, account: str) -> pd.DataFrame:
+        """A derived table; empty if it was never made."""
+        name = table_file(schema.name, account)
+        return self._read(name, schema) if self.files.exists(name) else schema.empty
+
+    def write_derived(self, schema: TableSchema, account: str, rows: pd.DataFrame, info: DerivedInfo) -> None:
+        """Replace a derived table."""
+        note = dataclasses.asdict(info)
+        del note["rows"]
+        self.files.write(account, table_file(schema.name, account), encode(rows, schema, note))
+
+    def in_threads(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """What `work` gives for each item, in order; several files at a time."""
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            return list(pool.map(work, items))
+
+    def _read(self, name: str, schema: TableSchema, *, state: State | None = None) -> pd.DataFrame:
+        return to_pandas(self._read_arrow(name, schema, state or State()))
+
+    def _read_arrow(
+        self, name: str, schema: TableSchema, state: State, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        with reading(self.files.shown(name)), self.open_committed(name, state) as file:
+            return decode(file, schema, columns)
+
+    def _read_snapshot(
+        self, account: str, info: SnapshotInfo, groups: Sequence[int], schema: TableSchema
+    ) -> pd.DataFrame:
+        name = SNAPSHOT_FILE.format(account)
+        with reading(self.files.shown(name)), self.files.open(name) as file, pq.ParquetFile(file) as parquet:
+            if SnapshotInfo.from_json(note_of(parquet.metadata)).sha256 != info.sha256:
+                raise ValueError(name)
+            return to_pandas(as_declared(parquet.read_row_groups(groups, schema.names), schema))
+
+
+def _conformed(rows: pd.DataFrame, schema: TableSchema) -> pd.DataFrame:
+    """The rows with all columns of `schema`; those that they lack are null."""
+    missing = {
+        name: pd.Series(None, index=rows.index, dtype=dtype)
+        for name, dtype in schema.dtypes.items()
+        if name not in rows
+    }
+    return rows.assign(**missing).astype(schema.dtypes)

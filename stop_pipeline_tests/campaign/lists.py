@@ -1,0 +1,25 @@
+"""Data roots with a suppression list, made by real syncs."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from stop_pipeline_tests.support.syncing import Row, Syncer
+
+STOPPED, FREE = "+33639980001", "+33639980002"
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+def synced(
+    root: Path,
+    *listed: str | Mapping[str, Any],
+    account: str = "main",
+    ago: timedelta = timedelta(0),
+    nb_data: int | None = None,
+) -> Syncer:
+    """A data root whose list, of these numbers or rows, was fetched some time ago."""
+    syncer = Syncer(root, account, start=datetime.now(UTC) - ago - HOUR)
+    rows = [Row(n, row) if isinstance(row, str) else row for n, row in enumerate(listed or [STOPPED], start=1)]
+    syncer.sync(rows, nb_data=nb_data)
+    return syncer

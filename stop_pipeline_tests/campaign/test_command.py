@@ -1,0 +1,108 @@
+"""`stop-pipeline suppress`: what it prints, its exit codes, and that its memory does not grow with the file."""
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stop_pipeline_tests.campaign.lists import HOUR, synced
+from stop_pipeline_tests.support.commands import COMMAND, clean_environment, run_command
+
+
+def command(
+    root: Path, folder: Path, *arguments: str, content: str = "nom;phone\na;0639980001\nb;0639980002\nc;x\n"
+) -> "subprocess.CompletedProcess[str]":
+    """`stop-pipeline suppress` of a campaign in a folder."""
+    (folder / "campaign.csv").write_text(content)
+    done = run_command("suppress", "campaign.csv", "--out", "out", *arguments, cwd=folder, STOP_PIPELINE_DATA=str(root))
+    assert "Traceback" not in done.stderr
+    assert "3998" not in done.stdout + done.stderr
+    return done
+
+
+def test_the_command_says_that_no_row_is_lost_and_where_the_files_are(root: Path, tmp_path: Path) -> None:
+    done = command(root, tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second, *files = done.stdout.splitlines()
+    assert first == ("campaign.csv (CSV with “;” between columns, UTF-8): 3 rows = 1 clean + 1 blocked + 1 invalid.")
+    assert second.startswith("The list was verified at ")
+    assert [name.strip() for name in files] == ["clean.csv", "blocked.csv", "invalid.csv"]
+    out = tmp_path / "out"
+    assert sorted(path.name for path in out.iterdir()) == sorted(name.strip() for name in files)
+    assert (out / "clean.csv").read_text() == "nom;phone\nb;0639980002\n"
+    again = command(root, tmp_path)
+    assert again.returncode == 1
+    assert "is not empty" in again.stderr
+
+
+def test_the_command_says_one_row_and_how_many_listed_rows_block_nobody(tmp_path: Path) -> None:
+    root = synced(tmp_path / "data", "+33639xxxx01").root
+    done = command(root, tmp_path, content="phone\n0639980002\n")
+    assert done.returncode == 0, done.stderr
+    assert "): 1 row = 1 clean + 0 blocked + 0 invalid." in done.stdout
+    assert "1 listed row " in done.stdout + done.stderr
+
+
+def test_the_command_exits_3_with_one_sentence_and_no_file_when_the_list_is_old(tmp_path: Path) -> None:
+    root = synced(tmp_path / "data", ago=25 * HOUR).root
+    done = command(root, tmp_path)
+    assert done.returncode == 3
+    (sentence,) = done.stderr.splitlines()
+    assert "run “stop-pipeline run --account main” first" in sentence
+    assert not (tmp_path / "out").exists()
+    assert command(root, tmp_path, "--max-age", "2d").returncode == 0
+
+
+def test_the_command_exits_3_without_a_list(tmp_path: Path) -> None:
+    assert command(tmp_path / "data", tmp_path).returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "content", "code", "sentence"),
+    [
+        (("--column", "mobile"), "nom;phone\na;0639980001\n", 1, "its columns are “nom”, “phone”"),
+        ((), "a;0639980001\nb;0639980002\n", 1, "its first line looks like data"),
+        ((), 'phone\n"0639980001\n', 1, "near line 2"),
+        (("--max-age", "soon"), "phone\n", 2, "such as 90m, 24h or 2d"),
+    ],
+)
+def test_the_command_reports_other_trouble_by_another_code(
+    root: Path, tmp_path: Path, arguments: tuple[str, ...], content: str, code: int, sentence: str
+) -> None:
+    done = command(root, tmp_path, *arguments, content=content)
+    assert done.returncode == code
+    assert sentence in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+MEASURED = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+"""Started from a process as large as pytest, a command would seem to be as large as that."""
+
+
+@pytest.mark.slow
+def test_a_file_ten_times_as_long_takes_no_more_memory(root: Path, tmp_path: Path) -> None:
+    thousand_rows = "".join(f"{n:040};06399800{1 + n % 10:02}\n" for n in range(1_000))
+    peaks = []
+    for thousands in (300, 3_000):
+        path = tmp_path / f"{thousands}.csv"
+        with path.open("w") as file:
+            file.write("nom;phone\n")
+            file.writelines(itertools.repeat(thousand_rows, thousands))
+        arguments = [COMMAND, "suppress", path, "--out", tmp_path / f"out-{thousands}"]
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURED, *map(str, arguments)],
+            env=clean_environment(STOP_PIPELINE_DATA=str(root)),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        peaks.append(int(done.stdout))
+    assert peaks[1] < 1.25 * peaks[0]
+    with (tmp_path / "out-3000" / "blocked.csv").open() as file:
+        assert sum(1 for _ in file) == 300_001

@@ -1,0 +1,99 @@
+"""What a real run on a real instance does and shows."""
+
+from dataclasses import replace
+
+import dagster as dg
+
+from stop_pipeline import read_stops
+from stop_pipeline_tests.support.loopback import reply
+from stop_pipeline_tests.support.pipeline import (
+    ASSETS,
+    REFUSED,
+    Pipeline,
+    checks,
+    failed_checks,
+    listing,
+    reason_of,
+    shown,
+    values,
+)
+from stop_pipeline_tests.support.syncing import Row, response_body, rows
+
+
+def test_one_run_materializes_all_five_assets_and_shows_what_happened(pipeline: Pipeline) -> None:
+    malformed = {"id": 999, "phoneNumber": "+33639980999", "createdAt": "2025-02-30 00:00:00", "operator": "x"}
+    body = response_body([*rows(40), rows(1)[0], malformed])
+    result = pipeline.sync(reply(200, body))
+
+    assert result.success
+    made = [event.asset_key for event in result.all_events if event.is_step_materialization and event.asset_key]
+    assert sorted(key.path[-1] for key in made) == sorted(ASSETS)
+    stops = values(result, "stops")
+    expected = {"listed": 40, "new": 40, "changed": 0, "removed": 0, "restored": 0, "rejected": 1, "withheld": 0}
+    assert {name: stops[name] for name in expected} == expected
+    assert stops["rows"] == "42 rows = 40 kept + 1 duplicates collapsed + 1 rejected"
+    assert (stops["months_written"], stops["months"], stops["dagster/row_count"]) == (1, "2025-06", 40)
+    assert stops["dagster/uri"].startswith((pipeline.root / "stops").as_uri())
+    assert "reread" not in stops
+    assert values(result, "stop_snapshot")["extra_fields"] == "operator"
+    assert values(result, "raw_stop_list")["bytes"] == len(body)
+    assert failed_checks(result) == {"nothing_rejected"}
+    assert checks(result)["nothing_rejected"].severity is dg.AssetCheckSeverity.WARN
+
+
+def test_every_count_is_a_number_that_dagster_can_plot(pipeline: Pipeline) -> None:
+    result = pipeline.sync(listing(30))
+    stops, raw = shown(result, "stops"), shown(result, "raw_stop_list")
+    for name in ("listed", "new", "changed", "removed", "restored", "rejected", "withheld", "months_written"):
+        assert isinstance(stops[name], dg.IntMetadataValue), name
+    assert isinstance(raw["bytes"], dg.IntMetadataValue)
+    assert isinstance(raw["http_seconds"], dg.FloatMetadataValue)
+    assert len(str(raw["sha256"].value)) == 64
+    assert stops["age_hours"].value == 0
+
+
+def test_the_data_version_is_the_sha256_of_the_response(pipeline: Pipeline) -> None:
+    result = pipeline.sync(listing(5))
+    sha256 = values(result, "raw_stop_list")["sha256"]
+    for asset in ("raw_stop_list", "stop_snapshot", "stops"):
+        (event,) = result.asset_materializations_for_node(asset)
+        assert (event.tags or {})["dagster/data_version"] == sha256
+
+
+def test_removals_that_a_person_accepts_are_applied(pipeline: Pipeline) -> None:
+    pipeline.sync(listing(100))
+    assert values(pipeline.sync(listing(30)), "stops")["withheld"] == 70
+    assert len(read_stops(pipeline.root)) == 100
+
+    accepted = pipeline.sync(listing(30), accept_removals=70)
+    assert failed_checks(accepted) == set()
+    assert values(accepted, "stops")["accepted_removals"] == 70
+    assert len(read_stops(pipeline.root)) == 30
+
+
+def test_a_foreign_list_fails_the_run_and_no_dagster_retry_repeats_it(pipeline: Pipeline) -> None:
+    pipeline.sync(listing(20))
+    foreign = pipeline.sync(reply(200, response_body(rows(20, first_id=500, month="2024-01"))))
+    assert not foreign.success
+    assert "ForeignListError" in reason_of(foreign)
+    assert len(pipeline.server.requests) == 2
+    assert len(read_stops(pipeline.root)) == 20
+
+
+def test_stored_rows_that_were_read_again_are_shown(pipeline: Pipeline) -> None:
+    listed = reply(200, response_body([Row(1, created_at="2025-06-01 10:00:00")]))
+    before = shown(pipeline.sync(listed), "stops")["preview"]
+    pipeline.settings = replace(pipeline.settings, timezone="Indian/Reunion")
+    result = pipeline.sync(listed)
+    stops = values(result, "stops")
+    assert "read again" in stops["reread"]
+    assert (stops["changed"], stops["removed"]) == (0, 0)
+    assert shown(result, "stops")["preview"] != before
+    assert "reread" not in values(pipeline.sync(listed), "stops")
+
+
+def test_a_failed_step_logs_its_sentence_as_a_line_of_its_own(pipeline: Pipeline) -> None:
+    result = pipeline.sync(REFUSED)
+    lines = [entry for entry in pipeline.instance.all_logs(result.run_id) if not entry.is_dagster_event]
+    (error,) = [entry for entry in lines if entry.level == 40 and entry.step_key == "raw_stop_list"]
+    assert "SMSPARTNER_API_KEY" in error.user_message

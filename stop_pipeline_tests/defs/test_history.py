@@ -1,0 +1,52 @@
+"""Dagster forgets old runs, with everything that they left behind, and nothing else."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from stop_pipeline import read_stops
+from stop_pipeline.definitions import build_definitions
+from stop_pipeline.defs.history import forget_runs
+from stop_pipeline.settings import Settings
+from stop_pipeline_tests.support.pipeline import QUIET, Pipeline, listing
+
+
+def test_an_old_run_is_forgotten_with_its_files_and_check_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMSPARTNER_API_KEY", "a-key")
+    check = dg.AssetCheckKey(dg.AssetKey("stops"), "no_nulls")
+    home = tmp_path / "home"
+    home.mkdir()
+    with (
+        dg.DagsterInstance.local_temp(str(home)) as instance,
+        Pipeline.running(tmp_path / "data", instance) as pipeline,
+    ):
+        run_ids = [pipeline.sync(listing(5)).run_id]
+        middle = datetime.now(UTC)
+        run_ids.append(pipeline.sync(listing(5)).run_id)
+
+        forget = build_definitions(pipeline.settings).resolve_job_def("forget_history")
+        assert forget.execute_in_process(QUIET, instance=instance).success
+        assert forget_runs(instance, middle - timedelta(hours=1)) == 0
+        assert _runs_in_files(home, run_ids) == run_ids, "the runs of the last 14 days are kept"
+
+        assert forget_runs(instance, middle) == 1
+        assert instance.get_run_by_id(run_ids[0]) is None
+        assert instance.get_run_by_id(run_ids[1]) is not None
+        assert _runs_in_files(home, run_ids) == run_ids[1:]
+        (result,) = instance.event_log_storage.get_asset_check_execution_history(check, limit=9)
+        assert result.run_id == run_ids[1]
+    assert len(read_stops(tmp_path / "data")) == 5
+
+
+def _runs_in_files(home: Path, run_ids: list[str]) -> list[str]:
+    return [run_id for run_id in run_ids if list(home.rglob(f"*{run_id}*"))]
+
+
+def test_old_runs_are_forgotten_each_night() -> None:
+    schedule = build_definitions(Settings()).resolve_schedule_def("forget_history_schedule")
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 3 * * *", "Europe/Paris")

@@ -1,0 +1,456 @@
+"""One fetch gives the whole list on disk, or a typed error that says why not."""
+
+import gzip
+import hashlib
+import resource
+import stat
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from stop_pipeline.errors import (
+    AccessRefusedError,
+    ApiError,
+    ClockError,
+    KeyRefusedError,
+    StoreError,
+    TransientApiError,
+    UnexpectedRedirectError,
+    UnreadableResponseError,
+)
+from stop_pipeline.smspartner.client import MAX_ENVELOPE_BYTES, StopListClient
+from stop_pipeline_tests.support.fetching import KEY, LIST, LONG_LIST, NOW, assert_keyless, client_for, fetch_error
+from stop_pipeline_tests.support.loopback import Exchange, Loopback, head, raw, reply, reply_json
+
+
+@pytest.fixture
+def into(tmp_path: Path) -> Path:
+    return tmp_path / "response"
+
+
+# What is asked
+
+
+def test_the_list_is_asked_for_with_the_key_and_the_format(into: Path) -> None:
+    with Loopback(reply(200, LIST)) as server:
+        client_for(server.base_url, response_format="xml").fetch(into)
+    [request] = server.requests
+    assert (request.method, request.path) == ("GET", "/v1/stop-sms/list")
+    assert request.query == {"apiKey": KEY, "_format": "xml"}
+    assert request.headers["User-Agent"] == "stop_pipeline"
+
+
+@pytest.mark.parametrize("key", [" s3cret", "s3cret\n", "\ts3cret\r\n"])
+def test_white_space_around_the_key_is_not_sent(key: str, into: Path) -> None:
+    with Loopback(reply(200, LIST)) as server:
+        client = StopListClient(key, base_url=server.base_url)
+        client.fetch(into)
+    assert server.requests[0].query["apiKey"] == "s3cret"
+    assert client.secrets == ("s3cret", "s•cret")
+
+
+def test_a_loopback_address_is_never_asked_through_a_proxy(into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Loopback(reply(200, LIST)) as server, Loopback(reply(502)) as proxy:
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
+        client_for(server.base_url).fetch(into)
+    assert proxy.requests == []
+
+
+def test_https_goes_through_the_proxy_of_the_environment_which_never_sees_the_key(
+    into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Loopback(reply(407)) as proxy:
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
+        error = fetch_error("https://api.smspartner.invalid/v1", into, retries=0)
+    [request] = proxy.requests
+    assert (request.method, request.target) == ("CONNECT", "api.smspartner.invalid:443")
+    assert_keyless(request.raw.decode())
+    assert type(error) is TransientApiError
+    assert "tunnel connection failed" in str(error)
+
+
+# What is given
+
+
+def test_a_response_says_what_came_and_when_its_headers_came(into: Path) -> None:
+    headers_sent = threading.Event()
+    times: list[datetime] = []
+
+    def clock() -> datetime:
+        headers_sent.set()
+        times.append(NOW + timedelta(seconds=len(times)))
+        return times[-1]
+
+    def script(exchange: Exchange) -> None:
+        exchange.write(head(200, {"Content-Length": str(len(LIST))}))
+        assert headers_sent.wait(10), "the clock was not read between headers and body"
+        exchange.write(LIST)
+
+    with Loopback(script) as server:
+        response = client_for(server.base_url, clock=clock).fetch(into)
+    assert response.path == into
+    assert response.path.read_bytes() == LIST
+    assert response.format == "json"
+    assert response.fetched_at == NOW
+    assert response.sha256 == hashlib.sha256(LIST).hexdigest()
+    assert response.size_bytes == len(LIST)
+    assert 0 < response.seconds < 10
+
+
+def test_the_file_is_readable_by_its_owner_only(into: Path) -> None:
+    with Loopback(reply(200, LIST)) as server:
+        client_for(server.base_url).fetch(into)
+    assert stat.S_IMODE(into.stat().st_mode) == 0o600
+
+
+def test_a_compressed_response_is_stored_uncompressed(into: Path) -> None:
+    with Loopback(reply(200, gzip.compress(LONG_LIST), {"Content-Encoding": "gzip"})) as server:
+        response = client_for(server.base_url).fetch(into)
+    assert server.requests[0].headers["Accept-Encoding"] == "gzip"
+    assert into.read_bytes() == LONG_LIST
+    assert response.sha256 == hashlib.sha256(LONG_LIST).hexdigest()
+
+
+def test_a_chunked_response_is_put_together(into: Path) -> None:
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (LIST[:9], LIST[9:], b""))
+    with Loopback(raw(head(200, {"Transfer-Encoding": "chunked"}), chunks)) as server:
+        client_for(server.base_url).fetch(into)
+    assert into.read_bytes() == LIST
+
+
+def test_a_response_that_ends_with_the_connection_is_accepted(into: Path) -> None:
+    with Loopback(raw(head(200), LIST)) as server:
+        assert client_for(server.base_url).fetch(into).size_bytes == len(LIST)
+
+
+def test_progress_is_told_the_bytes_so_far(into: Path) -> None:
+    told: list[int] = []
+    with Loopback(reply(200, LONG_LIST)) as server:
+        client_for(server.base_url).fetch(into, told.append)
+    assert told == sorted(set(told))
+    assert told[-1] == len(LONG_LIST)
+
+
+def test_what_is_not_an_error_document_is_left_to_the_parser(into: Path) -> None:
+    for body in (b"<html>Welcome</html>", b"[]", b'{"rows": 1}', b"\xff"):
+        with Loopback(reply(200, body)) as server:
+            client_for(server.base_url).fetch(into)
+        assert into.read_bytes() == body
+        into.unlink()
+
+
+def test_a_client_can_fetch_again_and_from_several_threads(tmp_path: Path) -> None:
+    with Loopback(reply(200, LIST)) as server:
+        client = client_for(server.base_url)
+        threads = [threading.Thread(target=client.fetch, args=(tmp_path / str(n),)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [LIST] * 4
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 403])
+@pytest.mark.parametrize("response_format", ["json", "xml"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"success": false, "code": 10, "message": "Clé API incorrecte"}',
+        "<result><entry>false</entry><entry>10</entry><entry><![CDATA[Clé API incorrecte]]></entry></result>",
+    ],
+    ids=["as JSON", "as XML"],
+)
+def test_a_refused_key_is_told_by_the_body_under_whatever_status_and_format(
+    body: str, response_format: str, status: int, into: Path
+) -> None:
+    with Loopback(reply(status, body.encode())) as server:
+        error = fetch_error(server.base_url, into, response_format=response_format)
+    assert type(error) is KeyRefusedError
+    assert "code 10, “Clé API incorrecte”" in str(error)
+    assert (f"HTTP {status}" in str(error)) == (status != 200)
+
+
+@pytest.mark.parametrize("encoding", ["iso-8859-1", "utf-16", "utf-8-sig", "cp437"])
+@pytest.mark.parametrize("status", [200, 401])
+def test_a_refused_key_is_told_in_whatever_encoding(status: int, encoding: str, into: Path) -> None:
+    body = '{"success": false, "code": 10, "message": "Clé API incorrecte"}'.encode(encoding)
+    with Loopback(reply(status, body)) as server:
+        error = fetch_error(server.base_url, into)
+    assert type(error) is KeyRefusedError
+    assert "code 10" in str(error)
+
+
+def test_a_documented_error_code_is_a_refusal_even_where_success_is_claimed(into: Path) -> None:
+    with Loopback(reply_json({"success": True, "code": 96, "message": "IP"})) as server:
+        assert type(fetch_error(server.base_url, into)) is AccessRefusedError
+
+
+def test_a_large_response_is_left_to_the_parser_even_if_it_says_that_it_failed(into: Path) -> None:
+    body = b'{"success": false, "code": 10, "message": "' + b"x" * MAX_ENVELOPE_BYTES + b'"}'
+    with Loopback(reply(200, body)) as server:
+        client_for(server.base_url).fetch(into)
+    assert into.read_bytes() == body
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(401, KeyRefusedError), (403, AccessRefusedError), (404, AccessRefusedError)]
+)
+def test_an_error_without_the_documented_body_is_judged_by_its_status_and_quoted(
+    status: int, kind: type[ApiError], into: Path
+) -> None:
+    with Loopback(reply(status, b"<h1>Not\n for you, +33612345678</h1>")) as server:
+        error = fetch_error(server.base_url, into)
+    assert type(error) is kind
+    assert f"HTTP {status}, “<h•>Not for you, +•••••••••••</h•>”" in str(error)
+    assert len(server.requests) == 1, "a permanent error must not be retried"
+
+
+def test_an_error_body_is_judged_even_if_it_is_cut(into: Path) -> None:
+    body = b'{"success": false, "code": 20, "message": "off"}'
+    with Loopback(reply(403, body, {"Content-Length": "1000"})) as server:
+        assert "code 20, “off”" in str(fetch_error(server.base_url, into))
+
+
+def test_no_more_than_64_kib_of_an_error_body_are_read(into: Path) -> None:
+    def endless(exchange: Exchange) -> None:
+        exchange.write(head(403))
+        while not exchange.closing.is_set():
+            exchange.write(b"x" * 65_536)
+
+    with Loopback(endless) as server:
+        assert type(fetch_error(server.base_url, into)) is AccessRefusedError
+
+
+@pytest.mark.parametrize("status", [201, 204, 206])
+def test_another_success_than_200_is_no_list(status: int, into: Path) -> None:
+    with Loopback(raw(head(status), b"" if status == 204 else LIST)) as server:
+        error = fetch_error(server.base_url, into)
+    assert type(error) is UnreadableResponseError
+    assert f"HTTP {status}" in str(error)
+
+
+def test_an_empty_response_is_no_empty_list(into: Path) -> None:
+    with Loopback(reply(200, b"")) as server:
+        error = fetch_error(server.base_url, into)
+    assert type(error) is UnreadableResponseError
+    assert "empty" in str(error)
+
+
+# Redirects
+
+
+@pytest.mark.parametrize(
+    ("location", "named"),
+    [
+        ("https://elsewhere.example:8443/secret?apiKey=1", " redirect to elsewhere.example (HTTP"),
+        ("https://elsewhere.example", " redirect to elsewhere.example (HTTP"),
+        ("https://secret:secret@elsewhere.example/", " redirect (HTTP"),
+        ("/secret", " redirect (HTTP"),
+        ("//[", " redirect (HTTP"),
+    ],
+)
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_and_only_its_host_is_named(
+    status: int, location: str, named: str, into: Path
+) -> None:
+    with Loopback(reply(status, b"moved", {"Location": location}), reply(200, LIST)) as server:
+        error = fetch_error(server.base_url, into)
+    assert len(server.requests) == 1
+    assert type(error) is UnexpectedRedirectError
+    assert named in str(error)
+    assert "secret" not in str(error)
+
+
+def test_the_body_of_a_redirect_is_not_read(into: Path) -> None:
+    def endless(exchange: Exchange) -> None:
+        exchange.write(head(302, {"Location": "/login"}))
+        while not exchange.closing.is_set():
+            exchange.write(b"x" * 65_536)
+
+    with Loopback(endless) as server:
+        assert type(fetch_error(server.base_url, into)) is UnexpectedRedirectError
+
+
+# Cut, broken and oversized bodies
+
+
+def test_a_body_shorter_than_its_content_length_is_cut(into: Path) -> None:
+    with Loopback(reply(200, LIST, {"Content-Length": "1000"})) as server:
+        error = fetch_error(server.base_url, into)
+    assert type(error) is UnreadableResponseError
+    assert f"is truncated, {len(LIST)} of 1000 bytes arrived" in str(error)
+    assert len(server.requests) == 1
+
+
+def test_a_compressed_body_shorter_than_its_content_length_is_cut(into: Path) -> None:
+    body = gzip.compress(LONG_LIST)
+    headers = {"Content-Encoding": "gzip", "Content-Length": str(len(body) + 1)}
+    with Loopback(reply(200, body, headers)) as server:
+        error = fetch_error(server.base_url, into)
+    assert type(error) is UnreadableResponseError
+    assert f"is truncated, {len(body)} of {len(body) + 1} bytes arrived" in str(error)
+
+
+@pytest.mark.parametrize("chunks", [b"5\r\n{....", b"5\r\n{....\r\n", b"5\r\n{....\r\nzz\r\n", b"-5\r\n{....\r\n", b""])
+def test_a_chunked_body_that_does_not_end_in_order_is_cut(chunks: bytes, into: Path) -> None:
+    with Loopback(raw(head(200, {"Transfer-Encoding": "chunked"}), chunks)) as server:
+        error = fetch_error(server.base_url, into)
+    assert type(error) is UnreadableResponseError
+    assert "is truncated" in str(error)
+
+
+def test_a_connection_broken_in_the_body_may_work_later_but_is_not_retried(into: Path) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.write(head(200, {"Content-Length": "1000"}) + b"{")
+        exchange.reset()
+
+    with Loopback(script) as server:
+        error = fetch_error(server.base_url, into)
+    assert type(error) is TransientApiError
+    assert "(connection reset by peer)" in str(error)
+    assert len(server.requests) == 1
+
+
+def test_a_body_that_falls_silent_may_work_later(into: Path) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.write(head(200, {"Content-Length": "1000"}) + b"{")
+        exchange.hang()
+
+    with Loopback(script) as server:
+        error = fetch_error(server.base_url, into, timeout_seconds=(1, 0.1))
+    assert type(error) is TransientApiError
+    assert "broke after 1 bytes (it did not respond in time)" in str(error)
+
+
+def test_a_body_that_is_not_compressed_as_it_says_is_unreadable(into: Path) -> None:
+    with Loopback(reply(200, LIST, {"Content-Encoding": "gzip"})) as server:
+        error = fetch_error(server.base_url, into)
+    assert type(error) is UnreadableResponseError
+    assert "compressed" in str(error)
+
+
+def test_a_body_of_exactly_the_largest_size_is_accepted(into: Path) -> None:
+    with Loopback(reply(200, LIST)) as server:
+        client_for(server.base_url, max_bytes=len(LIST)).fetch(into)
+        into.unlink()
+        error = fetch_error(server.base_url, into, max_bytes=len(LIST) - 1)
+    assert type(error) is UnreadableResponseError
+    assert f"larger than {len(LIST) - 1} bytes" in str(error)
+
+
+def test_a_compressed_body_is_measured_uncompressed_in_bounded_memory(into: Path) -> None:
+    bomb = gzip.compress(gzip.compress(bytes(300_000_000), 1), 9)
+    headers = {"Content-Encoding": "gzip, gzip"}
+    with Loopback(reply(200, bomb, headers)) as server, traced_memory() as peak:
+        error = fetch_error(server.base_url, into, max_bytes=20_000_000)
+    assert type(error) is UnreadableResponseError
+    assert "larger than" in str(error)
+    assert peak[0] < 20_000_000
+
+
+@contextmanager
+def traced_memory() -> Iterator[list[int]]:
+    """The most bytes that Python held within the block, as the one item of a list, once it has ended."""
+    peak: list[int] = []
+    tracemalloc.start()
+    try:
+        yield peak
+    finally:
+        peak.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+
+
+def test_an_endless_body_ends_at_the_largest_size(into: Path) -> None:
+    def endless(exchange: Exchange) -> None:
+        exchange.write(head(200, {"Transfer-Encoding": "chunked"}))
+        while not exchange.closing.is_set():
+            exchange.write(b"10000\r\n" + b"x" * 65_536 + b"\r\n")
+
+    with Loopback(endless) as server:
+        assert "larger than 1000000 bytes" in str(fetch_error(server.base_url, into, max_bytes=1_000_000))
+
+
+# The clock
+
+
+def date(difference: timedelta) -> dict[str, str]:
+    return {"Date": format_datetime(NOW + difference, usegmt=True)}
+
+
+@pytest.mark.parametrize("difference", [timedelta(minutes=10, seconds=1), timedelta(minutes=-11), timedelta(days=9000)])
+def test_clocks_too_far_apart_fail_before_anything_is_kept(difference: timedelta, into: Path) -> None:
+    with Loopback(reply(200, LIST, date(difference))) as server:
+        error = fetch_error(server.base_url, into)
+    assert type(error) is ClockError
+    assert f"{NOW + difference:%Y-%m-%d %H:%M:%S} UTC" in str(error)
+    assert "2026-03-01 12:00:00" in str(error)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        date(timedelta(minutes=10)),
+        date(timedelta(minutes=-10)),
+        {"Date": "Sun, 01 Mar 2026 12:00:00 -0000"},
+        {"Date": "Sun, 01 Mar 2026 13:00:00 +0100"},
+        {"Date": "yesterday"},
+        {"Date": ""},
+        {"Date": "Sun, 99 Mar 2026 12:00:00 GMT"},
+        {"Date": "Sun, 01 Mar 99999999999 12:00:00 GMT"},
+        {"Date": "Sun, 01 Mar 2026 12:00:00 +9999"},
+    ],
+    ids=lambda headers: headers.get("Date", "none"),
+)
+def test_clocks_close_enough_and_dates_that_cannot_be_read_are_accepted(headers: dict[str, str], into: Path) -> None:
+    with Loopback(reply(200, LIST, headers)) as server:
+        client_for(server.base_url).fetch(into)
+
+
+def test_a_server_date_at_the_end_of_time_is_a_clock_error(into: Path) -> None:
+    with Loopback(reply(200, LIST, {"Date": "Fri, 31 Dec 9999 23:59:59 -0100"})) as server:
+        assert type(fetch_error(server.base_url, into)) is ClockError
+
+
+# The disk
+
+
+def test_a_folder_that_is_not_there_is_a_store_error(tmp_path: Path) -> None:
+    with Loopback(reply(200, LIST)) as server:
+        error = fetch_error(server.base_url, tmp_path / "nowhere" / "response")
+    assert type(error) is StoreError
+    assert "No such file or directory" in str(error)
+
+
+def test_a_file_that_is_there_is_left_alone(into: Path) -> None:
+    into.write_text("precious")
+    with Loopback(reply(200, LIST)) as server, pytest.raises(StoreError, match="File exists"):
+        client_for(server.base_url).fetch(into)
+    assert into.read_text() == "precious"
+
+
+def test_a_disk_that_is_full_is_a_store_error(into: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Loopback(reply(200, LONG_LIST)) as server:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        try:
+            error = fetch_error(server.base_url, into)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert type(error) is StoreError
+    assert "File too large" in str(error)

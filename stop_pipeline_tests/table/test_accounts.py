@@ -1,0 +1,110 @@
+"""Which accounts belong to a data root: recorded when they are first synced, and kept when they are retired."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from stop_pipeline.errors import OutdatedListError, StoreError
+from stop_pipeline.table.accounts import AccountRecord, account_record, register, retire
+from stop_pipeline.table.current_list import current_list, known_accounts
+from stop_pipeline.table.store import Store
+from stop_pipeline_tests.support.syncing import Row, Syncer, response_body, rows
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LATER = NOW + timedelta(days=1)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "data")
+
+
+def registered(store: Store, account: str, at: datetime = NOW) -> None:
+    with store.locked(account):
+        register(store, account, now=at)
+
+
+def test_an_account_is_recorded_when_it_is_first_synced_even_if_that_fails(store: Store) -> None:
+    syncer = Syncer(store.root)
+    with pytest.raises(Exception, match="is not a list"):
+        syncer.fetch(b"<html>")
+    record = account_record(store, "main")
+    assert record is not None
+    assert record.registered_at is not None
+    assert record.retired_at is None
+    assert store.accounts_seen() == known_accounts(store) == ["main"]
+
+
+def test_the_first_time_stays(store: Store) -> None:
+    registered(store, "paris", NOW)
+    registered(store, "paris", LATER)
+    assert account_record(store, "paris") == AccountRecord(NOW, None)
+    assert account_record(store, "lyon") is None
+
+
+def test_a_retired_account_keeps_its_record_and_comes_back_when_it_is_synced_again(store: Store) -> None:
+    registered(store, "paris", NOW)
+    retire(store, "paris", now=LATER)
+    retire(store, "paris", now=LATER + timedelta(days=1))
+    assert account_record(store, "paris") == AccountRecord(NOW, LATER)
+    registered(store, "paris", LATER + timedelta(days=9))
+    assert account_record(store, "paris") == AccountRecord(NOW, None)
+
+
+def test_an_account_that_an_earlier_version_synced_can_be_retired(store: Store) -> None:
+    (Path(store.root) / "raw/account=paris").mkdir(parents=True)
+    retire(store, "paris", now=NOW)
+    assert account_record(store, "paris") == AccountRecord(None, NOW)
+
+
+def test_an_unknown_account_cannot_be_retired_and_the_known_ones_are_named(store: Store) -> None:
+    with pytest.raises(StoreError, match=r"no account “lyon” below .* \(there is: none\)"):
+        retire(store, "lyon", now=NOW)
+    registered(store, "paris")
+    with pytest.raises(StoreError, match=r"no account “lyon” below .* \(there is: paris\)"):
+        retire(store, "lyon", now=NOW)
+    assert account_record(store, "lyon") is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"registered_at": 5, "retired_at": null}', '{"registered_at": "x"}'])
+def test_a_damaged_record_is_told_and_not_taken_for_none(store: Store, text: str) -> None:
+    registered(store, "paris")
+    (Path(store.root) / "accounts/account=paris.json").write_text(text)
+    with pytest.raises(StoreError, match=r"account=paris\.json"):
+        account_record(store, "paris")
+
+
+def test_every_account_of_the_data_root_counts_whatever_the_environment_names(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for account in ("paris", "lyon"):
+        Syncer(store.root, account).fetch(response_body(rows(1)))
+    monkeypatch.delenv("SMSPARTNER_ACCOUNTS", raising=False)
+    assert known_accounts(store) == ["lyon", "paris"]
+    monkeypatch.setenv("SMSPARTNER_ACCOUNTS", "paris, nice")
+    assert known_accounts(store) == ["lyon", "nice", "paris"]
+
+
+def test_a_retired_account_still_blocks_its_numbers_but_need_not_be_fresh(store: Store) -> None:
+    Syncer(store.root, "paris", start=NOW).sync([Row(1, "+33639980001")])
+    Syncer(store.root, "lyon", start=LATER).sync([Row(1, "+33639980002")])
+    now, max_age = LATER + timedelta(hours=2), timedelta(hours=12)
+    with pytest.raises(OutdatedListError, match="“stop-pipeline retire paris”"):
+        current_list(store.root, None, max_age=max_age, now=now)
+    retire(store, "paris", now=now)
+    numbers = current_list(store.root, None, max_age=max_age, now=now).numbers
+    assert dict(numbers[["phone_number", "account"]].itertuples(index=False)) == {
+        "+33639980001": "paris",
+        "+33639980002": "lyon",
+    }
+
+
+def test_an_account_without_a_list_blocks_every_campaign_until_it_is_retired(store: Store) -> None:
+    Syncer(store.root, "paris", start=NOW).sync(rows(1))
+    registered(store, "lyon")
+    now = NOW + timedelta(hours=2)
+    with pytest.raises(OutdatedListError, match="There is no list of the account “lyon”"):
+        current_list(store.root, None, max_age=timedelta(days=1), now=now)
+    retire(store, "lyon", now=now)
+    assert len(current_list(store.root, None, max_age=timedelta(days=1), now=now).numbers) == 1

@@ -1,0 +1,287 @@
+"""Syncs killed, or refused by the disk, at every file-system call: nothing is lost, and the next sync mends it."""
+
+import errno
+import multiprocessing
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby, repeat
+from pathlib import Path
+
+import pytest
+
+from stop_pipeline_tests.conftest import Figures
+from stop_pipeline_tests.support.fault_scenarios import (
+    KILLED_AT,
+    STATE_FILE,
+    Expected,
+    Left,
+    Scenario,
+    end_a_sync,
+    judge,
+    prepare,
+    scenarios,
+    warm_up,
+)
+from stop_pipeline_tests.support.faults import Call, How, Plan, sync_in_a_process
+from stop_pipeline_tests.support.power_cuts import power_cuts, write_tree
+from stop_pipeline_tests.support.syncing import IN_MEMORY
+
+ALL = {scenario.name: scenario for scenario in scenarios()}
+SHORT = ["appended rows", "an upgrade after a killed sync"]
+PUBLISHED = ("stops", "rejected", "commits")
+ERRNOS = (errno.ENOSPC, errno.EACCES, errno.EIO)
+
+PLAIN_SENTENCE = re.compile(r"^[A-Z][^\n]* [^\n]*: [^\n]*\. [A-Z][^\n]*\.$")
+NOT_PLAIN = re.compile(r"Traceback|Errno|errno|Detail|Error\(|63998\d")
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessPoolExecutor]:
+    """Warm processes, in each of which one thread forks the syncs."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), context, initializer=warm_up) as executor:
+        yield executor
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> Iterator[Path]:
+    """Where data roots are: in memory if there is such a place; a killed process cannot tell, and syncs are free."""
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY or tmp_path) as folder:
+        yield Path(folder)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a scenario was put through, and what was wrong."""
+
+    ends: list[Left]
+    problems: list[str]
+
+
+def expectation(pool: ProcessPoolExecutor, scenario: Scenario, folder: Path) -> Expected:
+    return pool.submit(prepare, scenario, folder / "scenario").result()
+
+
+def attempt(
+    pool: ProcessPoolExecutor, scenario: Scenario, expected: Expected, plans: list[Plan], *, nexts: int = 3
+) -> Tried:
+    """End a sync by each plan, and judge what was left: equal trees once, since a sync sees nothing but the tree."""
+    ends = list(pool.map(end_a_sync, repeat(scenario), repeat(expected), plans, chunksize=8))
+    trees = {left.digest: left for left in ends}
+    roots = [left.root for left in trees.values()]
+    verdicts = pool.map(judge, repeat(scenario), repeat(expected), roots, repeat(nexts), chunksize=2)
+    problems = [
+        f"{left.plan} at {expected.calls[left.plan.number]}: {problem}"
+        for left, found in zip(trees.values(), verdicts, strict=True)
+        for problem in found
+    ]
+    return Tried(ends, problems)
+
+
+def kill_plans(calls: Sequence[Call], hows: Sequence[How]) -> list[Plan]:
+    """Before, after and, for a write, halfway through each call that can change something."""
+    return [
+        Plan(number, how)
+        for number, call in enumerate(calls)
+        if call.writes
+        for how in hows
+        if how != "half" or call.kind == "write"
+    ]
+
+
+def fault_plans(calls: Sequence[Call]) -> list[Plan]:
+    """A refusal in place of each call, reads included; each errno in turn."""
+    return [Plan(number, errno=ERRNOS[number % len(ERRNOS)]) for number in range(len(calls))]
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_a_sync_killed_at_any_call_leaves_every_commit_and_the_next_one_ends_as_if_it_had_never_run(
+    pool: ProcessPoolExecutor, roots: Path, figures: Figures, name: str
+) -> None:
+    # What stands after a call stands before the next one, so the long form alone kills after each as well.
+    assert_kills_lose_nothing(pool, ALL[name], roots, figures, hows=("before", "half"), nexts=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_a_killed_sync_is_made_good_whatever_the_next_response_is(
+    pool: ProcessPoolExecutor, roots: Path, figures: Figures, name: str
+) -> None:
+    assert_kills_lose_nothing(pool, ALL[name], roots, figures, hows=("before", "half", "after"), nexts=3)
+
+
+def assert_kills_lose_nothing(
+    pool: ProcessPoolExecutor,
+    scenario: Scenario,
+    folder: Path,
+    figures: Figures,
+    *,
+    hows: Sequence[How],
+    nexts: int,
+) -> None:
+    expected = expectation(pool, scenario, folder)
+    assert expected.uncounted == ()
+    tried = attempt(pool, scenario, expected, kill_plans(expected.calls, hows), nexts=nexts)
+    figures.add("kills of a sync, at each of its file-system calls", tried=len(tried.ends), lost=len(tried.problems))
+    assert [left for left in tried.ends if not left.ended.killed] == []
+    assert tried.problems == []
+    # One more call than the sync has: it runs through.
+    through = pool.submit(end_a_sync, scenario, expected, Plan(len(expected.calls))).result()
+    assert (through.ended.killed, through.ended.error_type) == (False, None)
+    assert through.complete
+
+
+@pytest.mark.parametrize("name", ["an altered row"])
+def test_a_disk_that_is_full_ends_the_sync_with_a_sentence_at_any_call(
+    pool: ProcessPoolExecutor, roots: Path, figures: Figures, name: str
+) -> None:
+    expected = expectation(pool, ALL[name], roots)
+    plans = [Plan(number, errno=errno.ENOSPC) for number, call in enumerate(expected.calls) if call.writes]
+    assert_faults_lose_nothing(pool, ALL[name], expected, plans, figures, nexts=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_any_refusal_of_the_disk_ends_the_sync_with_a_sentence_and_the_next_one_repairs_it(
+    pool: ProcessPoolExecutor, roots: Path, figures: Figures, name: str
+) -> None:
+    expected = expectation(pool, ALL[name], roots)
+    assert_faults_lose_nothing(pool, ALL[name], expected, fault_plans(expected.calls), figures, nexts=3)
+
+
+def assert_faults_lose_nothing(
+    pool: ProcessPoolExecutor,
+    scenario: Scenario,
+    expected: Expected,
+    plans: list[Plan],
+    figures: Figures,
+    *,
+    nexts: int,
+) -> None:
+    tried = attempt(pool, scenario, expected, plans, nexts=nexts)
+    figures.add("refusals by the disk, of each call", tried=len(tried.ends), lost=len(tried.problems))
+    assert [left for left in tried.ends if left.ended.killed] == []
+    unplain = []
+    for left in tried.ends:
+        ended, call = left.ended, expected.calls[left.plan.number]
+        if ended.error_type is None:
+            if not (is_tolerated(call) and left.complete):
+                unplain.append(f"{left.plan} at {call}: passed over, complete: {left.complete}")
+        elif ended.error_type != "StoreError" or not is_plain(ended.error):
+            unplain.append(f"{left.plan} at {call}: {ended.error_type}: {ended.error}")
+    assert unplain == []
+    assert tried.problems == []
+
+
+def is_tolerated(call: Call) -> bool:
+    """Refusals that need not end a sync.
+
+    Of clearing up, which the next one repeats; of looking at the lock; and of reading tables that are made again.
+    """
+    made_again = not call.writes and call.path.startswith(("snapshot/", "suppression_list/", "stops_per_day/"))
+    return made_again or call.path.startswith(".work") or call.path == "."
+
+
+def is_plain(sentence: str) -> bool:
+    return bool(PLAIN_SENTENCE.match(sentence)) and not NOT_PLAIN.search(sentence)
+
+
+# What is synced when, so that a power cut loses nothing either
+
+
+@pytest.mark.parametrize(
+    "name", ["a removal", *(pytest.param(name, marks=pytest.mark.slow) for name in ALL if name != "a removal")]
+)
+def test_a_power_cut_that_leaves_only_what_was_synced_is_made_good_as_well(
+    pool: ProcessPoolExecutor, roots: Path, figures: Figures, name: str
+) -> None:
+    scenario = ALL[name]
+    expected = expectation(pool, scenario, roots)
+    left = []
+    for number, tree in power_cuts(expected.folder / "base", expected.calls):
+        root = roots / f"cut-{number}" / "data"
+        root.parent.mkdir()
+        write_tree(tree, root)
+        left.append(root)
+    assert len(left) > 2
+    verdicts = pool.map(judge, repeat(scenario), repeat(expected), left, repeat(3))
+    problems = [f"{root.parent.name}: {problem}" for root, found in zip(left, verdicts, strict=True) for problem in found]
+    figures.add("power cuts, each leaving only what was synced", tried=len(left), lost=len(problems))
+    assert problems == []
+
+
+def test_a_new_data_root_is_synced_down_to_its_place_on_disk(pool: ProcessPoolExecutor, roots: Path) -> None:
+    root = roots / "folder" / "data"
+    ended = pool.submit(sync_in_a_process, root, ALL["a removal"].killed, KILLED_AT, watched=roots).result()
+    assert ended.error_type is None, ended
+    made = {call.path: number for number, call in enumerate(ended.calls) if call.kind == "mkdir"}
+    committed = next(number for number, call in enumerate(ended.calls) if call.to == f"folder/data/{STATE_FILE}")
+    for folder in ("folder", "folder/data", "folder/data/.work", "folder/data/.work/staged"):
+        holder = Path(folder).parent.as_posix()
+        synced = [number for number, call in enumerate(ended.calls) if (call.kind, call.path) == ("fsync", holder)]
+        assert any(made[folder] < number < committed for number in synced), folder
+
+
+@pytest.mark.parametrize("name", ["a small change", "an upgrade"])
+def test_each_file_is_synced_before_it_is_renamed_and_its_folder_before_the_next_that_relies_on_it(
+    pool: ProcessPoolExecutor, roots: Path, name: str
+) -> None:
+    calls = expectation(pool, ALL[name], roots).calls
+    renames = [(number, call) for number, call in enumerate(calls) if call.kind == "rename"]
+    assert renames
+    for number, call in renames:
+        touched = [earlier for earlier in calls[:number] if earlier.path == call.path and earlier.writes]
+        assert touched[-1].kind == "fsync", call
+        assert "close" in {earlier.kind for earlier in touched}, call
+        assert Path(call.to).parent.as_posix() in synced_until_relied_on(calls, number), call
+    for number, call in enumerate(calls):
+        if call.kind == "mkdir" and not call.path.startswith(".work/account="):
+            assert Path(call.path).parent.as_posix() in synced_until_relied_on(calls, number), call
+    # Nothing is ever opened for writing but temporary files, staged ones and locks.
+    assert {call.path.split("/")[0] for call in calls if call.kind == "open to write"} == {".work"}
+
+
+def synced_until_relied_on(calls: Sequence[Call], number: int) -> set[str]:
+    """The folders synced between a call and the next file that relies on it.
+
+    Files that are published together do not rely on each other; the state that calls them published does.
+    """
+    together = calls[number].to.split("/")[0] in PUBLISHED
+    synced = set()
+    for call in calls[number + 1 :]:
+        if call.kind == "rename" and not (together and call.to.split("/")[0] in PUBLISHED):
+            # A folder that was made for this very file is synced after it.
+            if calls[number].kind != "mkdir" or not call.to.startswith(f"{calls[number].path}/"):
+                break
+            together = True
+        if call.kind == "fsync":
+            synced.add(call.path)
+    return synced
+
+
+@pytest.mark.parametrize("name", [name for name, scenario in ALL.items() if not scenario.interrupted])
+def test_the_files_are_staged_before_the_commit_and_published_after_it(
+    pool: ProcessPoolExecutor, roots: Path, name: str
+) -> None:
+    expected = expectation(pool, ALL[name], roots)
+    renames = [call for call in expected.calls if call.kind == "rename"]
+    order = [table for table, _ in groupby(call.to.split("/")[0] for call in renames)]
+    rereads = len(expected.before) == 3 or ALL[name].version_1 is not None
+    commit = ["state", "published", "state"]
+    in_order = [
+        *["accounts"] * (not (ALL[name].before)),
+        *("raw", "snapshot"),
+        *commit * (1 + rereads),
+        *("suppression_list", "stops_per_day"),
+    ]
+    assert [step for step, _ in groupby("published" if table in PUBLISHED else table for table in order)] == in_order
+    # Every published file had been staged, and synced, before the state that names it.
+    for number, call in enumerate(expected.calls):
+        if call.kind == "rename" and call.to.split("/")[0] in PUBLISHED:
+            assert call.path.startswith(".work/staged/"), call
+            commits = [n for n, other in enumerate(expected.calls[:number]) if other.to == STATE_FILE]
+            assert any(other == Call("fsync", call.path, content=other.content) for other in expected.calls[: commits[-1]])

@@ -1,0 +1,295 @@
+"""`run` and `dev` on this machine: what can be wrong with Dagster's home is one sentence, and `dev` ends as a whole."""
+
+import contextlib
+import ctypes
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import requests
+from click.testing import Result
+
+from stop_pipeline import read_stops
+from stop_pipeline_tests.support.commands import COMMAND, clean_environment, run_command, wait_until
+from stop_pipeline_tests.support.in_process import run_in_process
+from stop_pipeline_tests.support.loopback import Exchange, Loopback, reply
+from stop_pipeline_tests.support.syncing import response_body, rows
+
+KEY = "a-key-that-is-not-shown"
+QUIET = "telemetry: {enabled: false}\n"
+
+
+def _write(text: str | bytes) -> Callable[[Path], None]:
+    def write(home: Path) -> None:
+        (home / "dagster.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    return write
+
+
+def _damage(*names: str) -> Callable[[Path], None]:
+    def damage(home: Path) -> None:
+        for name in names:
+            (home / name).write_bytes(b"not a database" * 1000)
+
+    return damage
+
+
+def _replace(name: str, *, by_folder: bool) -> Callable[[Path], None]:
+    def replace(home: Path) -> None:
+        if by_folder:
+            (home / name).unlink()
+            (home / name).mkdir()
+        else:
+            shutil.rmtree(home / name)
+            (home / name).touch()
+
+    return replace
+
+
+BROKEN_HOMES: dict[str, tuple[Callable[[Path], None], int, str]] = {
+    # what is wrong, the exit code, what must be said
+    "not YAML": (_write("telemetry: [\n"), 2, "dagster.yaml is not valid YAML (line 2)"),
+    "not settings": (_write("- telemetry\n"), 2, "dagster.yaml does not hold settings"),
+    "not UTF-8": (_write("# é".encode("latin-1")), 2, "dagster.yaml is not text in UTF-8"),
+    "a folder": (_replace("dagster.yaml", by_folder=True), 2, "dagster.yaml cannot be read (Is a directory)"),
+    "an unknown setting": (_write("colour: blue\n"), 2, "Received unexpected config entry"),
+    "a missing package": (
+        _write(f"{QUIET}storage:\n  custom:\n    module: dagster_oracle\n    class: OracleStorage\n    config: {{}}\n"),
+        2,
+        "dagster.yaml needs the package “dagster_oracle”, which is not installed",
+    ),
+    "a damaged list of runs": (_damage("history/runs.db"), 1, "is damaged (file is not a database)"),
+    "damaged events": (_damage("history/runs/index.db"), 1, "is damaged (file is not a database)"),
+    "a file for the history": (_replace("history", by_folder=False), 1, "cannot write its history in "),
+}
+
+
+@pytest.fixture(scope="module")
+def good_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the history of a run."""
+    folder = tmp_path_factory.mktemp("good")
+    home = folder / "home"
+    home.mkdir()
+    with Loopback(reply(200, response_body(rows(3)))) as server:
+        done = _run(folder, home, server)
+    assert done.exit_code == 0, done.stderr
+    assert (home / "dagster.yaml").read_text().startswith("# The Dagster instance")
+    return home
+
+
+@pytest.fixture
+def home(good_home: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(good_home, tmp_path / "home"))
+
+
+def _run(folder: Path, home: Path, server: Loopback) -> Result:
+    variables = {"SMSPARTNER_API_KEY": KEY, "SMSPARTNER_BASE_URL": server.base_url, "DAGSTER_HOME": str(home)}
+    return run_in_process("run", cwd=folder, **variables)
+
+
+@pytest.mark.parametrize("kind", BROKEN_HOMES)
+def test_a_broken_home_is_one_sentence(kind: str, home: Path, tmp_path: Path) -> None:
+    break_it, code, words = BROKEN_HOMES[kind]
+    break_it(home)
+    with Loopback(reply(200, response_body(rows(3)))) as server:
+        done = _run(tmp_path, home, server)
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert words in done.stderr
+    assert str(home) in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "data").exists()
+
+
+def _without_root_rights() -> None:
+    """Root obeys the rights of files as everybody else does (CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, of Linux)."""
+    if os.geteuid() == 0:
+        for capability in (1, 2):
+            ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
+
+
+def _with_full_disk() -> None:
+    """No file can grow beyond what Dagster's empty databases take."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
+@pytest.mark.parametrize(("limit", "mode"), [(_without_root_rights, 0o500), (_with_full_disk, 0o700)])
+def test_a_home_that_cannot_be_written_is_one_sentence(
+    limit: Callable[[], None], mode: int, home: Path, tmp_path: Path
+) -> None:
+    home.chmod(mode)
+    for path in home.rglob("*"):
+        path.chmod(mode if path.is_dir() else mode & 0o600)
+    with Loopback(reply(200, response_body(rows(3)))) as server:
+        done = subprocess.run(
+            [COMMAND, "run"],
+            cwd=tmp_path,
+            env=clean_environment(SMSPARTNER_API_KEY=KEY, SMSPARTNER_BASE_URL=server.base_url, DAGSTER_HOME=str(home)),
+            preexec_fn=limit,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (1, "")
+    sentence = done.stderr.splitlines()[-1]
+    assert f"Dagster cannot write its history in {home} (" in sentence
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("home", ["/nowhere/at/all", "relative", "/dev/null"])
+def test_a_dagster_home_that_is_not_a_folder_exits_2_and_is_named(home: str, tmp_path: Path) -> None:
+    (tmp_path / "relative").mkdir()
+    done = run_in_process("run", cwd=tmp_path, SMSPARTNER_API_KEY=KEY, DAGSTER_HOME=home)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"DAGSTER_HOME is “{home}”, but Dagster needs the absolute path of a folder")
+
+
+@pytest.mark.parametrize("folder", ["what?", "100%25"])
+def test_a_path_that_breaks_dagsters_database_is_refused_before_anything_is_written(
+    folder: str, tmp_path: Path
+) -> None:
+    (tmp_path / folder).mkdir()
+    for variables in ({"STOP_PIPELINE_DATA": f"{folder}/data"}, {"DAGSTER_HOME": str(tmp_path / folder)}):
+        done = run_in_process("run", cwd=tmp_path, SMSPARTNER_API_KEY=KEY, **variables)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert done.stderr.startswith("Dagster cannot keep its database in ")
+        assert [path.name for path in tmp_path.rglob("*")] == [folder]
+
+
+def test_a_tilde_in_dagster_home_is_the_home_folder(good_home: Path, tmp_path: Path) -> None:
+    home = Path(shutil.copytree(good_home, tmp_path / "user" / "home"))
+    runs = len([*(home / "history" / "runs").iterdir()])
+    with Loopback(reply(200, response_body(rows(3)))) as server:
+        variables = {"SMSPARTNER_API_KEY": KEY, "SMSPARTNER_BASE_URL": server.base_url}
+        done = run_in_process("run", cwd=tmp_path, DAGSTER_HOME="~/home", HOME=str(tmp_path / "user"), **variables)
+    assert done.exit_code == 0, done.stderr
+    assert len([*(home / "history" / "runs").iterdir()]) == runs + 1
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_run_that_is_killed_does_not_hold_up_the_next_one_which_marks_it_as_failed(
+    home: Path, tmp_path: Path
+) -> None:
+    requested = threading.Event()
+
+    def hold(exchange: Exchange) -> None:
+        requested.set()
+        exchange.closing.wait()
+
+    with Loopback(hold, reply(200, response_body(rows(3)))) as server:
+        environment = clean_environment(
+            SMSPARTNER_API_KEY=KEY, SMSPARTNER_BASE_URL=server.base_url, DAGSTER_HOME=str(home)
+        )
+        killed = subprocess.Popen([COMMAND, "run"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+        assert requested.wait(60)
+        killed.kill()
+        assert killed.wait() == -signal.SIGKILL
+        done = _run(tmp_path, home, server)
+    assert (done.exit_code, len(read_stops(tmp_path / "data"))) == (0, 3), done.stderr
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        last, before, _ = (run.status for run in instance.get_runs())
+    assert (last, before) == (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE)
+
+
+# The UI
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _processes_below(process: int) -> set[int]:
+    """The process, and those that it started, and so on."""
+    shown = subprocess.run(["ps", "-eo", "pid=,ppid=,stat="], capture_output=True, text=True, check=True)  # noqa: S607
+    parents = {
+        int(pid): int(parent) for pid, parent, stat in map(str.split, shown.stdout.splitlines()) if stat[0] != "Z"
+    }
+    found = {process} & {*parents}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def _any_left(processes: set[int]) -> bool:
+    return any(_processes_below(process) for process in processes)
+
+
+@contextmanager
+def _dev(folder: Path, home: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`stop-pipeline dev` in a session of its own, and what it prints when the UI is up."""
+    process = subprocess.Popen(
+        [COMMAND, "dev", *arguments],
+        cwd=folder,
+        env=clean_environment(DAGSTER_HOME=str(home)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield process, process.stdout.readline()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        process.communicate(timeout=90)
+
+
+def test_dev_says_where_the_ui_is_and_is_the_only_one_and_ends_as_a_whole_even_if_it_is_killed(
+    home: Path, tmp_path: Path
+) -> None:
+    port = str(_free_port())
+    with _dev(tmp_path, home, "--port", port) as (process, line):
+        assert line == f"Open http://localhost:{port} in a browser. Ctrl-C ends it.\n"
+        assert requests.get(f"http://127.0.0.1:{port}/server_info", timeout=60).ok
+        processes = _processes_below(process.pid)
+        assert len(processes) >= 5
+
+        taken = run_command("dev", "--port", port, cwd=tmp_path, DAGSTER_HOME=str(home))
+        assert (taken.returncode, taken.stdout) == (1, "")
+        assert taken.stderr.startswith(f"The UI cannot listen on port {port} (Address already in use): name another")
+        assert "--port" in taken.stderr
+        second = run_command("dev", "--port", str(_free_port()), cwd=tmp_path, DAGSTER_HOME=str(home))
+        assert (second.returncode, second.stdout) == (1, "")
+        assert second.stderr.startswith(f"“stop-pipeline dev” is already running with DAGSTER_HOME {home}, and two")
+
+        process.kill()
+        wait_until(lambda: not _any_left(processes), "the end of all processes")
+        assert process.communicate()[0] == "", "Dagster's notices were shown"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_dev_ends_as_a_whole_when_it_is_asked_to(asked: signal.Signals, home: Path, tmp_path: Path) -> None:
+    with _dev(tmp_path, home, "--port", str(_free_port())) as (process, line):
+        assert line.startswith("Open http://localhost:")
+        processes = _processes_below(process.pid)
+        process.send_signal(asked)
+        assert process.wait(timeout=90) == 0
+        assert not _any_left(processes)
+        assert process.communicate()[0] == ""
+
+
+def test_dev_with_a_wrong_setting_or_home_exits_before_it_starts_anything(home: Path, tmp_path: Path) -> None:
+    done = run_command("dev", cwd=tmp_path, SMSPARTNER_FORMAT="csv")
+    assert done.returncode == 2
+    assert done.stderr.startswith("SMSPARTNER_FORMAT is ")
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    with (home / "dagster.yaml").open("a") as file:
+        file.write("run_launcher: {module: dagster_nomad, class: NomadLauncher}\n")
+    done = run_command("dev", "--port", str(_free_port()), cwd=tmp_path, DAGSTER_HOME=str(home))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "dagster.yaml needs the package “dagster_nomad”, which is not installed" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

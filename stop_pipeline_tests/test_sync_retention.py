@@ -1,0 +1,146 @@
+"""Responses are kept as received until their time is over, and never go while they are still needed."""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stop_pipeline import sync
+from stop_pipeline.errors import ForeignListError
+from stop_pipeline.table.removals import RemovalPolicy
+from stop_pipeline_tests.support.syncing import IN_MEMORY, PARIS, START, Row, Syncer, response_body, rows, tree
+
+RAW_DAYS = 30
+
+
+@pytest.fixture
+def syncer() -> Iterator[Syncer]:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
+        yield Syncer(Path(folder, "data"))
+
+
+def sync_on(syncer: Syncer, day: float, listed: int | list[Row], raw_days: int | None = RAW_DAYS) -> sync.Merged:
+    """A sync so many days after the start, of some rows or of so many."""
+    body = response_body(rows(listed) if isinstance(listed, int) else listed)
+    syncer.fetch(body, at=START + timedelta(days=day))
+    sync.parse(syncer.store, syncer.account, timezone=PARIS)
+    return sync.merge(syncer.store, syncer.account, RemovalPolicy(), raw_days=raw_days)
+
+
+def days_kept(syncer: Syncer) -> list[float]:
+    return [(kept.fetched_at - START) / timedelta(days=1) for kept in syncer.store.responses.all(syncer.account)]
+
+
+def test_a_response_goes_once_one_that_is_thirty_days_newer_is_committed(syncer: Syncer) -> None:
+    for day, count in [(0, 30), (1, 31), (30, 32)]:
+        sync_on(syncer, day, count)
+    assert days_kept(syncer) == [0, 1, 30]  # thirty days old is not yet older
+    sync_on(syncer, 30.01, 33)
+    assert days_kept(syncer) == [1, 30, 30.01]
+    sync_on(syncer, 100, 34)
+    assert days_kept(syncer) == [100]
+
+
+def test_an_unchanged_response_moves_the_time_too(syncer: Syncer) -> None:
+    for day, count in [(0, 30), (1, 31), (40, 31)]:
+        merged = sync_on(syncer, day, count)
+    assert merged.outcome == "unchanged"
+    assert days_kept(syncer) == [1]  # the one that the commit was made from, and the newest kept
+
+
+def test_a_response_that_is_not_merged_removes_nothing_and_the_commits_own_stays(syncer: Syncer) -> None:
+    sync_on(syncer, 0, 30)
+    sync_on(syncer, 1, 31)
+    with pytest.raises(ForeignListError):
+        sync_on(syncer, 60, [Row(500 + number, "+33639989999") for number in range(30)])
+    assert days_kept(syncer) == [0, 1, 60]
+    # Back to the list before: its bytes are kept again, and what it was committed from last time may go.
+    sync_on(syncer, 61, 31)
+    assert days_kept(syncer) == [60, 61]
+
+
+def test_responses_whose_removals_are_withheld_go_by_the_same_rule(syncer: Syncer) -> None:
+    sync_on(syncer, 0, 100)
+    assert sync_on(syncer, 10, 10).counts.withheld == 90
+    assert sync_on(syncer, 45, 10).counts.withheld == 90
+    assert days_kept(syncer) == [10]
+
+
+def test_without_a_number_of_days_all_are_kept(syncer: Syncer) -> None:
+    for count in (30, 31):
+        sync_on(syncer, count * 100, count, raw_days=None)
+    assert len(days_kept(syncer)) == 2
+
+
+def test_the_largest_number_of_days_keeps_all(syncer: Syncer) -> None:
+    syncer.fetch(response_body(rows(1)), at=datetime(2001, 1, 1, tzinfo=UTC))
+    syncer.merge()
+    sync_on(syncer, 0, 2, raw_days=999_999)
+    assert len(days_kept(syncer)) == 2
+
+
+def test_other_accounts_and_other_files_are_left_alone(syncer: Syncer) -> None:
+    lyon = Syncer(syncer.root, "lyon")
+    sync_on(lyon, 0, 30)
+    sync_on(syncer, 0, 30)
+    note = syncer.root / "raw/account=main/note.txt"
+    note.write_text("not ours")
+    sync_on(syncer, 99, 31)
+    assert days_kept(lyon) == [0]
+    assert note.exists()
+
+
+def test_only_kept_responses_differ_from_a_data_root_that_keeps_all(syncer: Syncer) -> None:
+    keeping = Syncer(syncer.root.parent / "keeping")
+    for day in (0, 20, 40, 60):
+        sync_on(keeping, day, 30 + day, raw_days=None)
+        sync_on(syncer, day, 30 + day)
+    kept, left = tree(keeping.root), tree(syncer.root)
+    registered = "accounts/account=main.json"  # holds the time of the clock
+    assert {name: kept[name] for name in left if name != registered} == {
+        name: data for name, data in left.items() if name != registered
+    }
+    assert all(name.startswith("raw/") for name in kept.keys() - left.keys())
+    assert len(kept.keys() - left.keys()) == 2
+
+
+def test_a_response_that_cannot_be_removed_is_a_warning_and_the_sync_goes_on(
+    syncer: Syncer, caplog: pytest.LogCaptureFixture
+) -> None:
+    sync_on(syncer, 0, 30)
+    (old,) = (syncer.root / "raw/account=main").glob("*.zst")
+    data = old.read_bytes()
+    old.unlink()
+    old.mkdir()  # which no one can unlink, not even root
+    with caplog.at_level(logging.WARNING):
+        merged = sync_on(syncer, 99, 31)
+    assert merged.outcome == "merged"
+    assert "Account main: an old response could not be removed. Cannot write" in caplog.text
+    old.rmdir()
+    old.write_bytes(data)
+    sync_on(syncer, 100, 31)
+    assert days_kept(syncer) == [99]
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.01, 45), st.integers(20, 23)), min_size=1, max_size=6))
+def test_what_is_kept_is_the_newest_the_commits_own_and_what_is_young_enough(steps: list[tuple[float, int]]) -> None:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
+        syncer = Syncer(Path(folder))
+        day = 0.0
+        kept: list[datetime] = []
+        before = None
+        for gap, count in steps:
+            day += gap
+            merged = sync_on(syncer, day, count)
+            if count != before:
+                kept.append(merged.info.fetched_at)
+            before = count
+        last = merged.info.fetched_at
+        expected = [time for time in kept[:-1] if last - time <= timedelta(days=RAW_DAYS)] + kept[-1:]
+        assert [response.fetched_at for response in syncer.store.responses.all("main")] == expected
