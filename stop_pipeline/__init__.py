@@ -31,7 +31,7 @@ _MODULES = {
     "suppress": "stop_pipeline.campaign",
 }
 
-__all__ = list(_MODULES)  # noqa: PLE0605 – `__init__.pyi` lists them for type checkers
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

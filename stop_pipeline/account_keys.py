@@ -4,8 +4,9 @@ import os
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from stop_pipeline.errors import ConfigurationError
 
@@ -17,11 +18,7 @@ _RIGHTS_OF_OTHERS = 0o077
 
 
 def account_names(text: str, given_by: str = "SMSPARTNER_ACCOUNTS") -> tuple[str, ...]:
-    """Split a comma-separated list of account names, keeping its order.
-
-    Args:
-        text: The names.
-        given_by: Variable or option that holds the names, for the error message.
+    """Split a comma-separated list of account names, given by a variable or an option, keeping its order.
 
     Raises:
         ConfigurationError: A name is empty, repeated, or unsafe in a path.
@@ -42,24 +39,29 @@ def key_variable(account: str) -> str:
     return "SMSPARTNER_API_KEY" if account == DEFAULT_ACCOUNT else f"SMSPARTNER_API_KEY_{account.upper()}"
 
 
-def api_key(account: str, accounts_file: Path | None = None, environ: Mapping[str, str] = os.environ) -> str:
-    """Return the API key of an account, without surrounding white space.
+def api_keys(
+    accounts: Iterable[str], accounts_file: Path | None = None, environ: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Return the API key of each account that has one, from `accounts_file` if there is one, else from its variable.
 
-    Args:
-        account: Account name.
-        accounts_file: File that holds the keys; None if they are in variables.
-        environ: The environment.
+    Raises:
+        ConfigurationError: The file is refused.
+    """
+    by_variable = {account: environ.get(key_variable(account), "").strip() for account in accounts}
+    keys = read_keys(accounts_file) if accounts_file else by_variable
+    return {account: keys[account] for account in by_variable if keys.get(account)}
+
+
+def api_key(account: str, accounts_file: Path | None = None, environ: Mapping[str, str] = os.environ) -> str:
+    """Return the API key of one account, as `api_keys` does.
 
     Raises:
         ConfigurationError: The account has no API key, or the file is refused.
     """
-    if accounts_file is None:
-        key = environ.get(key_variable(account), "").strip()
-    else:
-        key = read_keys(accounts_file).get(account, "")
-    if not key:
+    keys = api_keys([account], accounts_file, environ)
+    if account not in keys:
         raise missing_key(account, accounts_file)
-    return key
+    return keys[account]
 
 
 def missing_key(account: str, accounts_file: Path | None = None) -> ConfigurationError:
@@ -76,51 +78,38 @@ def missing_key(account: str, accounts_file: Path | None = None) -> Configuratio
 
 
 def read_keys(file: Path) -> dict[str, str]:
-    """Read the API key of each account, in the order of the file; an empty key means that the account has none.
-
-    Args:
-        file: TOML file with a table `accounts` of names and keys, readable by its owner only.
+    """Read a TOML file with a table `accounts` of names and keys; an account with an empty key has none.
 
     Raises:
         ConfigurationError: Others can read the file, or its content is wrong. The message repeats nothing that the file
             holds, not even a name: someone who swaps the two sides of a line has written a key there.
     """
-    text = _read_private(file)
-    refused = ""
+    keys: Any = None
     try:
-        keys = tomllib.loads(text).get("accounts")
+        with file.open("rb") as opened:
+            if os.fstat(opened.fileno()).st_mode & _RIGHTS_OF_OTHERS:
+                problem = f"can be read by others than its owner: run chmod 600 {file}"
+            else:
+                keys = tomllib.load(opened).get("accounts")
+                problem = _problem_of(keys)
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+    except UnicodeDecodeError:
+        problem = "is not in UTF-8"
     except ValueError as error:
-        # Only the position is taken from the error: the rest may quote the file.
-        place = re.search(r"at line \d+", str(error))
-        refused = f"is not a TOML file that names each account once: look {place[0] if place else 'at its end'}"
-    if refused:
-        raise _refused_file(file, refused)
-    if not isinstance(keys, dict) or not keys:
-        raise _refused_file(file, 'needs a table [accounts] with one line per account, such as lyon = "its API key"')
-    for number, (name, key) in enumerate(keys.items(), 1):
-        if not _ACCOUNT_NAME.fullmatch(name):
-            raise _refused_file(file, f"has a name, number {number}, that is not {_NAME_RULE}")
-        if not isinstance(key, str):
-            raise _refused_file(file, f"has a key, number {number}, that is not in quotes")
+        place = re.search(r"at line \d+", str(error))  # nothing else, because it may quote the file
+        problem = f"is not a TOML file that names each account once: look {place[0] if place else 'at its end'}"
+    if problem:
+        raise ConfigurationError(f"SMSPARTNER_ACCOUNTS_FILE: {file} {problem}.")
     return {name: key.strip() for name, key in keys.items()}
 
 
-def _read_private(file: Path) -> str:
-    """Return the text of a file that nobody but its owner may read."""
-    try:
-        with file.open(encoding="utf-8") as opened:
-            # The open file is asked: nobody can exchange it in between.
-            private = not os.fstat(opened.fileno()).st_mode & _RIGHTS_OF_OTHERS
-            text = opened.read() if private else ""
-        refused = "" if private else f"can be read by others than its owner: run chmod 600 {file}"
-    except OSError as error:
-        refused = f"cannot be read: {error.strerror}"
-    except UnicodeDecodeError:
-        refused = "is not in UTF-8"
-    if refused:
-        raise _refused_file(file, refused)
-    return text
-
-
-def _refused_file(file: Path, reason: str) -> ConfigurationError:
-    return ConfigurationError(f"SMSPARTNER_ACCOUNTS_FILE: {file} {reason}.")
+def _problem_of(keys: Any) -> str:
+    if not isinstance(keys, dict) or not keys:
+        return 'needs a table [accounts] with one line per account, such as lyon = "its API key"'
+    for number, (name, key) in enumerate(keys.items(), 1):
+        if not _ACCOUNT_NAME.fullmatch(name):
+            return f"has a name, number {number}, that is not {_NAME_RULE}"
+        if not isinstance(key, str):
+            return f"has a key, number {number}, that is not in quotes"
+    return ""

@@ -71,6 +71,14 @@ def open_instance(home: Path, *, with_launcher: bool = False) -> Iterator[dg.Dag
             yield instance
 
 
+def unwritable(home: Path, reason: str) -> str:
+    """The sentence for a home in which Dagster cannot write."""
+    return (
+        f"Dagster cannot write its history in {home} ({reason}): make room there, make it writable for this user, or "
+        f"set DAGSTER_HOME to another folder. {_UNHARMED}"
+    )
+
+
 def _default_home(settings: Settings) -> Path:
     if is_remote(settings.data_root):
         return Path.home() / ".stop_pipeline"
@@ -132,10 +140,7 @@ def _explained(error: Exception, home: Path) -> StopPipelineError | None:
             )
         if isinstance(cause, sqlite3.Error | OSError):
             reason = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else str(cause)
-            return StoreError(
-                f"Dagster cannot write its history in {home} ({reason}): make room there, make it writable for this "
-                f"user, or set DAGSTER_HOME to another folder. {_UNHARMED}"
-            )
+            return StoreError(unwritable(home, reason))
     if (refusal := getattr(error, "orig", None)) is not None:  # of a database server, by SQLAlchemy
         return StoreError(f"Dagster cannot use its database ({excerpt(str(refusal))}): check the server and {file}.")
     if isinstance(error, dg.DagsterError):

@@ -2,14 +2,12 @@
 
 A message is one or two plain sentences: what was expected, what came, what to do. It never holds an API key or a phone
 number: text from outside goes through `redact` and `excerpt` first. The command ends with exit code 2 after a
-`ConfigurationError`, 3 after an `OutdatedListError` and 1 after any other.
+`ConfigurationError` or an `InputError`, 3 after an `OutdatedListError` and 1 after any other.
 """
 
 import re
 from collections.abc import Iterable
 from typing import Self
-
-EXCERPT_LENGTH = 80
 
 
 class StopPipelineError(Exception):
@@ -22,6 +20,10 @@ class StopPipelineError(Exception):
 
 class ConfigurationError(StopPipelineError):
     """A setting is missing or wrong; the message names the variable."""
+
+
+class InputError(StopPipelineError, ValueError):
+    """What a person asked for cannot be read or makes no sense: a phone number, a time, the name of a file."""
 
 
 class ApiError(StopPipelineError):
@@ -86,4 +88,4 @@ def redact(text: str, secrets: Iterable[str]) -> str:
 def excerpt(text: str) -> str:
     """Return the start of a text from outside, fit for a message: at most 80 characters, one line, digits masked."""
     line = re.sub(r"\s+", " ", "".join(char if char.isprintable() else " " for char in text)).strip()
-    return re.sub(r"\d", "•", line[:EXCERPT_LENGTH])
+    return re.sub(r"\d", "•", line[:80])

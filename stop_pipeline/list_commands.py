@@ -2,35 +2,56 @@
 
 import dataclasses
 import json
-import os
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo
 
+import click
 import pandas as pd
 
-from stop_pipeline.errors import CampaignError, ConfigurationError, StoreError
-from stop_pipeline.schema import ACCOUNT
+from stop_pipeline.campaign.output import complete_file
+from stop_pipeline.cli_output import counted
+from stop_pipeline.errors import CampaignError, InputError
+from stop_pipeline.phone_numbers import READING_RULES
+from stop_pipeline.schema import FOUND_ORIGIN, REJECTED_ORIGIN, SUPPRESSION_LIST
 from stop_pipeline.settings import PROVIDER_TIMEZONE
-from stop_pipeline.table.changes import Changes, find_changes
+from stop_pipeline.table.changes import ADDED, find_changes
 from stop_pipeline.table.current_list import current_list
+from stop_pipeline.table.derive import ORIGINS
 from stop_pipeline.table.files import LocalFiles
-from stop_pipeline.table.lookup import AccountLookup, Evidence, Lookup, OptOut
+from stop_pipeline.table.lookup import AccountLookup, Evidence, Lookup, OptOut, lookup
+from stop_pipeline.table.store import Store
 from stop_pipeline.times import parse_moment
+
+EXIT_CODES = {True: 0, False: 4, None: 3}
+"""Exit code of `lookup`, by whether the number may be texted; None if there is no list."""
 
 _PARIS = ZoneInfo(PROVIDER_TIMEZONE)
 _CSV_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_BEFORE_EVERYTHING = "1970-01-01"
+_VERDICTS = {True: "may be texted", False: "must not be texted", None: "cannot be judged: there is no list"}
+_VERDICTS_THEN = {True: "was not on the list", False: "was on the list", None: "cannot be judged: there was no list"}
+_ON_LIST = {True: "not on the list", False: "on the list"}
+_WHERE_FOUND = {REJECTED_ORIGIN: " (in a malformed row)", FOUND_ORIGIN: " (in a text that is not one number)"}
+
+
+def look_up(root: str, number: str, *, on: str | None, account: str | None, as_json: bool, max_age: timedelta) -> int:
+    """Print what is known about a number; gives the exit code."""
+    found = lookup(number, on, root, account, max_age)
+    click.echo(lookup_as_json(found) if as_json else lookup_as_text(found))
+    return EXIT_CODES[found.may_be_texted]
 
 
 def lookup_as_text(found: Lookup) -> str:
     """The answer to `lookup` for a person, with times in Paris and UTC."""
-    when = "now" if found.on is None else f"as known at {_both(found.on)}"
-    verdict = "may be texted" if found.may_be_texted else "must not be texted"
-    lines = [f"{found.number} {verdict} ({when})."]
+    lines = [f"{found.number} {_VERDICTS[found.may_be_texted]}."]
+    if found.on is not None:
+        lines = [f"{found.number} {_VERDICTS_THEN[found.may_be_texted]} at {_both(found.on)}."]
     for account in found.accounts:
-        lines += _account_lines(account, found.on)
-    lines += [f"It is on the list of the account {name}, which was not asked for." for name in found.other_accounts]
+        lines += ["", *_account_lines(account, found.on)]
+    for name in found.other_accounts:
+        lines += ["", f"Account {name}, which was not asked for: on the list."]
     return "\n".join(lines)
 
 
@@ -40,132 +61,130 @@ def lookup_as_json(found: Lookup) -> str:
 
 
 def write_changes(
+    root: str,
     out: Path,
     *,
     since: str | None,
     since_file: Path | None,
     until: str | None,
-    root: str,
     account: str | None,
     max_age: timedelta,
-) -> Changes:
-    """Write the changes to a file, then the time where the next ones begin to `since_file`.
+) -> None:
+    """Write the changes to a file, then the time where the next ones begin to `since_file`, and print what it was.
 
     Killed in between, the next call gives the same changes again: rows may come twice, but none is lost.
 
     Raises:
-        CampaignError: the file exists or cannot be written.
-        ConfigurationError: neither time is given, or `since_file` holds none.
-        StoreError: `since_file` cannot be written.
-        ValueError, OutdatedListError: as in `changes.read_changes`.
+        InputError: a time or a name cannot be used, or `since_file` does not hold a time.
+        OutdatedListError: as in `changes.read_changes`.
+        CampaignError: a file cannot be written.
     """
-    begin = since or _read_cursor(since_file)
+    _refuse_place(root, out, since_file)
+    begin, rules = (since, READING_RULES) if since_file is None else _read_cursor(since_file, since)
+    if begin is None:
+        raise InputError("Give --since, or --since-file with a file that an earlier call has written.")
+    if rules != READING_RULES:
+        begin = _BEFORE_EVERYTHING
+        click.echo("Warning: phone numbers are read by other rules than last time: the whole list is given.", err=True)
     changes = find_changes(begin, until, root, account, max_age)
-    _write_table(changes.rows, out, root)
+    if changes.remark is not None:
+        click.echo(f"Warning: {changes.remark}", err=True)
+    _write_table(changes.rows, out)
     if since_file is not None:
-        _write_cursor(since_file, changes.until)
-    return changes
+        with complete_file(since_file) as file:
+            file.write_text(f"{changes.until.isoformat()}\n{READING_RULES}\n", encoding="utf-8")
+    added = int((changes.rows["change"] == ADDED).sum())
+    click.echo(f"{out}: {added:,} added, {len(changes.rows) - added:,} removed until {_both(changes.until)}.")
+    kept = f", which {since_file} keeps" if since_file else ""
+    click.echo(f"For the next changes: --since {changes.until.isoformat()}{kept}.")
 
 
-def export_list(out: Path, *, root: str, account: str | None, max_age: timedelta) -> tuple[int, datetime]:
-    """Write the suppression list of all accounts, or of one, with one row per number.
+def export_list(root: str, out: Path, *, account: str | None, max_age: timedelta) -> None:
+    """Write the suppression list of all accounts, or of one, with one row per number, and print how many there are.
 
     The columns are those of `schema.SUPPRESSION_LIST`; of a number on several lists, the earliest and latest opt-out.
 
-    Returns:
-        How many numbers there are, and when the list was last complete (UTC; of several accounts, the earliest time).
-
     Raises:
+        InputError: the name of the file cannot be used.
         OutdatedListError: as in `current_list`.
-        CampaignError: the file exists or cannot be written.
+        CampaignError: the file cannot be written.
     """
+    _refuse_place(root, out)
     current = current_list(root, account, max_age=max_age)
-    numbers = current.numbers.drop(columns=ACCOUNT.name).groupby("phone_number", as_index=False)
-    rows = numbers.agg(
+    numbers = current.numbers.assign(origin=pd.Categorical(current.numbers["origin"], ORIGINS, ordered=True))
+    rows = numbers.groupby("phone_number", as_index=False).agg(
         {"first_stop_at": "min", "last_stop_at": "max", "stop_count": "sum", "origin": "min"}
-    )  # “found in text” < “listed” < “rejected row”
-    _write_table(rows, out, root)
-    return len(rows), current.verified_at
+    )
+    _write_table(rows.astype(SUPPRESSION_LIST.dtypes), out)
+    click.echo(f"{out}: {counted(len(rows), 'number')}. The list was last complete at {_both(current.verified_at)}.")
 
 
 def _account_lines(answer: AccountLookup, on: datetime | None) -> list[str]:
-    verified = "never" if answer.verified_at is None else _both(answer.verified_at)
-    listed = "not on the list" if answer.may_be_texted else "on the list"
-    lines = [f"{answer.account}: {listed}; the list was last complete at {verified}."]
+    if answer.may_be_texted is not None:
+        complete = "not recorded" if answer.verified_at is None else _both(answer.verified_at)
+        lines = [f"Account {answer.account}: {_ON_LIST[answer.may_be_texted]}. Last complete list: {complete}."]
+    elif answer.known_since is not None:
+        lines = [f"Account {answer.account}: no list. The first one is of {_both(answer.known_since)}."]
+    else:
+        lines = [f"Account {answer.account}: no list. It was never synced."]
     for opt_out in answer.opt_outs:
-        lines += _opt_out_lines(opt_out, on)
+        lines += [f"  {label:<12} {text}" for label, text in _opt_out_lines(opt_out, answer, on)]
     return lines
 
 
-def _opt_out_lines(opt_out: OptOut, on: datetime | None) -> list[str]:
-    made = "at an unknown time" if opt_out.created_at is None else f"at {_both(opt_out.created_at)}"
-    unknown = " (not known yet at the time asked for)" if on and opt_out.first_seen.fetched_at > on else ""
-    last = "unknown while removals are withheld" if opt_out.last_listed is None else _shown(opt_out.last_listed)
-    lines = [
-        f"  opted out {made}, {opt_out.origin}{unknown}",
-        f"    first seen in the response of {_shown(opt_out.first_seen)}",
-        f"    last listed in the response of {last}",
-    ]
+def _opt_out_lines(opt_out: OptOut, answer: AccountLookup, on: datetime | None) -> Iterator[tuple[str, str]]:
+    """What is known about one opt-out, each with its label."""
+    made = "at an unknown time" if opt_out.created_at is None else _both(opt_out.created_at)
+    yield "opted out", made + _WHERE_FOUND.get(opt_out.origin, "")
+    if on is not None:
+        not_known = "no longer" if opt_out.first_seen.fetched_at <= on else "not yet"
+        yield "known then", "yes" if opt_out.in_force else not_known
+    yield "first seen", _shown(opt_out.first_seen)
+    yield "last listed", "not recorded" if opt_out.last_listed is None else _shown(opt_out.last_listed)
     if opt_out.removed_at is not None:
-        lines.append(f"    left the list by {_both(opt_out.removed_at)}")
-    return lines
+        yield "left by", _both(opt_out.removed_at)
+    elif opt_out.last_listed and answer.verified_at and opt_out.last_listed.fetched_at < answer.verified_at:
+        yield "still kept", "because removals are withheld"
 
 
 def _shown(evidence: Evidence) -> str:
-    return f"{_both(evidence.fetched_at)}, SHA-256 {evidence.sha256 or 'not recorded'}"
+    return f"{_both(evidence.fetched_at)}\n{'':15}SHA-256 {evidence.sha256 or 'not recorded'}"
 
 
 def _both(time: datetime) -> str:
     return f"{time.astimezone(_PARIS):%Y-%m-%d %H:%M:%S} Paris ({time:%Y-%m-%d %H:%M:%S} UTC)"
 
 
-def _write_table(rows: pd.DataFrame, out: Path, root: str) -> None:
-    """Write a DataFrame as Parquet or CSV, by the name of the file; it appears complete, for its owner only."""
+def _refuse_place(root: str, out: Path, since_file: Path | None = None) -> None:
+    if out.suffix not in (".csv", ".parquet"):
+        raise InputError(f"{out} must end in .csv or .parquet.")
     if out.exists():
         raise CampaignError(f"{out} exists already: name a file that does not.")
-    if LocalFiles(Path(root)).encloses(LocalFiles(out)):
-        raise CampaignError(f"{out} is inside the data root {root}: name a file outside it.")
-    temporary = out.with_name(f".{out.name}.tmp")
-    problem = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            if out.suffix == ".parquet":
-                rows.to_parquet(file, index=False)
-            else:
-                rows.to_csv(file, index=False, date_format=_CSV_TIME, lineterminator="\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(out)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        problem = error.strerror
-    if problem is not None:
-        raise CampaignError(f"Cannot write {out}: {problem}. Nothing was left there.")
+    for path in filter(None, (out, since_file)):
+        if Store(root).files.encloses(LocalFiles(path)):
+            raise CampaignError(f"{path} is inside the data root {root}: name a file outside it.")
 
 
-def _read_cursor(since_file: Path | None) -> str:
-    problem: Any = "is needed, or --since"
-    if since_file is not None:
-        try:
-            text = since_file.read_text(encoding="utf-8").strip()
-            parse_moment(text)
-        except FileNotFoundError:
-            problem = "does not exist yet: give --since the first time"
-        except (OSError, ValueError):
-            problem = "does not hold the time that this command writes there: give --since"
+def _write_table(rows: pd.DataFrame, out: Path) -> None:
+    """Write a DataFrame as Parquet or CSV, by the name of the file."""
+    with complete_file(out) as file:
+        if out.suffix == ".parquet":
+            rows.to_parquet(file, index=False)
         else:
-            return text
-    raise ConfigurationError(f"--since-file {since_file or ''} {problem}.")
+            rows.to_csv(file, index=False, date_format=_CSV_TIME, lineterminator="\n")
 
 
-def _write_cursor(since_file: Path, until: datetime) -> None:
-    temporary = since_file.with_name(f".{since_file.name}.tmp")
+def _read_cursor(since_file: Path, since: str | None) -> tuple[str | None, str]:
+    """The time where the changes begin, and the reading rules of the last call; while there is no file, `since`."""
     try:
-        temporary.write_text(f"{until.isoformat()}\n", encoding="utf-8")
-        temporary.replace(since_file)
-    except OSError as error:
-        problem = str(error.strerror)
+        time, rules = since_file.read_text(encoding="utf-8").splitlines()
+        parse_moment(time)
+    except FileNotFoundError:
+        if since is not None:
+            return since, READING_RULES
+        problem = "does not exist yet: give --since as well, for the first time"
+    except (OSError, ValueError):
+        problem = "does not hold what this command writes there: remove it, and give --since"
     else:
-        return
-    raise StoreError(f"Cannot write {since_file}: {problem}. The next call gives the same changes again.")
+        return time, rules
+    raise InputError(f"{since_file} {problem}.")

@@ -16,7 +16,8 @@ from typing import Any
 
 import dagster as dg
 
-from stop_pipeline.dagster_home import open_instance, use_home
+from stop_pipeline import errors
+from stop_pipeline.dagster_home import open_instance, unwritable, use_home
 from stop_pipeline.definitions import build_definitions
 from stop_pipeline.defs.schedules import SYNC_JOB, partition_tags
 from stop_pipeline.errors import StoreError
@@ -60,6 +61,7 @@ def run_syncs(settings: Settings, accounts: Sequence[str], *, accept_removals: i
 
     Raises:
         ConfigurationError, StoreError: Dagster's home cannot be used.
+        KeyboardInterrupt: this process was asked to end.
     """
     config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     if accept_removals is not None:
@@ -168,7 +170,11 @@ def _values(metadata: Mapping[str, dg.MetadataValue[Any]]) -> dict[str, Any]:
 
 
 def _failures(result: dg.ExecuteInProcessResult, accounts: Sequence[str]) -> dict[str, str]:
-    """Why which accounts failed: the sentence of the first step that did, without the names of exception classes."""
+    """Why which accounts failed: the sentence of the first step that did.
+
+    Raises:
+        KeyboardInterrupt: the run was interrupted.
+    """
     if result.success:
         return {}
     sentence = "the run failed before its first step; the Dagster UI shows more"
@@ -177,8 +183,14 @@ def _failures(result: dg.ExecuteInProcessResult, accounts: Sequence[str]) -> dic
             by_account = event.step_failure_data.user_failure_data
             if by_account is not None:  # the step went on to its end, and names the accounts itself
                 return {account: str(reason.value) for account, reason in by_account.metadata.items()}
-            error = event.step_failure_data.error
-            sentence = re.sub(r"^[\w.]+: ", "", (error.cause or error).message).strip()
+            error = event.step_failure_data.error.cause or event.step_failure_data.error
+            if error.cls_name == "DagsterExecutionInterruptedError":
+                raise KeyboardInterrupt
+            sentence = re.sub(r"^[\w.]+: ", "", error.message).strip()
+            if refusal := re.match(r"\(sqlite3\.\w+\) (.*)", sentence):  # Dagster's own, in the course of the step
+                sentence = unwritable(Path(os.environ["DAGSTER_HOME"]), refusal[1])
+            elif not hasattr(errors, error.cls_name or ""):
+                sentence = f"unexpected error ({error.cls_name}); the run's page in the Dagster UI shows more"
             break
     return dict.fromkeys(accounts, sentence)
 

@@ -111,9 +111,9 @@ def read_phone_numbers(spellings: "pd.Series[str]") -> pd.DataFrame:
     numbers = compact_spellings(others).str.replace(_MOBILE_BY_ANOTHER_PREFIX, r"+33\1", regex=True)
     read.loc[others.index, "phone_number"] = numbers
     others = others[~numbers.str.fullmatch(_PLAIN)]
-    readings = {spelling: read_phone_number(spelling) for spelling in others.dropna().unique()}
-    read.loc[others.index, "phone_number"] = others.map(lambda spelling: readings[spelling].number, na_action="ignore")
-    read.loc[others.index, "country"] = others.map(lambda spelling: readings[spelling].country, na_action="ignore")
+    distinct = others.dropna().unique()
+    readings = pd.DataFrame(map(read_phone_number, distinct), distinct, PhoneNumber._fields, dtype="str")
+    read.loc[others.index] = readings[["number", "country"]].reindex(others).to_numpy()
     return read.set_index(spellings.index)
 
 

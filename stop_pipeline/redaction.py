@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from urllib.parse import quote, quote_plus
 
 from stop_pipeline.errors import redact
@@ -26,11 +26,9 @@ def redacted_logs(secrets: tuple[str, ...]) -> Iterator[None]:
         record.exc_info = record.exc_text = None
         return True
 
-    loggers = [logging.getLogger(name) for name in _URLLIB3_LOGGERS]  # a parent's filter does not see their records
-    for logger in loggers:
-        logger.addFilter(redacted)
-    try:
+    with ExitStack() as stack:
+        for name in _URLLIB3_LOGGERS:  # each of them, because a parent's filter does not see their records
+            logger = logging.getLogger(name)
+            logger.addFilter(redacted)
+            stack.callback(logger.removeFilter, redacted)
         yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(redacted)

@@ -58,7 +58,7 @@ def _make(store: Store) -> None:
     times = [now - timedelta(days=ago) for ago in range(DAYS, -1, -1)]
     stop_list = StopList(ROWS, until=_day(times[0]))
     for fetched_at in times:
-        bodies = [b"".join(stop_list.next_response("json", today=_day(fetched_at))) for _ in range(CHANGES_A_DAY)]
+        bodies = [stop_list.next_response("json", today=_day(fetched_at)) for _ in range(CHANGES_A_DAY)]
         sync.fetch(store, DEFAULT_ACCOUNT, _Fetched(bodies[-1], fetched_at))
         sync.parse(store, DEFAULT_ACCOUNT, timezone=PROVIDER_TIMEZONE)
         sync.merge(store, DEFAULT_ACCOUNT, RemovalPolicy())

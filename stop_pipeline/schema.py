@@ -188,6 +188,7 @@ COMMITS = TableSchema(
         Column("sha256", _TEXT, "SHA-256 of the response."),
         Column("rows", _INTEGER, "Rows in the response."),
         Column("complete", _TRUTH, "Whether the response was complete."),
+        Column("withheld", _TRUTH, "Whether removals were withheld, so that it need not list every open row."),
     ),
 )
 """Every response that was merged: which response first showed a row, or was the last to do so."""
@@ -230,6 +231,9 @@ STOPS_PER_DAY = TableSchema(
     ),
 )
 """Counts without personal data."""
+
+ASSET_TABLES = (RAW_STOP_LIST, STOP_SNAPSHOT, STOPS, SUPPRESSION_LIST, STOPS_PER_DAY)
+"""The tables that are Dagster assets, in the order in which a sync makes them."""
 
 NOT_AN_OBJECT = "not an object"
 BAD_ID = "no usable id"

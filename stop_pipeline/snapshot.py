@@ -7,6 +7,7 @@ from stop_pipeline.errors import StoreError
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.smspartner.document import ListDocument, appended_span, open_list, text_sha256
 from stop_pipeline.smspartner.response import Snapshot, parse, parse_span, shown_fields
+from stop_pipeline.table.files import reading_temporary
 from stop_pipeline.table.periods import fingerprint, split_by_month
 from stop_pipeline.table.state import KeptResponse, ListText, SnapshotInfo, State
 from stop_pipeline.table.store import Store
@@ -29,14 +30,16 @@ def make_snapshot(
         UnreadableResponseError: it is not a list of rows.
         StoreError: the data root refuses.
     """
-    document = open_list(store.responses.unpack(account, kept), kept.format)
-    appended = _parse_appended(document, state, fetched_at=fetched_at, timezone=timezone)
-    snapshot = appended or parse(document, fetched_at=fetched_at, timezone=timezone)
+    body = store.responses.unpack(account, kept)
+    with reading_temporary(body):
+        document = open_list(body, kept.format)
+        appended = _parse_appended(document, state, fetched_at=fetched_at, timezone=timezone)
+        snapshot = appended or parse(document, fetched_at=fetched_at, timezone=timezone)
+        text = None
+        if document.span is not None and snapshot.span is not None:
+            size = document.span[1] - document.span[0]
+            text = ListText(kept.format, size, text_sha256(document, document.span))
     base = state if appended else State()
-    text = None
-    if document.span is not None and snapshot.span is not None:
-        size = document.span[1] - document.span[0]
-        text = ListText(kept.format, size, text_sha256(document, document.span))
     info = SnapshotInfo(
         fetched_at=fetched_at,
         sha256=kept.sha256,
@@ -69,7 +72,10 @@ def newest_snapshot(store: Store, account: str, state: State) -> SnapshotInfo:
     """
     info, kept = store.snapshot_info(account), store.responses.newest(account)
     if info is None:
-        raise StoreError(f"No response of the account “{account}” is parsed yet: materialize stop_snapshot first.")
+        raise StoreError(
+            f"The account “{account}” has no snapshot: no response is parsed yet, or the file cannot be read. "
+            "Materialize stop_snapshot first."
+        )
     stands_alone = _stands_alone(info, state)
     if kept is None or kept.sha256 != info.sha256:
         if not stands_alone:

@@ -7,11 +7,10 @@ repeated, or killed at any point and run again: it looks at what is stored, not 
 import dataclasses
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 import pandas as pd
@@ -19,6 +18,7 @@ import pandas as pd
 from stop_pipeline.account_keys import key_variable
 from stop_pipeline.errors import KeyRefusedError, StoreError
 from stop_pipeline.phone_numbers import READING_RULES
+from stop_pipeline.results import Derived, Fetched, Merged, Outcome, Parsed
 from stop_pipeline.schema import STOPS_PER_DAY, SUPPRESSION_LIST, TableSchema
 from stop_pipeline.smspartner.client import Response
 from stop_pipeline.smspartner.document import open_list
@@ -26,11 +26,12 @@ from stop_pipeline.smspartner.timestamps import local_to_utc
 from stop_pipeline.snapshot import is_current, make_snapshot, merged_as_of, newest_snapshot
 from stop_pipeline.table import derive
 from stop_pipeline.table.accounts import register
+from stop_pipeline.table.files import reading_temporary
 from stop_pipeline.table.merge_snapshot import merge_snapshot
 from stop_pipeline.table.periods import open_rows
 from stop_pipeline.table.reading import with_numbers_reread
 from stop_pipeline.table.removals import RemovalPolicy
-from stop_pipeline.table.state import Counts, DerivedInfo, KeptResponse, SnapshotInfo, State
+from stop_pipeline.table.state import Counts, DerivedInfo, SnapshotInfo, State
 from stop_pipeline.table.store import Store
 from stop_pipeline.table.upgrade import bring_up_to_date
 
@@ -38,8 +39,6 @@ log = logging.getLogger(__name__)
 
 PROGRESS_BYTES = 20_000_000
 """How often a long download is logged."""
-
-Outcome = Literal["merged", "unchanged", "older"]
 
 
 class Client(Protocol):
@@ -51,67 +50,6 @@ class Client(Protocol):
 
     def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:
         """Download the whole list into a new file."""
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """What `fetch` did.
-
-    Attributes:
-        response: As the client gave it; its file is gone by now.
-        kept: The newest response kept.
-        changed: Whether its bytes differ from those kept before.
-        in_order: False if a response that was fetched at the same time or later is kept already; then this one was not.
-    """
-
-    response: Response
-    kept: KeptResponse
-    changed: bool
-    in_order: bool
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """What `parse` did: the snapshot on disk, and whether it had to be made for that."""
-
-    info: SnapshotInfo
-    parsed: bool
-
-
-@dataclass(frozen=True)
-class Merged:
-    """What `merge` did.
-
-    Attributes:
-        info: The snapshot that was looked at.
-        state: The commit that stands now.
-        outcome: “merged”; “unchanged”, if the response was merged before; “older”, if it is older than the last one.
-        counts: What was changed; nothing unless the response was merged.
-        months_written: Months whose file was written for the response.
-        reread: Whether stored rows were first brought up to date, in a commit of their own.
-    """
-
-    info: SnapshotInfo
-    state: State
-    outcome: Outcome
-    counts: Counts
-    months_written: tuple[str, ...]
-    reread: bool
-
-
-@dataclass(frozen=True)
-class Derived:
-    """What a derived table is now.
-
-    Attributes:
-        info: What its file says about itself.
-        merged_at: Fetch time of the commit's response.
-        remade: Whether it had to be made again.
-    """
-
-    info: DerivedInfo
-    merged_at: datetime
-    remade: bool
 
 
 def fetch(store: Store, account: str, client: Client) -> Fetched:
@@ -137,7 +75,8 @@ def fetch(store: Store, account: str, client: Client) -> Fetched:
             return Fetched(response, newest, changed=False, in_order=False)
         changed = newest is None or newest.sha256 != response.sha256
         if changed:
-            open_list(response.path, response.format, secrets=client.secrets)
+            with reading_temporary(response.path):
+                open_list(response.path, response.format, secrets=client.secrets)
         kept = store.responses.keep(
             account,
             response.path,

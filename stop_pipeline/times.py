@@ -4,6 +4,7 @@ from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from zoneinfo import ZoneInfo
 
+from stop_pipeline.errors import InputError, excerpt
 from stop_pipeline.settings import PROVIDER_TIMEZONE
 
 _HOW_TO = "write a date such as 2026-11-05, or a time such as 2026-11-05T09:30+01:00 (without an offset it is UTC)"
@@ -21,7 +22,7 @@ def parse_moment(value: datetime | date | str) -> datetime:
         An aware UTC datetime.
 
     Raises:
-        ValueError: it is not a date or time.
+        InputError: it is not a date or time.
     """
     moment: datetime | date | None = None
     if isinstance(value, str):
@@ -38,18 +39,18 @@ def parse_moment(value: datetime | date | str) -> datetime:
     if moment is not None:
         with suppress(OverflowError):  # an offset can lead out of the calendar
             return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    raise ValueError(f"{value!r} is not a date or time in ISO 8601: {_HOW_TO}.")
+    raise InputError(f"“{excerpt(str(value))}” is not a date or time in ISO 8601: {_HOW_TO}.")
 
 
 def parse_past_moment(value: datetime | date | str, *, now: datetime) -> datetime:
     """As `parse_moment`, for a time that something is known about; today's date means now.
 
     Raises:
-        ValueError: it is not a date or time, or it is in the future.
+        InputError: it is not a date or time, or it is in the future.
     """
     moment = parse_moment(value)
     if moment <= now:
         return moment
     if moment == parse_moment(now.astimezone(ZoneInfo(PROVIDER_TIMEZONE)).date()):
         return now
-    raise ValueError(f"{moment:%Y-%m-%d %H:%M} UTC is in the future: nothing is known about it yet.")
+    raise InputError(f"{moment:%Y-%m-%d %H:%M} UTC is in the future: nothing is known about it yet.")

@@ -215,7 +215,7 @@ class _Inspection:
         file = table_file(schema.COMMITS.name, self._account)
         merged = self._attempt(file, lambda: self._store.read_commits(self._account, state))
         if merged is not None and len(merged):
-            last = (state.applied_at, state.sha256, state.rows, state.complete)
+            last = (state.applied_at, state.sha256, state.rows, state.complete, state.withheld_because is not None)
             if tuple(merged.iloc[-1]) != last or not merged["merged_at"].is_monotonic_increasing:
                 self._note(file, f"holds other responses than the commit records: {RESTORE}")
 

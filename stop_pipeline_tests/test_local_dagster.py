@@ -19,6 +19,7 @@ import requests
 from click.testing import Result
 
 from stop_pipeline import read_stops
+from stop_pipeline.table.store import Store
 from stop_pipeline_tests.support.commands import COMMAND, clean_environment, run_command, wait_until
 from stop_pipeline_tests.support.in_process import run_in_process
 from stop_pipeline_tests.support.loopback import Exchange, Loopback, reply
@@ -201,6 +202,59 @@ def test_a_run_that_is_killed_does_not_hold_up_the_next_one_which_marks_it_as_fa
     assert (last, before) == (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE)
 
 
+def test_a_run_that_waits_says_for_whom_and_goes_on_once_the_account_is_free(good_home: Path, tmp_path: Path) -> None:
+    released = threading.Event()
+
+    def hold() -> None:
+        with Store(tmp_path / "data").files.locked("main"):
+            held.set()
+            released.wait(60)
+
+    held = threading.Event()
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(60)
+    threading.Timer(1, released.set).start()
+    with Loopback(reply(200, response_body(rows(3)))) as server:
+        done = _run(tmp_path, good_home, server)
+    holder.join()
+    assert done.exit_code == 0
+    waiting = [line for line in done.stderr.splitlines() if "waiting" in line]
+    assert len(waiting) == 1
+    assert waiting[0].startswith(f"Warning: Account main: waiting for process {os.getpid()} (since ")
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_run_that_is_interrupted_starts_no_other_and_changes_nothing(
+    asked: signal.Signals, good_home: Path, tmp_path: Path
+) -> None:
+    requested = threading.Event()
+
+    def hold(exchange: Exchange) -> None:
+        requested.set()
+        exchange.closing.wait()
+
+    with Loopback(hold) as server:
+        environment = clean_environment(
+            SMSPARTNER_ACCOUNTS="lyon,nice",
+            SMSPARTNER_API_KEY_LYON=KEY,
+            SMSPARTNER_API_KEY_NICE=KEY,
+            SMSPARTNER_BASE_URL=server.base_url,
+            DAGSTER_HOME=str(good_home),
+        )
+        process = subprocess.Popen(
+            [COMMAND, "run"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert requested.wait(60)
+        process.send_signal(asked)
+        stdout, stderr = process.communicate(timeout=60)
+        assert len(server.requests) == 1
+    assert (process.returncode, stdout) == (1, "")
+    assert stderr.splitlines()[-1] == "Aborted!"
+    assert "Traceback" not in stderr
+    assert not (tmp_path / "data" / "state").exists()
+
+
 # The UI
 
 
@@ -273,7 +327,7 @@ def test_dev_says_where_the_ui_is_and_is_the_only_one_and_ends_as_a_whole_even_i
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_dev_ends_as_a_whole_when_it_is_asked_to(asked: signal.Signals, home: Path, tmp_path: Path) -> None:
-    with _dev(tmp_path, home, "--port", str(_free_port())) as (process, line):
+    with _dev(tmp_path, home, "--sandbox", "--port", str(_free_port())) as (process, line):
         assert line.startswith("Open http://localhost:")
         processes = _processes_below(process.pid)
         process.send_signal(asked)

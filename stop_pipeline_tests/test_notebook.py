@@ -36,6 +36,7 @@ def test_the_notebook_comes_without_outputs() -> None:
         assert cell["metadata"] == {}
 
 
+@pytest.mark.slow
 def test_sample_data_are_made_once_and_again_when_they_are_old(tmp_path: Path) -> None:
     folder = sample_root(tmp_path / "home" / "sample")
     first = tree(folder)

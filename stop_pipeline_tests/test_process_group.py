@@ -62,6 +62,7 @@ def test_a_command_that_does_not_want_to_end_is_killed(tmp_path: Path) -> None:
     parent, pids = start(tmp_path, "signal.signal(signal.SIGINT, signal.SIG_IGN)")
     started_at = time.monotonic()
     parent.kill()
+    parent.wait()
     wait_until(lambda: not any(map(is_running, pids)), "the end of the command")
     assert time.monotonic() - started_at > 25, "it had no time to end in order"
 

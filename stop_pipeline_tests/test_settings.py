@@ -177,9 +177,8 @@ def test_an_empty_dagster_home_counts_as_not_set(home: str | None) -> None:
     assert dagster_home({} if home is None else {"DAGSTER_HOME": home}) is None
 
 
-@pytest.mark.parametrize("name", ["50%", "C# é", "100%zz"])
-def test_odd_folder_names_that_dagster_can_use_are_accepted(name: str, tmp_path: Path) -> None:
-    home = tmp_path / name / "home"
+def test_an_odd_folder_name_that_dagster_can_use_is_accepted(tmp_path: Path) -> None:
+    home = tmp_path / "100%zz C# é 50%" / "home"
     home.mkdir(parents=True)
     check_dagster_home(home)
     with dg.DagsterInstance.from_config(str(home)) as instance:

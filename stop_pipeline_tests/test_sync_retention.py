@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stop_pipeline import sync
-from stop_pipeline.errors import ForeignListError
+from stop_pipeline.errors import ConfigurationError, ForeignListError
+from stop_pipeline.settings import Settings
 from stop_pipeline.table.removals import RemovalPolicy
 from stop_pipeline_tests.support.syncing import IN_MEMORY, PARIS, START, Row, Syncer, response_body, rows, tree
 
@@ -127,7 +128,7 @@ def test_a_response_that_cannot_be_removed_is_a_warning_and_the_sync_goes_on(
     assert days_kept(syncer) == [99]
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(st.lists(st.tuples(st.floats(0.01, 45), st.integers(20, 23)), min_size=1, max_size=6))
 def test_what_is_kept_is_the_newest_the_commits_own_and_what_is_young_enough(steps: list[tuple[float, int]]) -> None:
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
@@ -144,3 +145,14 @@ def test_what_is_kept_is_the_newest_the_commits_own_and_what_is_young_enough(ste
         last = merged.info.fetched_at
         expected = [time for time in kept[:-1] if last - time <= timedelta(days=RAW_DAYS)] + kept[-1:]
         assert [response.fetched_at for response in syncer.store.responses.all("main")] == expected
+
+
+def test_the_number_of_days_comes_from_the_environment_and_is_thirty_by_default() -> None:
+    assert Settings.from_environment({}).raw_days == 30
+    assert Settings.from_environment({"STOP_PIPELINE_RAW_DAYS": "7"}).raw_days == 7
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "a week", "1e3", "9999999", "٣", "7 days"])
+def test_anything_but_a_whole_number_from_one_on_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="STOP_PIPELINE_RAW_DAYS"):
+        Settings.from_environment({"STOP_PIPELINE_RAW_DAYS": text})

@@ -1,1 +1,4 @@
-"""Everything that knows Dagster: what it shows, when it runs, and how its ops call the steps of `sync`."""
+"""What Dagster loads: the assets of the pipeline, and what surrounds them."""
+
+GROUP = "stop_list"
+"""The group of all assets, which the job selects."""

@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 from pydantic import TypeAdapter
 
-from stop_pipeline.defs.assets import ASSETS
 from stop_pipeline.defs.incidents import OVERDUE, THE_RUN, Incident, Outcome, failure, follow, joined, overdue
 from stop_pipeline.defs.schedules import SYNC_JOB
 from stop_pipeline.defs.webhook import post
 from stop_pipeline.errors import AlertError, StopPipelineError, StoreError
+from stop_pipeline.schema import ASSET_TABLES
 from stop_pipeline.settings import Settings
 from stop_pipeline.table.store import Store
 
@@ -30,7 +30,7 @@ OVERLAP = timedelta(minutes=2)
 RUNS_READ = 200
 """Runs read in one evaluation, so that a backlog does not exceed the minute that Dagster gives a sensor."""
 
-_NAMES = frozenset(asset.key.path[-1] for asset in ASSETS)
+_NAMES = frozenset(table.name for table in ASSET_TABLES)
 _EVENTS = {
     dg.DagsterEventType.STEP_FAILURE,
     dg.DagsterEventType.STEP_SUCCESS,
@@ -157,37 +157,26 @@ def _moved_on(
 
 def _outcomes(instance: dg.DagsterInstance, record: dg.RunRecord, all_accounts: Sequence[str]) -> list[Outcome]:
     """What a run came to, for each account that it synced."""
-    run = record.dagster_run
+    run, ended_at = record.dagster_run, _ended_at(record)
     accounts = _accounts_of(run, all_accounts)
     failed: dict[str, dict[str, str]] = {account: {} for account in accounts}
     passed: dict[str, set[str]] = {account: {THE_RUN} if run.is_success else set() for account in accounts}
+    results: list[tuple[str, str, str | None]] = []
     stopped_in_a_step = False
     for entry in instance.all_logs(run.run_id, of_type=_EVENTS):
         event = entry.get_dagster_event()
         stopped_in_a_step |= event.is_step_failure
-        if event.step_key not in _NAMES:  # one run can materialize assets of several projects
-            continue
-        for account, problem, reason in _results(event, accounts):
-            if reason is None:
-                passed[account].add(problem)
-            else:
-                failed[account][problem] = reason
+        if event.step_key in _NAMES:  # one run can materialize assets of several projects
+            results += _results(event, accounts)
     if not run.is_success and not stopped_in_a_step:
-        for account in accounts:
-            failed[account][THE_RUN] = "It ended before it could say why; see its page in the Dagster UI."
-    ended_at = _ended_at(record)
-    return [
-        Outcome(
-            account,
-            ended_at,
-            {
-                problem: failure(problem, reason, at=ended_at, run_id=run.run_id)
-                for problem, reason in failed[account].items()
-            },
-            passed[account],
-        )
-        for account in accounts
-    ]
+        reason = "It ended before it could say why; see its page in the Dagster UI."
+        results += [(account, THE_RUN, reason) for account in accounts]
+    for account, problem, why in results:
+        if why is None:
+            passed[account].add(problem)
+        else:
+            failed[account][problem] = failure(problem, why, at=ended_at, run_id=run.run_id)
+    return [Outcome(account, ended_at, failed[account], passed[account]) for account in accounts]
 
 
 def _results(event: dg.DagsterEvent, accounts: Sequence[str]) -> Iterator[tuple[str, str, str | None]]:

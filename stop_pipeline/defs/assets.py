@@ -10,15 +10,13 @@ from datetime import timedelta
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
 
 from stop_pipeline import schema, sync
-from stop_pipeline.defs import checks, metadata
-from stop_pipeline.defs.resources import SmsPartnerResource, StoreResource
+from stop_pipeline.defs import GROUP, checks, metadata
+from stop_pipeline.defs.resources import SmsPartnerResource, StopsConfig, StoreResource
 from stop_pipeline.errors import StopPipelineError
-from stop_pipeline.table.removals import MAX_REMOVED_SHARE, RemovalPolicy
+from stop_pipeline.table.removals import RemovalPolicy
 
-GROUP = "stop_list"
 _TABLE = {"pandas", "parquet"}
 
 
@@ -92,22 +90,6 @@ def stop_snapshot(
     return dg.MaterializeResult(
         metadata=metadata.of_parsed(parsed, store.open().uri("snapshot", account)),
         data_version=dg.DataVersion(parsed.info.sha256),
-    )
-
-
-class StopsConfig(dg.Config):
-    """What a person can decide for one run."""
-
-    accept_removals: int | None = Field(
-        default=None,
-        ge=0,
-        description="Accept up to this many removals, whatever their share, if the response is complete.",
-    )
-    max_removed_share: float = Field(
-        default=MAX_REMOVED_SHARE,
-        ge=0,
-        le=1,
-        description="Share of the open rows that may be removed within 24 hours without being accepted.",
     )
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 
 from stop_pipeline.defs import charts
 from stop_pipeline.phone_numbers import mask
+from stop_pipeline.results import Derived, Fetched, Merged, Parsed
 from stop_pipeline.schema import LINEAGE, STOPS_PER_DAY, SUPPRESSION_LIST, Column, TableSchema
-from stop_pipeline.sync import Derived, Fetched, Merged, Parsed
 from stop_pipeline.table.state import SnapshotInfo, State
 from stop_pipeline.table.store import Store
 
@@ -131,7 +131,6 @@ def of_derived(derived: Derived, uri: str, pictures: Metadata) -> Metadata:
 
 def pictures_of_stops(context: dg.AssetExecutionContext, store: Store, account: str, merged: Merged) -> Metadata:
     """The delays between `created_at` and `first_seen_at`, figures that Dagster can plot, and the newest rows."""
-
     state = merged.state
 
     def make() -> Metadata:

@@ -14,9 +14,9 @@ from typing import cast
 
 import dagster as dg
 
-from stop_pipeline.defs.assets import StopsConfig, stops
-from stop_pipeline.defs.resources import SmsPartnerResource, StoreResource
+from stop_pipeline.defs.resources import SmsPartnerResource, StopsConfig, StoreResource
 from stop_pipeline.errors import ConfigurationError, StopPipelineError
+from stop_pipeline.schema import STOPS
 from stop_pipeline.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Sett
 
     @dg.multi_asset(
         # Named as the op that takes `accept_removals` with a single account, so that its run config is the same.
-        name=stops.op.name,
+        name=STOPS.name,
         specs=[
             spec.replace_attributes(partitions_def=partitions, skippable=True)
             for asset in assets
@@ -89,7 +89,7 @@ def _sync(
     for asset in assets:
         with dg.build_asset_context(resources, partition_key=account, instance=context.instance) as of_account:
             of_account.log.setLevel(logging.CRITICAL)  # it belongs to no run, and would write to the console
-            made = asset(of_account, config=config) if asset is stops else asset(of_account)
+            made = asset(of_account, config=config) if asset.key == dg.AssetKey(STOPS.name) else asset(of_account)
         result = cast(dg.MaterializeResult[None], made)
         yield dg.AssetMaterialization(
             asset.key,

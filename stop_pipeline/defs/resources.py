@@ -8,6 +8,7 @@ from pydantic import Field
 from stop_pipeline.account_keys import api_key
 from stop_pipeline.settings import Format, Settings
 from stop_pipeline.smspartner.client import StopListClient
+from stop_pipeline.table.removals import MAX_REMOVED_SHARE
 from stop_pipeline.table.store import Store
 
 
@@ -51,6 +52,22 @@ class StoreResource(dg.ConfigurableResource[None]):
     def account(self, context: dg.AssetExecutionContext) -> str:
         """The account that a run syncs: its partition, where the assets have partitions."""
         return context.partition_key if context.has_partition_key else self.default_account
+
+
+class StopsConfig(dg.Config):
+    """What a person can decide for one run."""
+
+    accept_removals: int | None = Field(
+        default=None,
+        ge=0,
+        description="Accept up to this many removals, whatever their share, if the response is complete.",
+    )
+    max_removed_share: float = Field(
+        default=MAX_REMOVED_SHARE,
+        ge=0,
+        le=1,
+        description="Share of the open rows that may be removed within 24 hours without being accepted.",
+    )
 
 
 def build_resources(settings: Settings) -> dict[str, dg.ConfigurableResource[None]]:

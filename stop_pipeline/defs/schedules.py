@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from stop_pipeline.account_keys import key_variable
-from stop_pipeline.defs.assets import GROUP
+from stop_pipeline.defs import GROUP
 from stop_pipeline.errors import ConfigurationError
 from stop_pipeline.settings import PROVIDER_TIMEZONE, Settings
 

@@ -34,9 +34,8 @@ from stop_pipeline.errors import (
 from stop_pipeline.redaction import redacted_logs, secret_forms
 from stop_pipeline.settings import Format
 from stop_pipeline.smspartner.envelope import Envelope, read_envelope, refusal
-from stop_pipeline.smspartner.transport import Deadline, DeadlineRetry, failure_reason, open_session
+from stop_pipeline.smspartner.transport import Deadline, failure_reason, open_session
 
-RETRIED_STATUSES = (429, 500, 502, 503, 504)
 MAX_CLOCK_DIFFERENCE = timedelta(minutes=10)
 MAX_ENVELOPE_BYTES = 64 * 1024
 """A refusal is a hundred bytes long; a much larger document is either a list or not worth reading."""
@@ -122,9 +121,15 @@ class StopListClient:
             ApiError: SMS Partner returned no list; the subclass says why.
             StoreError: The file cannot be written.
         """
+        started = time.monotonic()
         with Deadline(self.deadline_seconds) as deadline, redacted_logs(self.secrets):
             try:
-                return self._fetch(into, deadline, progress)
+                with self._session(deadline) as session, self._get(session) as response:
+                    fetched_at = self.clock()
+                    self._check_status(response)
+                    _check_clock(response, fetched_at)
+                    sha256, size = self._download(response.raw, into, deadline, progress)
+                return Response(into, self.response_format, fetched_at, sha256, size, time.monotonic() - started)
             except StopPipelineError as error:
                 failure = error.redacted(self.secrets)
             if deadline.expired and isinstance(failure, TransientApiError | UnreadableResponseError):
@@ -133,27 +138,18 @@ class StopListClient:
                 )
         raise failure  # outside the `except` block, so that it carries no cause or context
 
-    def _fetch(self, into: Path, deadline: Deadline, progress: Callable[[int], None] | None) -> Response:
-        started = time.monotonic()
-        with self._session(deadline) as session, self._get(session) as response:
-            fetched_at = self.clock()
-            self._check_status(response)
-            self._check_clock(response, fetched_at)
-            sha256, size_bytes = self._download(response.raw, into, deadline, progress)
-        return Response(into, self.response_format, fetched_at, sha256, size_bytes, time.monotonic() - started)
-
     def _session(self, deadline: Deadline) -> requests.Session:
-        retry = DeadlineRetry(
+        session = open_session(
+            self.api_key,
+            deadline,
             total=self.retries,
             redirect=False,
-            status_forcelist=RETRIED_STATUSES,
+            status_forcelist=(429, 500, 502, 503, 504),
             raise_on_status=False,  # the last response is judged like any other
             backoff_factor=self.backoff_seconds,
             backoff_jitter=self.backoff_seconds,
             retry_after_max=self.retry_after_max_seconds,
-            deadline=deadline,
         )
-        session = open_session(self.api_key, retry, deadline)
         session.trust_env = urlsplit(self.base_url).scheme == "https"
         return session
 
@@ -171,8 +167,6 @@ class StopListClient:
 
     def _check_status(self, response: requests.Response) -> None:
         status = response.status_code
-        if status == HTTPStatus.OK:
-            return
         if status >= HTTPStatus.BAD_REQUEST:
             body = _start_of(response.raw)
             undocumented = Envelope(success=None, code=None, message=body.decode("utf-8", "replace"))
@@ -180,66 +174,66 @@ class StopListClient:
         if status >= HTTPStatus.MULTIPLE_CHOICES:
             target = redact(response.headers.get("Location", ""), self.secrets)
             host = re.match(r"https?://([a-z0-9.-]{1,253})(?::\d+)?(?:[/?#]|$)", target, re.IGNORECASE)
-            where = f" to {host[1]}" if host else ""
             raise UnexpectedRedirectError(
-                f"SMS Partner responded with a redirect{where} (HTTP {status}), which is not followed, because the "
-                "API key would go along: check the base URL (SMSPARTNER_BASE_URL)."
+                f"SMS Partner responded with a redirect{f' to {host[1]}' if host else ''} (HTTP {status}), which is "
+                "not followed, because the API key would go along: check the base URL (SMSPARTNER_BASE_URL)."
             )
-        raise UnreadableResponseError(
-            f"SMS Partner responded with HTTP {status}, where a list comes with HTTP 200: {_UNHARMED}."
-        )
-
-    def _check_clock(self, response: requests.Response, fetched_at: datetime) -> None:
-        try:
-            server_time = email.utils.parsedate_to_datetime(response.headers.get("Date", ""))
-            server_time = server_time.replace(tzinfo=server_time.tzinfo or UTC)
-            difference = server_time - fetched_at
-        except (ValueError, TypeError, IndexError, OverflowError):
-            return  # a missing or unreadable date says nothing about the clocks
-        if abs(difference) > MAX_CLOCK_DIFFERENCE:
-            raise ClockError(
-                f"SMS Partner's clock says {server_time:%Y-%m-%d %H:%M:%S %Z} and this machine's says "
-                f"{fetched_at:%Y-%m-%d %H:%M:%S} UTC: nothing was changed; set this machine's clock and sync again."
+        if status != HTTPStatus.OK:
+            raise UnreadableResponseError(
+                f"SMS Partner responded with HTTP {status}, where a list comes with HTTP 200: {_UNHARMED}."
             )
 
     def _download(
         self, raw: HTTPResponse, into: Path, deadline: Deadline, progress: Callable[[int], None] | None
     ) -> tuple[str, int]:
         """Stream the body to disk; return its SHA-256 and size."""
-        digest, size_bytes, head = hashlib.sha256(), 0, b""
+        digest, size = hashlib.sha256(), 0
         with _new_file(into) as file:
             for chunk in _chunks(raw):
-                size_bytes += len(chunk)
-                if size_bytes > self.max_bytes:
+                size += len(chunk)
+                if size > self.max_bytes:
                     raise UnreadableResponseError(
                         f"SMS Partner's response is larger than {self.max_bytes} bytes: nothing was changed; if the "
                         "list is really that long, raise `max_bytes`."
                     )
                 digest.update(chunk)
                 file.write(chunk)
-                if size_bytes <= MAX_ENVELOPE_BYTES:
-                    head += chunk
                 if progress is not None:
-                    progress(size_bytes)
+                    progress(size)
             if deadline.expired:  # then a body of undeclared length seems to have ended well
                 raise TransientApiError("The deadline passed.")
-            if not size_bytes:
+            if size == 0:
                 raise UnreadableResponseError(f"SMS Partner's response is empty, not even an empty list: {_UNHARMED}.")
-            if size_bytes <= MAX_ENVELOPE_BYTES and (envelope := read_envelope(head)) and envelope.refused:
+            file.seek(0)
+            envelope = read_envelope(file.read()) if size <= MAX_ENVELOPE_BYTES else None
+            if envelope and envelope.refused:
                 raise self._refusal(envelope)
-        return digest.hexdigest(), size_bytes
+        return digest.hexdigest(), size
 
     def _refusal(self, envelope: Envelope, status: int | None = None) -> ApiError:
         # Redacted before the message is shortened: half a key would no longer be found.
-        message = None if envelope.message is None else redact(envelope.message, self.secrets)
-        return refusal(replace(envelope, message=message), status=status)
+        return refusal(replace(envelope, message=redact(envelope.message or "", self.secrets)), status=status)
+
+
+def _check_clock(response: requests.Response, fetched_at: datetime) -> None:
+    try:
+        server_time = email.utils.parsedate_to_datetime(response.headers.get("Date", ""))
+        server_time = server_time.replace(tzinfo=server_time.tzinfo or UTC)
+        difference = server_time - fetched_at
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return  # a missing or unreadable date says nothing about the clocks
+    if abs(difference) > MAX_CLOCK_DIFFERENCE:
+        raise ClockError(
+            f"SMS Partner's clock says {server_time:%Y-%m-%d %H:%M:%S %Z} and this machine's says "
+            f"{fetched_at:%Y-%m-%d %H:%M:%S} UTC: nothing was changed; set this machine's clock and sync again."
+        )
 
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
     """Create a file for its owner only, and delete it unless the block ends well."""
     try:
-        with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        with open(path, "x+b", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             try:
                 yield file
                 file.flush()
@@ -254,11 +248,7 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def _chunks(raw: HTTPResponse) -> Iterator[bytes]:
-    """Yield the decoded body as it arrives.
-
-    Raises:
-        ApiError: The body ends early, or is not encoded as its headers say.
-    """
+    """Yield the decoded body as it arrives; an ApiError says that it ends early, or is not encoded as it says."""
     try:
         while chunk := raw.read1(_CHUNK_BYTES, decode_content=True):
             yield chunk

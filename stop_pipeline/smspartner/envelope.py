@@ -13,10 +13,6 @@ from defusedxml.ElementTree import fromstring
 
 from stop_pipeline.errors import AccessRefusedError, ApiError, KeyRefusedError, TransientApiError, excerpt
 
-_MAX_CODE_DIGITS = 6
-"""The provider's codes have three digits; a much longer number is not a code, and would flood the message."""
-_MAX_COUNT_DIGITS = 18
-
 
 @dataclass(frozen=True)
 class Envelope:
@@ -32,49 +28,37 @@ class Envelope:
         return self.success is False or self.code in ERROR_CODES
 
 
-@dataclass(frozen=True)
-class _Meaning:
-    """What a code or a status means; the message is “SMS Partner `says` (details): `remedy`.”."""
-
-    error: type[ApiError]
-    says: str
-    remedy: str
-
-
-_KEY_REFUSED = _Meaning(
-    KeyRefusedError, "does not accept the API key", "compare it with the key shown in your SMS Partner account"
+# What a code or a status means: an error whose message is “SMS Partner … (details): ….”, with these two phrases.
+_KEY_REFUSED = (
+    KeyRefusedError,
+    "does not accept the API key",
+    "compare it with the key shown in your SMS Partner account",
 )
-_FAILED = _Meaning(TransientApiError, "failed on its side", "nothing was changed, and a later sync may succeed")
+_FAILED = (TransientApiError, "failed on its side", "nothing was changed, and a later sync may succeed")
+_UNKNOWN = (AccessRefusedError, "refused the request", "ask SMS Partner what that means")
+"""An undocumented refusal goes to a person: treated as transient, it would be retried for ever without being read."""
 
-_BY_CODE = {
-    1: _Meaning(KeyRefusedError, "received no API key", "set it to the key shown in your SMS Partner account"),
+_BY_CODE: dict[int, tuple[type[ApiError], str, str]] = {
+    1: (KeyRefusedError, "received no API key", "set it to the key shown in your SMS Partner account"),
     10: _KEY_REFUSED,
-    20: _Meaning(AccessRefusedError, "has disabled this account", "ask SMS Partner to enable it again"),
-    30: _Meaning(AccessRefusedError, "has blocked this account", "ask SMS Partner why, and to unblock it"),
-    40: _Meaning(AccessRefusedError, "denies this account access", "ask SMS Partner to let it list its stops"),
-    90: _Meaning(AccessRefusedError, "calls the request malformed", "look for a newer version of stop_pipeline"),
-    96: _Meaning(
-        AccessRefusedError,
-        "does not allow this machine's IP address",
-        "allow it in your SMS Partner account",
-    ),
+    20: (AccessRefusedError, "has disabled this account", "ask SMS Partner to enable it again"),
+    30: (AccessRefusedError, "has blocked this account", "ask SMS Partner why, and to unblock it"),
+    40: (AccessRefusedError, "denies this account access", "ask SMS Partner to let it list its stops"),
+    90: (AccessRefusedError, "calls the request malformed", "look for a newer version of stop_pipeline"),
+    96: (AccessRefusedError, "does not allow this machine's IP address", "allow it in your SMS Partner account"),
     500: _FAILED,
 }
-
-ERROR_CODES = frozenset(_BY_CODE)
-"""Every code that means that there is no list, whatever `success` says."""
-
-_BY_STATUS = {
+_BY_STATUS: dict[int, tuple[type[ApiError], str, str]] = {
     401: _KEY_REFUSED,
-    403: _Meaning(AccessRefusedError, "denies access", "ask SMS Partner which addresses and calls the account may use"),
-    404: _Meaning(AccessRefusedError, "does not know this page", "check the base URL (SMSPARTNER_BASE_URL)"),
+    403: (AccessRefusedError, "denies access", "ask SMS Partner which addresses and calls the account may use"),
+    404: (AccessRefusedError, "does not know this page", "check the base URL (SMSPARTNER_BASE_URL)"),
     408: _FAILED,
     425: _FAILED,
-    429: _Meaning(TransientApiError, "was asked too often", "nothing was changed; sync less often"),
+    429: (TransientApiError, "was asked too often", "nothing was changed; sync less often"),
+    **dict.fromkeys(range(500, 600), _FAILED),
 }
-
-_UNKNOWN = _Meaning(AccessRefusedError, "refused the request", "ask SMS Partner what that means")
-"""An undocumented refusal goes to a person: treated as transient, it would be retried for ever without being read."""
+ERROR_CODES = frozenset(_BY_CODE)
+"""Every code that means that there is no list, whatever `success` says."""
 
 
 def read_envelope(body: bytes) -> Envelope | None:
@@ -83,7 +67,10 @@ def read_envelope(body: bytes) -> Envelope | None:
     The provider does not say that an error comes in the format that was requested, so JSON and XML are both tried. Nor
     does an error have to be in UTF-8: what matters is ASCII, and a letter of the message that is lost does no harm.
     """
-    text = _decoded(body)
+    try:
+        text = body.decode(json.detect_encoding(body)).removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        text = body.decode("cp1252", "replace")
     envelope = _from_json(text) or _from_xml(text)
     return None if envelope is None or (envelope.success is None and envelope.code is None) else envelope
 
@@ -91,51 +78,30 @@ def read_envelope(body: bytes) -> Envelope | None:
 def refusal(envelope: Envelope, *, status: int | None = None) -> ApiError:
     """Return the error that a response without a list stands for.
 
-    A documented code decides, because nobody documents which HTTP status it comes with; then the status. An unknown
-    code under an unknown status is an `AccessRefusedError`, so that a person reads it.
-
-    Args:
-        envelope: Envelope of the response.
-        status: HTTP status of the response, if it matters.
+    A documented code decides, because nobody documents which HTTP status it comes with; then the status, if it matters.
+    An unknown code under an unknown status is an `AccessRefusedError`, so that a person reads it.
     """
-    meaning = _BY_CODE.get(envelope.code or 0) or _by_status(status)
+    error, says, remedy = _BY_CODE.get(envelope.code or 0) or _BY_STATUS.get(status or 0, _UNKNOWN)
+    message = excerpt(envelope.message or "")
     details = [
-        *([f"HTTP {status}"] if status not in (None, 200) else []),
-        *([f"code {envelope.code}"] if envelope.code is not None else []),
-        *([f"“{message}”"] if (message := excerpt(envelope.message or "")) else []),
+        f"HTTP {status}" if status not in (None, 200) else "",
+        f"code {envelope.code}" if envelope.code is not None else "",
+        f"“{message}”" if message else "",
     ]
-    return meaning.error(f"SMS Partner {meaning.says} ({', '.join(details) or 'without a reason'}): {meaning.remedy}.")
+    return error(f"SMS Partner {says} ({', '.join(filter(None, details)) or 'without a reason'}): {remedy}.")
 
 
 def whole_code(value: Any) -> int | None:
-    """Return a code, which the provider writes as a number or as a string of its digits; None for anything else."""
-    return _whole_number(value, _MAX_CODE_DIGITS)
+    """Return a code, which has three digits; a much longer number is not a code, and would flood the message."""
+    return whole_count(value, max_digits=6)
 
 
-def whole_count(value: Any) -> int | None:
-    """Return the count `nbData`, which is written in the same way as a code."""
-    return _whole_number(value, _MAX_COUNT_DIGITS)
-
-
-def _whole_number(value: Any, max_digits: int) -> int | None:
+def whole_count(value: Any, max_digits: int = 18) -> int | None:
+    """Return a whole number, which the provider writes as a number or as its digits; None for anything else."""
     digits = str(value) if type(value) is int and value < 10**max_digits else value
     if isinstance(digits, str) and digits.isascii() and digits.isdigit() and len(digits) <= max_digits:
         return int(digits)
     return None
-
-
-def _by_status(status: int | None) -> _Meaning:
-    if status is None:
-        return _UNKNOWN
-    return _BY_STATUS.get(status, _FAILED if status >= 500 else _UNKNOWN)  # noqa: PLR2004 – defined by HTTP
-
-
-def _decoded(body: bytes) -> str:
-    """Decode as UTF-8, UTF-16 or UTF-32, whichever the first bytes show, or else as Western European."""
-    try:
-        return body.decode(json.detect_encoding(body)).removeprefix("\ufeff")
-    except UnicodeDecodeError:
-        return body.decode("cp1252", "replace")
 
 
 def _from_json(text: str) -> Envelope | None:
@@ -146,9 +112,9 @@ def _from_json(text: str) -> Envelope | None:
         return None
     success, message = document.get("success"), document.get("message")
     return Envelope(
-        success=success if isinstance(success, bool) else None,
-        code=whole_code(document.get("code")),
-        message=message if isinstance(message, str) else None,
+        success if isinstance(success, bool) else None,
+        whole_code(document.get("code")),
+        message if isinstance(message, str) else None,
     )
 
 
@@ -158,8 +124,6 @@ def _from_xml(text: str) -> Envelope | None:
         root = fromstring(text, forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError):
         return None
-    if root.tag != "result":
-        return None
-    entries = [(entry.text or "").strip() for entry in root.findall("entry")[:3]]
-    success, code, message = entries + [""] * (3 - len(entries))
-    return Envelope(success={"true": True, "false": False}.get(success), code=whole_code(code), message=message or None)
+    entries = [(entry.text or "").strip() for entry in root.findall("entry")] if root.tag == "result" else []
+    success, code, message, *_ = [*entries, "", "", ""]
+    return Envelope({"true": True, "false": False}.get(success), whole_code(code), message or None)

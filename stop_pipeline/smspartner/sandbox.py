@@ -3,21 +3,21 @@
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import date, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import SHUT_RDWR, socket
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
 
-from stop_pipeline.smspartner.sandbox_list import DEFAULT_ROWS, DOCUMENTS, Format, StopList
+from stop_pipeline.smspartner.sandbox_list import DEFAULT_ROWS, Format, StopList, refusal_document
 
 API_KEY = "sandbox-key"
 
+_CONTENT_TYPES: dict[Format, str] = {"json": "application/json", "xml": "text/xml; charset=UTF-8"}
 
-class Sandbox:
+
+class Sandbox(ThreadingHTTPServer):
     """The provider's endpoint on 127.0.0.1, which serves from the moment it is made until it is closed.
 
     `GET {base_url}/stop-sms/list?apiKey=…&_format=json|xml` returns the list of that key, in JSON unless XML is
@@ -38,14 +38,12 @@ class Sandbox:
     """
 
     def __init__(self, lists: Mapping[str, StopList], *, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.lists = lists
         self.api_key = next(iter(lists))
-        self._server = _Server(lists, port)
-        self.base_url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="sandbox", daemon=True)
+        self.base_url = f"http://127.0.0.1:{self.server_port}/v1"
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name="sandbox", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -55,10 +53,15 @@ class Sandbox:
         self._thread.join()
 
     def close(self) -> None:
-        """Stop serving and hang up on every client; a second call does nothing."""
-        self._server.shutdown()
+        """Stop serving; a second call does nothing."""
+        self.shutdown()
         self._thread.join()
-        self._server.server_close()
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that hangs up."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def serve(
@@ -86,37 +89,9 @@ def today() -> date:
     return datetime.now(ZoneInfo("Europe/Paris")).date()
 
 
-class _Server(ThreadingHTTPServer):
-    """Knows the lists, and the connections that clients keep open, so that closing ends those too."""
-
-    def __init__(self, lists: Mapping[str, StopList], port: int) -> None:
-        self.lists = lists
-        self._connections: set[socket] = set()
-        super().__init__(("127.0.0.1", port), _Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._connections.discard(request)
-        super().shutdown_request(request)
-
-    def server_close(self) -> None:
-        super().server_close()
-        for connection in tuple(self._connections):
-            with suppress(OSError):  # the client hung up first
-                connection.shutdown(SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # a client may hang up when it likes
-            super().handle_error(request, client_address)
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # otherwise a short body waits until the client has acknowledged the headers
-    server: _Server
+    server: Sandbox
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
@@ -125,31 +100,26 @@ class _Handler(BaseHTTPRequestHandler):
             return
         query = parse_qs(url.query)
         response_format: Format = "xml" if query.get("_format") == ["xml"] else "json"
-        document = DOCUMENTS[response_format]
         key = query.get("apiKey", [""])[0]
-        body: Sequence[bytes]
         if key in self.server.lists:
             body = self.server.lists[key].next_response(response_format, today=today())
         elif key:
-            body = [(document.refusal % (10, "Clé API incorrecte")).encode()]
+            body = refusal_document(response_format, 10, "Clé API incorrecte")
         else:
-            body = [(document.refusal % (1, "Clé API requise")).encode()]
-        self._send(HTTPStatus.OK, {"Content-Type": document.content_type}, body)
+            body = refusal_document(response_format, 1, "Clé API requise")
+        self._send(HTTPStatus.OK, {"Content-Type": _CONTENT_TYPES[response_format]}, body)
 
     def refuse_method(self) -> None:
-        # A body that came along stays unread, so nothing more can come over this connection.
-        self._send(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET", "Connection": "close"})
+        self._send(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET"})
 
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = refuse_method  # noqa: N815 (its names)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the parent's name)
         """Say nothing: a request line holds the key."""
 
-    def _send(self, status: HTTPStatus, headers: Mapping[str, str], body: Sequence[bytes] = ()) -> None:
+    def _send(self, status: HTTPStatus, headers: Mapping[str, str], body: bytes = b"") -> None:
         self.send_response(status)
-        for name, value in headers.items():
+        for name, value in {**headers, "Content-Length": str(len(body)), "Connection": "close"}.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(sum(map(len, body))))
         self.end_headers()
-        for piece in body:
-            self.wfile.write(piece)
+        self.wfile.write(body)

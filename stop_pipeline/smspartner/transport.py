@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 from contextlib import suppress
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 from urllib.parse import quote_plus
 
 import requests
@@ -19,6 +19,13 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import InvalidHeader
 
 from stop_pipeline.errors import excerpt
+
+_REASONS: dict[tuple[type[BaseException], ...], str] = {
+    (socket.gaierror,): "its name could not be resolved",
+    (TimeoutError,): "it did not respond in time",
+    (http.client.RemoteDisconnected,): "it closed the connection",
+    (http.client.HTTPException, InvalidHeader): "it did not respond in valid HTTP",
+}
 
 
 class Deadline:
@@ -31,7 +38,6 @@ class Deadline:
 
     def __init__(self, seconds: float) -> None:
         self._expired = threading.Event()
-        self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._timer = threading.Timer(seconds, self._expire)
         self._timer.daemon = True
@@ -42,9 +48,9 @@ class Deadline:
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
-        with self._lock:
-            while self._sockets:
-                self._sockets.pop().close()
+        self._timer.join()
+        for sock in self._sockets:
+            sock.close()
 
     @property
     def expired(self) -> bool:
@@ -53,75 +59,60 @@ class Deadline:
 
     def watch(self, sock: socket.socket) -> None:
         """Shut `sock` down when the time is up."""
-        with self._lock:
-            self._sockets.append(sock.dup())
+        self._sockets.append(sock.dup())
         if self.expired:
             self._expire()
 
     def sleep(self, seconds: float) -> None:
-        """Wait between tries.
-
-        Raises:
-            TimeoutError: The time is up.
-        """
+        """Wait between tries; a TimeoutError says that the time is up."""
         if self._expired.wait(seconds):
             raise TimeoutError("the deadline passed")
 
     def _expire(self) -> None:
-        with self._lock:
-            self._expired.set()
-            for sock in self._sockets:
-                with suppress(OSError):  # the other side was quicker
-                    sock.shutdown(socket.SHUT_RDWR)
+        self._expired.set()
+        for sock in self._sockets:
+            with suppress(OSError):  # the other side was quicker
+                sock.shutdown(socket.SHUT_RDWR)
 
 
-class DeadlineRetry(Retry):
-    """urllib3's retries, except that waits end with the deadline and an unreadable Retry-After counts as none."""
+def open_session(api_key: str, deadline: Deadline, **retry: Any) -> requests.Session:
+    """Return a session that adds the API key to the query of each request, unseen by requests and urllib3.
 
-    def __init__(self, *args: Any, deadline: Deadline, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._deadline = deadline
+    The deadline ends its connections and the waits between tries; `retry` are arguments of `urllib3.Retry`.
+    """
 
-    def new(self, **kwargs: Any) -> "DeadlineRetry":
-        """Return a copy with other counts, as urllib3 does after every try."""
-        return super().new(deadline=self._deadline, **kwargs)
+    class Connection(HTTPConnection):
+        debuglevel = 0  # whatever http.client is told: it would print the request line
 
-    def sleep(self, response: BaseHTTPResponse | None = None) -> None:
-        """Wait as long as the server asks, or else as long as the backoff says."""
-        requested = None
-        if response is not None:
-            with suppress(InvalidHeader, ValueError, OverflowError):
-                requested = self.get_retry_after(response)
-        self._deadline.sleep(requested or self.get_backoff_time())
+        def _new_conn(self) -> socket.socket:  # before TLS and before a proxy's tunnel
+            sock = super()._new_conn()
+            deadline.watch(sock)
+            return sock
 
+        def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
+            super().putrequest(method, f"{url}&apiKey={quote_plus(api_key)}", *args, **kwargs)
 
-class _Connection(HTTPConnection):
-    """A connection that ends with the deadline, and that alone knows the API key."""
+    class DeadlineRetry(Retry):
+        def sleep(self, response: BaseHTTPResponse | None = None) -> None:
+            requested = None
+            if response is not None:
+                with suppress(InvalidHeader, ValueError, OverflowError):  # an unreadable Retry-After counts as none
+                    requested = self.get_retry_after(response)
+            deadline.sleep(requested or self.get_backoff_time())
 
-    debuglevel = 0  # whatever http.client is told: it would print the request line
-    deadline: ClassVar[Deadline]
-    secret_query: ClassVar[str]
+    class Adapter(HTTPAdapter):
+        def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+            pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+            pool.ConnectionCls = type("Connection", (Connection, pool.ConnectionCls), {})
+            return pool
 
-    def _new_conn(self) -> socket.socket:  # before TLS and before a proxy's tunnel
-        sock = super()._new_conn()
-        self.deadline.watch(sock)
-        return sock
-
-    def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
-        super().putrequest(method, url + self.secret_query, *args, **kwargs)
-
-
-class _Adapter(HTTPAdapter):
-    """requests' adapter with `_Connection` mixed into its connections, whether direct or through a proxy."""
-
-    def __init__(self, retry: DeadlineRetry, **connection_attributes: Any) -> None:
-        super().__init__(max_retries=retry)
-        self._connection_attributes = connection_attributes
-
-    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
-        pool.ConnectionCls = type("_Connection", (_Connection, pool.ConnectionCls), self._connection_attributes)
-        return pool
+    session = _Session()
+    session.auth = lambda request: request  # without one, requests looks for credentials in .netrc
+    session.headers["User-Agent"] = "stop_pipeline"
+    session.headers["Accept-Encoding"] = "gzip"  # what every installation can decode piece by piece
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, Adapter(max_retries=DeadlineRetry(**retry)))
+    return session
 
 
 class _Session(requests.Session):
@@ -129,30 +120,12 @@ class _Session(requests.Session):
         """Return None, for no redirect is followed; otherwise `send` would read its whole body."""
 
 
-def open_session(api_key: str, retry: DeadlineRetry, deadline: Deadline) -> requests.Session:
-    """Return a session that adds the API key to the query of each request, unseen by requests and urllib3."""
-    session = _Session()
-    session.auth = lambda request: request  # without one, requests looks for credentials in .netrc
-    session.headers["User-Agent"] = "stop_pipeline"
-    session.headers["Accept-Encoding"] = "gzip"  # what every installation can decode piece by piece
-    adapter = _Adapter(retry, deadline=deadline, secret_query=f"&apiKey={quote_plus(api_key)}")
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
-    return session
-
-
 def failure_reason(error: BaseException) -> str:
     """Say in words what lies at the bottom of an error of requests or urllib3."""
     while inner := error.__cause__ or next((arg for arg in error.args if isinstance(arg, BaseException)), None):
         error = inner
-    match error:
-        case socket.gaierror():
-            return "its name could not be resolved"
-        case TimeoutError():
-            return "it did not respond in time"
-        case http.client.RemoteDisconnected():
-            return "it closed the connection"
-        case http.client.HTTPException() | InvalidHeader():
-            return "it did not respond in valid HTTP"
+    for kinds, reason in _REASONS.items():
+        if isinstance(error, kinds):
+            return reason
     text = getattr(error, "strerror", None) or str(error)
     return excerpt(re.sub(r"^\[.*?\] | \(_ssl.*\)$", "", text)).lower()

@@ -6,18 +6,21 @@ from pathlib import Path
 
 import pandas as pd
 
-from stop_pipeline.errors import OutdatedListError
+from stop_pipeline.errors import InputError, OutdatedListError
 from stop_pipeline.table.accounts import account_record
-from stop_pipeline.table.current_list import DEFAULT_MAX_AGE, check_current, known_accounts
+from stop_pipeline.table.current_list import DEFAULT_MAX_AGE, asked_accounts, check_current
 from stop_pipeline.table.derive import blocked_numbers
-from stop_pipeline.table.periods import known_at
-from stop_pipeline.table.reading import Moment, committed_rows, existing_store
+from stop_pipeline.table.periods import joined_periods, known_at
+from stop_pipeline.table.reading import Moment, committed_rows, warn_before_history
+from stop_pipeline.table.state import State
 from stop_pipeline.table.store import Store
 from stop_pipeline.times import parse_past_moment
 
 ADDED, REMOVED = "added", "removed"
-_NEVER = pd.Timestamp("9999-01-01", tz=UTC).as_unit("us")
-COLUMNS = {
+LONGEST_SYNC = timedelta(hours=1)
+"""How long a sync that was running when its account was retired may go on."""
+
+_COLUMNS = {
     "phone_number": "str",
     "change": "str",
     "at": "datetime64[us, UTC]",
@@ -46,23 +49,23 @@ def read_changes(
     """Read which numbers came onto the suppression list, or left it, between two times.
 
     The list as of `since`, with these changes applied, is the list as of `until`. A number that left and came back in
-    between has no change.
+    between has no change. Before the first sync the list is empty, and a warning says when that was.
 
     Args:
         since: The earlier time. A date means the end of that day in Paris; a time without an offset is UTC.
-        until: The later time; by default, the time up to which all lists are known.
+        until: The later time; by default, and with today's date, the time up to which all lists are known.
         root: As in `read_stops`.
         account: Account name; by default all accounts, so that a number is only removed once no account lists it.
 
     Returns:
         A DataFrame with one row per number, sorted by number: `phone_number` (str), `change` (str, “added” or
         “removed”), `at` (datetime64[us, UTC], when that was first seen) and `first_stop_at` (datetime64[us, UTC], the
-        number's earliest opt-out then; null if no date is known).
+        number's earliest opt-out; of a removed number, the earliest as of `since`; null if no date is known).
 
     Raises:
-        ValueError: a time is not a time or is in the future, or `since` is after `until`.
-        OutdatedListError: an account has no list, or its list is not known up to `until`.
-        StoreError: the data root does not exist or cannot be read.
+        ValueError: a time is not a date or time, or is in the future, or `since` is after `until`.
+        OutdatedListError: a list is missing, or not known up to these times, or, without `until`, older than a day.
+        StoreError: the data root cannot be read.
     """
     return find_changes(since, until, root, account).rows
 
@@ -74,37 +77,26 @@ def find_changes(
     account: str | None = None,
     max_age: timedelta = DEFAULT_MAX_AGE,
 ) -> Changes:
-    """As `read_changes`, with the two times.
-
-    Args:
-        since: As in `read_changes`.
-        until: As in `read_changes`.
-        root: As in `read_changes`.
-        account: As in `read_changes`.
-        max_age: How long ago each list may have been complete, if `until` is not given.
-    """
-    now = datetime.now(UTC)
-    begin = parse_past_moment(since, now=now)
-    store = existing_store(root)
-    accounts = known_accounts(store) if account is None else [account]
-    if not accounts:
-        raise OutdatedListError(f"There is no list below {store.root} yet: run “stop-pipeline run” first.")
-    known_until = min(_known_until(store, name, now=now) for name in accounts)
-    if until is None:
-        for name in accounts:
-            check_current(store, name, now=now, max_age=max_age)
-        end = known_until
-    else:
-        end = parse_past_moment(until, now=now)
-        if end > known_until:
-            raise OutdatedListError(
-                f"The list is known up to {known_until:%Y-%m-%d %H:%M:%S} UTC, and the changes until "
-                f"{end:%Y-%m-%d %H:%M:%S} UTC are asked for: sync first, or ask for an earlier time."
-            )
+    """As `read_changes`, with the two times; `max_age` is how old a list may be if `until` is not given."""
+    now = datetime.now(UTC)  # before the accounts are listed: the first sync of an account that comes later is later
+    begin, end = parse_past_moment(since, now=now), parse_past_moment(now if until is None else until, now=now)
     if begin > end:
-        raise ValueError(f"{begin:%Y-%m-%d %H:%M:%S} UTC is after {end:%Y-%m-%d %H:%M:%S} UTC: swap the two times.")
-    periods = pd.concat([blocked_numbers(*committed_rows(store, name)).rows for name in accounts], ignore_index=True)
-    return Changes(changes_between(periods, begin, end), begin, end)
+        raise InputError(f"{begin:%Y-%m-%d %H:%M:%S} UTC is after {end:%Y-%m-%d %H:%M:%S} UTC: swap the two times.")
+    store, accounts = asked_accounts(root, account)
+    states = {name: store.state(name) for name in accounts}
+    for name in accounts:
+        check_current(store, name, now=now, max_age=max_age if end == now else timedelta.max)
+    known_until = min(now, *(_known_until(store, name, state, now) for name, state in states.items()))
+    if end == now:
+        end = known_until
+    if max(begin, end) > known_until:
+        raise OutdatedListError(
+            f"Changes up to {max(begin, end):%Y-%m-%d %H:%M:%S} UTC are asked for, and the list is known up to "
+            f"{known_until:%Y-%m-%d %H:%M:%S} UTC: sync first, or ask for an earlier time."
+        )
+    warn_before_history(store, accounts, begin, stacklevel=4)
+    rows = [blocked_numbers(*committed_rows(store, name, state)).rows for name, state in states.items()]
+    return Changes(changes_between(pd.concat(rows, ignore_index=True), begin, end), begin, end)
 
 
 def changes_between(periods: pd.DataFrame, since: datetime, until: datetime) -> pd.DataFrame:
@@ -118,44 +110,27 @@ def changes_between(periods: pd.DataFrame, since: datetime, until: datetime) -> 
     Returns:
         As `read_changes`.
     """
-    before, after = (_listed(periods, moment) for moment in (since, until))
+    before, after = (
+        known_at(periods, moment).groupby("phone_number")["created_at"].min().rename("first_stop_at").reset_index()
+        for moment in (since, until)
+    )
     sides = before.merge(after, how="outer", on="phone_number", suffixes=("_before", ""), indicator=True)
     changed = sides[sides["_merge"] != "both"]
     is_added = changed["_merge"] == "right_only"
+    known = periods[periods["phone_number"].isin(changed["phone_number"]) & (periods["first_seen_at"] <= until)]
+    last = joined_periods(known, ["phone_number"]).drop_duplicates("phone_number", keep="last")
+    at = last["removed_at"].where(last["removed_at"] <= until, last["first_seen_at"]).set_axis(last["phone_number"])
     rows = changed.assign(
         change=is_added.map({True: ADDED, False: REMOVED}),
-        at=changed["phone_number"].map(_last_changes(periods, changed["phone_number"], until)),
+        at=changed["phone_number"].map(at),
         first_stop_at=changed["first_stop_at"].where(is_added, changed["first_stop_at_before"]),
     )
-    return rows[list(COLUMNS)].astype(COLUMNS).sort_values("phone_number", ignore_index=True)
+    return rows[list(_COLUMNS)].astype(_COLUMNS).sort_values("phone_number", ignore_index=True)
 
 
-def _listed(periods: pd.DataFrame, moment: datetime) -> pd.DataFrame:
-    """The numbers on the list at a time, and the earliest opt-out of each."""
-    listed = known_at(periods, moment).groupby("phone_number", sort=False)["created_at"].min()
-    return listed.rename("first_stop_at").reset_index()
-
-
-def _last_changes(periods: pd.DataFrame, numbers: pd.Series, until: datetime) -> pd.Series:
-    """When each of these numbers last came onto the list or left it, up to a time; by number."""
-    rows = periods[periods["phone_number"].isin(numbers) & (periods["first_seen_at"] <= until)]
-    rows = rows.sort_values(["phone_number", "first_seen_at"])
-    number, begin = rows["phone_number"], rows["first_seen_at"]
-    end = rows["removed_at"].fillna(_NEVER)
-    covered_until = end.groupby(number).cummax().groupby(number).shift()
-    last_begin = begin[covered_until.isna() | (begin > covered_until)].groupby(number).max()
-    last_end = end.groupby(number).max()
-    return last_end.where(last_end <= until, last_begin)
-
-
-def _known_until(store: Store, account: str, *, now: datetime) -> datetime:
-    """Up to when an account's list is known: whatever a later sync finds is later."""
-    record, state = account_record(store, account), store.state(account)
-    if record is not None and record.retired_at is not None:
+def _known_until(store: Store, account: str, state: State, now: datetime) -> datetime:
+    """Up to when the list of an account is known: whatever another sync merges was fetched later."""
+    record = account_record(store, account)
+    if record is not None and record.retired_at is not None and now - record.retired_at > LONGEST_SYNC:
         return now
-    if state.applied_at is None:
-        raise OutdatedListError(
-            f"There is no list of the account “{account}” below {store.root}: run “stop-pipeline run --account "
-            f"{account}” first, or, if the account is no longer in use, “stop-pipeline retire {account}”."
-        )
-    return max(time for time in (state.applied_at, state.verified_at) if time is not None)
+    return max((time for time in (state.applied_at, state.verified_at) if time is not None), default=now)

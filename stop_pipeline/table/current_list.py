@@ -52,23 +52,43 @@ def current_list(
         OutdatedListError: an account has no list, it is too old, or it is behind the account's last commit.
     """
     now = now or datetime.now(UTC)
+    store, accounts = asked_accounts(root, account)
     problem = None
     try:
-        store = existing_store(root)
-        accounts = known_accounts(store) if account is None else [account]
         verified_at = [check_current(store, name, now=now, max_age=max_age) for name in accounts]
         lists = [_suppression_list(store, name) for name in accounts]
     except StoreError as error:
         problem = str(error)
     if problem is not None:
         raise OutdatedListError(problem)
-    if not accounts:
-        raise OutdatedListError(f"There is no list below {store.root} yet: run “stop-pipeline run” first.")
     numbers = pd.concat(
         [with_account(made.numbers, name) for name, made in zip(accounts, lists, strict=True)], ignore_index=True
     )
     times = [time for time in verified_at if time is not None]
     return CurrentList(numbers, min(times, default=now), sum(made.unreadable_rows for made in lists))
+
+
+def asked_accounts(root: str | Path | None, account: str | None) -> tuple[Store, list[str]]:
+    """The data root, and the accounts that a question is about: the one that is named, or all that are known.
+
+    Args:
+        root: As in `reading.read_stops`.
+        account: Account name; None for all accounts.
+
+    Raises:
+        OutdatedListError: there is no data root, or it cannot be read, or no account is known.
+    """
+    problem = None
+    try:
+        store = existing_store(root)
+        accounts = known_accounts(store) if account is None else [account]
+    except StoreError as error:
+        problem = str(error)
+    if problem is not None:
+        raise OutdatedListError(problem)
+    if not accounts:
+        raise OutdatedListError(f"There is no list below {store.root} yet: run “stop-pipeline run” first.")
+    return store, accounts
 
 
 def known_accounts(store: Store) -> list[str]:
@@ -83,7 +103,7 @@ def _suppression_list(store: Store, account: str) -> SuppressionList:
     if info is not None and info.reading_rules == READING_RULES:
         return SuppressionList(store.read_derived(SUPPRESSION_LIST, account), info.unreadable_rows)
     # Rows that were read by other rules: the next sync reads them again, but this campaign must not wait for it.
-    stops, rejected = map(open_rows, committed_rows(store, account))
+    stops, rejected = map(open_rows, committed_rows(store, account, store.state(account)))
     return suppression_list(stops, rejected)
 
 

@@ -351,6 +351,22 @@ def reading(where: str) -> Iterator[None]:
         raise StoreError(f"Cannot read {where}: {refusal}. {advice}")
 
 
+@contextmanager
+def reading_temporary(path: Path) -> Iterator[None]:
+    """Turn the refusal to read a temporary file into one sentence.
+
+    Raises:
+        StoreError: in place of an OSError.
+    """
+    refusal = None
+    try:
+        yield
+    except OSError as error:
+        refusal = _reason(error) or type(error).__name__
+    if refusal is not None:
+        raise StoreError(f"Cannot read {path}: {refusal}. Nothing was changed, and a later sync may succeed.")
+
+
 def _is_permission(error: OSError) -> bool:
     return error.errno in (errno.EACCES, errno.EPERM)
 

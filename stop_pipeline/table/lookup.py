@@ -1,5 +1,6 @@
 """What is known about one phone number: is it on the list, since when, and which responses show that."""
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,64 +8,58 @@ from typing import Any
 
 import pandas as pd
 
-from stop_pipeline.errors import OutdatedListError
-from stop_pipeline.phone_numbers import mask, match_keys, read_phone_number
-from stop_pipeline.table.current_list import DEFAULT_MAX_AGE, check_current, known_accounts
+from stop_pipeline.errors import InputError
+from stop_pipeline.numbers_in_text import find_phone_numbers
+from stop_pipeline.phone_numbers import compact, mask, match_keys, read_phone_number
+from stop_pipeline.table.current_list import DEFAULT_MAX_AGE, asked_accounts, check_current
 from stop_pipeline.table.derive import ORIGINS, blocked_numbers
-from stop_pipeline.table.reading import Moment, committed_rows, existing_store, history_begins
+from stop_pipeline.table.periods import with_commit
+from stop_pipeline.table.reading import Moment, committed_rows
 from stop_pipeline.table.state import State
 from stop_pipeline.table.store import Store
 from stop_pipeline.times import parse_past_moment
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """A response that shows something.
-
-    Attributes:
-        fetched_at: When it was fetched, UTC.
-        sha256: Its SHA-256; None if it was merged by a version of this package that did not record it.
-    """
-
-    fetched_at: datetime
-    sha256: str | None
-
-
-@dataclass(frozen=True)
 class OptOut:
-    """One period in which a row with the number was listed.
+    """A row with the number, in one period in which it was listed. Times are UTC.
 
     Attributes:
-        created_at: When the opt-out was made, UTC; None if the row is malformed.
-        first_seen: The first response that listed it.
-        last_listed: The last response that listed it; None while the last response is incomplete, or ends are
-            withheld, so that an open row need not be in it.
-        removed_at: Fetch time of the first complete response that no longer listed it; None while it is listed.
+        created_at: When the opt-out was made; None if the row is malformed.
         origin: “listed”, “rejected row” or “found in text”, as in `schema.SUPPRESSION_LIST`.
-        known: Whether it was known, and had not ended, at the time that was asked for.
+        first_seen_at, first_seen_sha256: Fetch time and SHA-256 of the first response that listed it.
+        last_listed_at, last_listed_sha256: Those of the last response that is known to list it. An incomplete one need
+            not, nor one whose removals were withheld. What an earlier version of this package did not record is None.
+        removed_at: Fetch time of the first complete response that no longer listed it; None while it stands.
+        in_force: Whether it kept the number on the list at the time that was asked for.
     """
 
     created_at: datetime | None
-    first_seen: Evidence
-    last_listed: Evidence | None
-    removed_at: datetime | None
     origin: str
-    known: bool
+    first_seen_at: datetime
+    first_seen_sha256: str | None
+    last_listed_at: datetime | None
+    last_listed_sha256: str | None
+    removed_at: datetime | None
+    in_force: bool
 
 
 @dataclass(frozen=True)
 class AccountLookup:
-    """What one account's list says about the number.
+    """What the list of one account says about the number.
 
     Attributes:
         account: Account name.
-        may_be_texted: Whether the number was not on the list at the time that was asked for.
-        verified_at: When the account's list was last complete, UTC; None if it never was.
-        opt_outs: Every period ever listed, by `first_seen`.
+        may_be_texted: Whether the number was not on the list at the time that was asked for; None if there was no list.
+        known_since: Fetch time of the first response that the data root knows of, UTC; None if there is none.
+        verified_at: Fetch time of the last complete response at the time that was asked for, UTC; None if none is
+            recorded. One that equalled the response before it is only recorded while it is the last of all.
+        opt_outs: Every opt-out of the number that was ever listed, in the order in which they were first seen.
     """
 
     account: str
-    may_be_texted: bool
+    may_be_texted: bool | None
+    known_since: datetime | None
     verified_at: datetime | None
     opt_outs: tuple[OptOut, ...]
 
@@ -76,14 +71,14 @@ class Lookup:
     Attributes:
         number: The number, masked.
         on: The time that was asked for, UTC; None for now.
-        may_be_texted: Whether no list asked for had it then.
-        accounts: What each account's list says.
+        may_be_texted: Whether none of the lists had the number at that time; None if there was no list.
+        accounts: What the list of each account says.
         other_accounts: Accounts that were not asked for and have the number on their list.
     """
 
     number: str
     on: datetime | None
-    may_be_texted: bool
+    may_be_texted: bool | None
     accounts: tuple[AccountLookup, ...]
     other_accounts: tuple[str, ...]
 
@@ -101,84 +96,88 @@ def lookup(
         number: The number, in any spelling.
         on: Tell what was known at this time instead of now. A date means the end of that day in Paris; a time without
             an offset is UTC.
-        root: As in `read_stops`.
-        account: Account name; by default, all accounts of the data root.
-        max_age: How long ago each list may have been complete, if no time is given.
+        root: The data root; by default `STOP_PIPELINE_DATA`, otherwise `data`.
+        account: Account name; by default, all accounts that belong to the data root.
+        max_age: How long ago each list may have been complete, unless `on` is given.
 
     Raises:
-        ValueError: the number cannot be read, or the time is in the future or not a time.
-        OutdatedListError: an account has no list, it is too old, or its history begins after the time.
-        StoreError: the data root does not exist or cannot be read.
+        ValueError: the number cannot be read, or `on` is not a date or time, or is in the future.
+        OutdatedListError: a list is missing or, unless `on` is given, too old to tell.
+        StoreError: the data root cannot be read.
     """
-    wanted = read_phone_number(number)
-    if not wanted.readable:
-        raise ValueError(
-            f"“{mask(number)}” cannot be read as one phone number: write it as +33…, 0033… or with its leading 0."
-        )
+    wanted = _read(number)
     now = datetime.now(UTC)
     moment = None if on is None else parse_past_moment(on, now=now)
-    store = existing_store(root)
-    known = known_accounts(store)
-    asked = known if account is None else [account]
-    for name in asked:
-        if moment is None:
-            check_current(store, name, now=now, max_age=max_age)
-        else:
-            _check_history(store, name, moment)
-    found = {name: _look_up(store, name, wanted.number, moment) for name in {*known, *asked}}
-    accounts = tuple(found[name] for name in asked)
+    store, asked = asked_accounts(root, account)
+    for name in asked if moment is None else ():
+        check_current(store, name, now=now, max_age=max_age)
+    accounts = tuple(_look_up(store, name, wanted, moment) for name in asked)
+    others = [name for name in store.accounts_seen() if name not in asked]
+    known = {found.may_be_texted for found in accounts} - {None}
     return Lookup(
-        number=mask(wanted.number),
+        number=mask(wanted),
         on=moment,
-        may_be_texted=all(answer.may_be_texted for answer in accounts),
+        may_be_texted=False not in known if known else None,
         accounts=accounts,
-        other_accounts=tuple(name for name in known if name not in asked and not found[name].may_be_texted),
+        other_accounts=tuple(name for name in others if _look_up(store, name, wanted, moment).may_be_texted is False),
+    )
+
+
+def _read(number: str) -> str:
+    reading = read_phone_number(number)
+    if reading.readable:
+        return reading.number
+    if found := find_phone_numbers(number):
+        raise InputError(f"This is not one phone number, but a text with {', '.join(map(mask, found))}: ask for one.")
+    digits = len(re.sub("[^0-9]", "", compact(number)))
+    raise InputError(
+        f"This cannot be read as a phone number: it has {digits} digits, and no country has such a number. Write all "
+        "digits, as +33…, as 0033… or with the leading 0."
     )
 
 
 def _look_up(store: Store, account: str, number: str, moment: datetime | None) -> AccountLookup:
     state = store.state(account)
-    rows = blocked_numbers(*committed_rows(store, account)).rows
-    wanted = match_keys(pd.Series([number], dtype="str"))
-    rows = rows[match_keys(rows["phone_number"]).isin(wanted)].sort_values("first_seen_at", kind="stable")
-    commits = store.read_commits(account, state)
-    opt_outs = tuple(_opt_out(row, state, commits, moment) for row in rows.to_dict("records"))
-    return AccountLookup(account, not any(row.known for row in opt_outs), state.verified_at, opt_outs)
-
-
-def _opt_out(row: dict[Any, Any], state: State, commits: pd.DataFrame, moment: datetime | None) -> OptOut:
-    first_seen_at, removed_at = row["first_seen_at"], row["removed_at"]
-    ended = not pd.isna(removed_at)
-    at = moment or datetime.now(UTC)
-    last_listed: Evidence | None = None
-    if ended:
-        before_end = commits[commits["merged_at"] < removed_at]["merged_at"].max()
-        last_listed = _evidence(first_seen_at if pd.isna(before_end) else max(before_end, first_seen_at), commits)
-    elif state.complete and state.withheld_because is None:
-        last_listed = Evidence(max(filter(None, (state.applied_at, state.verified_at))), state.sha256)
-    return OptOut(
-        created_at=None if pd.isna(row["created_at"]) else _utc(row["created_at"]),
-        first_seen=_evidence(first_seen_at, commits),
-        last_listed=last_listed,
-        removed_at=_utc(removed_at) if ended else None,
-        origin=ORIGINS[int(row["origin"])],
-        known=first_seen_at <= at and not (ended and removed_at <= at),
+    stops, rejected = committed_rows(store, account, state)
+    commits = with_commit(store.read_commits(account, state), state)
+    known_since = pd.concat([stops["first_seen_at"], rejected["first_seen_at"], commits["merged_at"]]).min()
+    verified_at = state.verified_at
+    if moment is not None and verified_at is not None and verified_at > moment:
+        verified_at = _utc(commits["merged_at"][commits["complete"] & (commits["merged_at"] <= moment)].max())
+    rows = blocked_numbers(stops, rejected).rows
+    key = match_keys(pd.Series([number], dtype="str"))
+    rows = rows[match_keys(rows["phone_number"]).isin(key)].sort_values(["first_seen_at", "created_at"])
+    opt_outs = tuple(_opt_out(row, commits, state, moment) for row in rows.to_dict("records"))
+    had_list = not pd.isna(known_since) and (moment is None or known_since <= moment)
+    return AccountLookup(
+        account=account,
+        may_be_texted=not any(opt_out.in_force for opt_out in opt_outs) if had_list else None,
+        known_since=_utc(known_since),
+        verified_at=verified_at,
+        opt_outs=opt_outs,
     )
 
 
-def _evidence(at: pd.Timestamp, commits: pd.DataFrame) -> Evidence:
-    sha256 = commits.loc[commits["merged_at"] == at, "sha256"]
-    return Evidence(_utc(at), None if sha256.empty else str(sha256.iloc[0]))
+def _opt_out(row: dict[Any, Any], commits: pd.DataFrame, state: State, moment: datetime | None) -> OptOut:
+    begin, end, merged = row["first_seen_at"], row["removed_at"], commits["merged_at"]
+    sha256 = commits.set_index("merged_at")["sha256"]
+    lists_what_is_open = commits["complete"] & ~commits["withheld"]
+    last = merged[lists_what_is_open & (merged >= begin) & ~(merged >= end)].max()
+    if pd.isna(last) and begin in sha256.index:
+        last = begin
+    # The last response of all may have been found unchanged since it was merged.
+    last_listed_at = max(filter(None, (state.applied_at, state.verified_at))) if last == state.applied_at else _utc(last)
+    return OptOut(
+        created_at=_utc(row["created_at"]),
+        origin=ORIGINS[row["origin"]],
+        first_seen_at=begin.to_pydatetime(),
+        first_seen_sha256=sha256.get(begin),
+        last_listed_at=last_listed_at,
+        last_listed_sha256=sha256.get(last),
+        removed_at=_utc(end),
+        in_force=bool(pd.isna(end) if moment is None else begin <= moment and not end <= moment),
+    )
 
 
-def _check_history(store: Store, account: str, moment: datetime) -> None:
-    begins = history_begins(store, account)
-    if begins is None or moment < begins:
-        when = "has never been synced" if begins is None else f"has a history from {begins:%Y-%m-%d %H:%M} UTC on"
-        raise OutdatedListError(
-            f"There is no data about {moment:%Y-%m-%d %H:%M} UTC: the account “{account}” below {store.root} {when}."
-        )
-
-
-def _utc(time: pd.Timestamp) -> datetime:
-    return time.to_pydatetime().astimezone(UTC)
+def _utc(time: pd.Timestamp) -> datetime | None:
+    return None if pd.isna(time) else time.to_pydatetime()

@@ -45,18 +45,22 @@ def open_rows(periods: pd.DataFrame) -> pd.DataFrame:
     return periods[periods["removed_at"].isna()]
 
 
-def joined_periods(stops: pd.DataFrame) -> pd.DataFrame:
-    """Periods of `stops` in which those of one row that overlap or touch are one.
+def joined_periods(periods: pd.DataFrame, key: list[str] = _ROW) -> pd.DataFrame:
+    """Periods in which those of one row that overlap or touch are one.
 
     Spellings that used to be read as two numbers, so that each was a row of its own, may be read as one number today.
 
     Args:
-        stops: Periods (`schema.STOPS`).
+        periods: Rows with `first_seen_at` and `removed_at`.
+        key: The columns that tell rows apart.
+
+    Returns:
+        The first of each of the periods joined, with their last end; in the order of `key` if any were joined.
     """
-    if not stops.duplicated(_ROW).any():
-        return stops
-    ordered = stops.sort_values([*_ROW, "first_seen_at"], ignore_index=True)
-    rows = ordered.groupby(_ROW, sort=False).ngroup()
+    if not periods.duplicated(key).any():
+        return periods
+    ordered = periods.sort_values([*key, "first_seen_at"], ignore_index=True)
+    rows = ordered.groupby(key, sort=False).ngroup()
     ends = ordered["removed_at"].fillna(_NEVER)
     begins = ~(ordered["first_seen_at"] <= ends.groupby(rows).cummax().groupby(rows).shift())
     last_end = ends.groupby(begins.cumsum()).max().array
@@ -110,8 +114,8 @@ def with_commit(commits: pd.DataFrame, state: State) -> pd.DataFrame:
     """The responses merged so far (`schema.COMMITS`), the one of this commit included."""
     if state.applied_at is None or (len(commits) and commits["merged_at"].iloc[-1] >= state.applied_at):
         return commits
-    row = {"merged_at": state.applied_at, "sha256": state.sha256, "rows": state.rows, "complete": state.complete}
-    merged = pd.DataFrame([row]).astype(COMMITS.dtypes)
+    row = (state.applied_at, state.sha256, state.rows, state.complete, state.withheld_because is not None)
+    merged = pd.DataFrame([row], columns=list(COMMITS.names)).astype(COMMITS.dtypes)
     return merged if commits.empty else pd.concat([commits, merged], ignore_index=True)
 
 

@@ -84,7 +84,7 @@ def read_stops(
         _read_account(store, account, wanted, moment, history=history, condition=condition) for account in accounts
     ]
     if moment is not None:
-        _warn_before_history(store, accounts, moment)
+        warn_before_history(store, accounts, moment)
     nothing = to_pandas(_READ_SCHEMA.empty_table())[wanted]
     return pd.concat([part for part in parts if len(part)] or [nothing], ignore_index=True)
 
@@ -133,12 +133,12 @@ def read_suppression_list(root: str | Path | None = None, as_of: Moment | None =
     def read(store: Store, account: str) -> pd.DataFrame:
         if moment is None:
             return store.read_derived(SUPPRESSION_LIST, account)
-        stops, rejected = (known_at(rows, moment) for rows in committed_rows(store, account))
+        stops, rejected = (known_at(rows, moment) for rows in committed_rows(store, account, store.state(account)))
         return suppression_list(stops, rejected).numbers
 
     if moment is not None:
         store = existing_store(root)
-        _warn_before_history(store, store.committed_accounts(), moment)
+        warn_before_history(store, store.committed_accounts(), moment)
     return _per_account(root, SUPPRESSION_LIST, read)
 
 
@@ -168,12 +168,11 @@ def existing_store(root: str | Path | None) -> Store:
     return Store.existing(root or os.environ.get("STOP_PIPELINE_DATA", "").strip() or DEFAULT_DATA_ROOT)
 
 
-def committed_rows(store: Store, account: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The periods of `stops` and `rejected` as of the last commit, as far as `derive.blocked_numbers` needs them.
+def committed_rows(store: Store, account: str, state: State) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The periods of `stops` and `rejected` as of a commit, as far as `derive.blocked_numbers` needs them.
 
     Phone numbers are read by today's rules, also if the stored rows were read by earlier ones.
     """
-    state = store.state(account)
     columns = ["phone_number", "country", "created_at", "first_seen_at", "removed_at"]
     tables = (store.read_stops(account, state, columns), store.read_rejected(account, state))
     stops, rejected = (as_committed(rows, state.applied_at) for rows in tables)
@@ -205,11 +204,12 @@ def history_begins(store: Store, account: str) -> datetime | None:
     return min(known, default=None)
 
 
-def _warn_before_history(store: Store, accounts: Sequence[str], moment: datetime) -> None:
+def warn_before_history(store: Store, accounts: Sequence[str], moment: datetime, *, stacklevel: int = 3) -> None:
+    """Warn, as of the caller that `stacklevel` counts, that a time is before the first response of all accounts."""
     begins = [time for account in accounts if (time := history_begins(store, account)) is not None]
     if not begins or moment < min(begins):
         when = f"The history begins at {min(begins):%Y-%m-%d %H:%M} UTC" if begins else "There has been no sync yet"
-        warnings.warn(f"{when}: nothing is known about {moment:%Y-%m-%d %H:%M} UTC.", UserWarning, stacklevel=3)
+        warnings.warn(f"{when}: nothing is known about {moment:%Y-%m-%d %H:%M} UTC.", UserWarning, stacklevel=stacklevel)
 
 
 def _condition(filters: Filters | None) -> pc.Expression | None:

@@ -81,7 +81,7 @@ class Responses:
             StoreError: it is missing or damaged.
         """
         temporary = self._files.temporary(account)
-        with self._stream(account, kept.file) as source, temporary.open("xb") as file:
+        with writing(str(temporary)), temporary.open("xb") as file, self._stream(account, kept.file) as source:
             while chunk := source.read(_COPY_BYTES):
                 with writing(str(temporary)):
                     file.write(chunk)

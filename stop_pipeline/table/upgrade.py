@@ -91,6 +91,7 @@ def _refuse_other_rows(store: Store, account: str, state: State, on_disk: State)
             f"{store.files.shown(f'stops/account={account}')} holds {len(on_disk.months)} months, but there is no "
             f"commit: restore state/account={account}.json from a backup."
         )
+    store.read_commits(account, state)  # refuses what is missing
     for month in sorted({*state.months, *on_disk.months}):
         recorded = state.months.get(month)
         if on_disk.months.get(month) != recorded:

@@ -1,6 +1,7 @@
 """Several accounts: one run syncs some of them, and one that fails does not stop the others."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,25 +26,26 @@ class Fleet:
 
     Attributes:
         lists: How many rows the list of each account has; every other key is refused.
+        settings: Of these accounts.
     """
 
     def __init__(self, folder: Path, instance: dg.DagsterInstance, base_url: str, lists: dict[str, int]) -> None:
         self.root, self.instance, self.lists = folder / "data", instance, lists
         self._file = folder / "accounts.toml"
-        self._settings = Settings(accounts_file=self._file, base_url=base_url, data_root=str(self.root))
+        self.settings = Settings(accounts_file=self._file, base_url=base_url, data_root=str(self.root))
         self.use(KEYS)
 
     def use(self, keys: Mapping[str, str]) -> None:
         """Take these accounts with these keys."""
         self._file.touch(mode=0o600)
         self._file.write_text("[accounts]\n" + "".join(f'{account} = "{key}"\n' for account, key in keys.items()))
-        self._settings = replace(self._settings, accounts=tuple(keys))
+        self.settings = replace(self.settings, accounts=tuple(keys))
 
     def run(self, first: str, last: str | None = None, **config: Any) -> dg.ExecuteInProcessResult:
         """Run the job for one partition, or for a range of them."""
         tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
         return (
-            build_definitions(self._settings)
+            build_definitions(self.settings)
             .resolve_job_def("sync")
             .execute_in_process(
                 QUIET | ({"ops": {"stops": {"config": config}}} if config else {}),
@@ -56,7 +58,7 @@ class Fleet:
 
     def status(self, asset: str) -> dict[str, str | None]:
         """How Dagster shows each partition of an asset."""
-        accounts = list(self._settings.accounts)
+        accounts = list(self.settings.accounts)
         partitions = dg.StaticPartitionsDefinition(accounts)
         shown = self.instance.get_status_by_partition(dg.AssetKey(asset), accounts, partitions) or {}
         return {account: status and status.value for account, status in shown.items()}
@@ -69,7 +71,13 @@ class Fleet:
 
 @pytest.fixture
 def fleet(tmp_path: Path, instance: dg.DagsterInstance) -> Iterator[Fleet]:
-    lists = {"lille": 3, "lyon": 5, "nice": 7, "paris": 9}
+    with provided(tmp_path, instance, {"lille": 3, "lyon": 5, "nice": 7, "paris": 9}) as fleet:
+        yield fleet
+
+
+@contextmanager
+def provided(folder: Path, instance: dg.DagsterInstance, lists: dict[str, int]) -> Iterator[Fleet]:
+    """The accounts, while a server has these lists."""
 
     def respond(exchange: Exchange) -> None:
         account = exchange.request.query["apiKey"].removeprefix("key-of-")
@@ -77,7 +85,7 @@ def fleet(tmp_path: Path, instance: dg.DagsterInstance) -> Iterator[Fleet]:
         reply(200, response_body(rows(lists[account])) if account in lists else refusal)(exchange)
 
     with Loopback(respond) as server:
-        yield Fleet(tmp_path, instance, server.base_url, lists)
+        yield Fleet(folder, instance, server.base_url, lists)
 
 
 def test_a_single_account_has_no_partitions_and_several_have_one_each() -> None:
@@ -172,7 +180,7 @@ def test_removals_are_accepted_for_one_account_only(fleet: Fleet) -> None:
 
 def test_the_data_of_one_account_stays_when_another_joins_it(fleet: Fleet) -> None:
     fleet.use({"lyon": "key-of-lyon"})
-    job = build_definitions(fleet._settings).resolve_job_def("sync")  # noqa: SLF001
+    job = build_definitions(fleet.settings).resolve_job_def("sync")
     assert job.execute_in_process(QUIET, instance=fleet.instance).success
     before = read_stops(fleet.root, history=True)
 

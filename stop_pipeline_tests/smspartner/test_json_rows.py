@@ -64,7 +64,7 @@ def assert_same(block: bytes) -> Rows | None:
 # What Arrow reads, and what it never gets
 
 
-@pytest.mark.parametrize("between", [",", ", ", " ,\t", ",\r "])
+@pytest.mark.parametrize("between", [",", ", "])
 def test_rows_as_the_provider_writes_them_are_read_by_arrow(between: str) -> None:
     block = between.join(plain(number) for number in range(1, 200))
     rows = assert_same(block.encode())
@@ -94,6 +94,7 @@ HARMFUL = {
     "a null row last": f"{plain()},null",
     "a null row between": f"{plain()},null,{plain()}",
     "no comma": plain() + plain(),
+    "other white space around a comma": f"{plain()} ,\t{plain()},\r {plain()}",
     "a space in place of a comma": f"{plain()} {plain()}",
     "a comma too many": f"{plain()},,{plain()}",
     "a comma at the end": f"{plain()},",
@@ -239,7 +240,7 @@ def mutant_of(block: bytes, chance: random.Random) -> bytes:
     return block
 
 
-@pytest.mark.parametrize("mutants", [1_500, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mutants", [1_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_no_mutant_of_a_block_is_read_otherwise_by_arrow_than_by_python(mutants: int) -> None:
     chance = random.Random(mutants)  # noqa: S311 – not a secret
     by_arrow = by_python = 0

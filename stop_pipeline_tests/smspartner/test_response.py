@@ -248,8 +248,8 @@ def test_equal_rows_that_conflict_collapse_into_the_one_with_the_smallest_raw_te
 
 
 def test_strings_of_many_megabytes_are_read_as_any_other() -> None:
-    row = {"id": "1" * 5_000_000, "phoneNumber": "0" * 5_000_000, "createdAt": "2" * 5_000_000}
-    snapshot = read_rows(row, GOOD | {"phoneNumber": "x " * 2_500_000}, GOOD | {"id": 2, "createdAt": "\x00" * 500_000})
+    row = {"id": "1" * 2_000_000, "phoneNumber": "0" * 2_000_000, "createdAt": "2" * 2_000_000}
+    snapshot = read_rows(row, GOOD | {"phoneNumber": "x " * 1_000_000}, GOOD | {"id": 2, "createdAt": "\x00" * 500_000})
     assert (len(snapshot.listed), len(snapshot.rejected)) == (1, 2)
     holds_its_promises(snapshot)
 
@@ -407,7 +407,7 @@ def check_against_model(rows: list[Any]) -> None:
     holds_its_promises(snapshot)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(ROWS)
 @example([GOOD | {"createdAt": "2024-10-27 02:30:00"}, GOOD | {"createdAt": "2024-03-31 02:30:00"}])
 @example([GOOD, GOOD | {"id": "1"}, GOOD | {"phoneNumber": "x"}, GOOD | {"phoneNumber": "x", "id": "1"}])
@@ -423,7 +423,7 @@ def test_many_responses_become_what_the_rules_say_of_their_rows_one_by_one(rows:
     check_against_model(rows)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(ROWS, st.randoms(use_true_random=False))
 def test_the_order_of_the_rows_changes_nothing(rows: list[Any], shuffle: random.Random) -> None:
     shuffled = rows.copy()
@@ -434,7 +434,7 @@ def test_the_order_of_the_rows_changes_nothing(rows: list[Any], shuffle: random.
     assert (one.duplicates, one.extra_fields) == (other.duplicates, other.extra_fields)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(TEXT_ROWS)
 def test_json_and_xml_of_the_same_rows_give_the_same_tables(rows: list[dict[str, str]]) -> None:
     xml_rows = "".join(xml_row(row["id"], row["phoneNumber"], row["createdAt"]) for row in rows)
@@ -451,7 +451,7 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(st.lists(JSON_VALUES | st.fixed_dictionaries(dict.fromkeys(GOOD, JSON_VALUES)), max_size=5))
 def test_any_json_values_may_stand_where_rows_do(rows: list[Any]) -> None:
     snapshot = read(json_document(rows))

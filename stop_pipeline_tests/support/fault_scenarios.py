@@ -71,6 +71,11 @@ class Scenario:
     timezone_before: str = PARIS
     interrupted: Interrupted | None = None
 
+    @property
+    def rereads(self) -> bool:
+        """Whether the sync reads stored rows again, in a commit of its own."""
+        return self.version_1 is not None or self.timezone_before != PARIS
+
 
 @dataclass(frozen=True)
 class View:
@@ -89,13 +94,32 @@ class View:
 
 
 @dataclass(frozen=True)
+class Built:
+    """A scenario's data root, and the sync on it as it runs undisturbed.
+
+    Attributes:
+        folder: Where the scenario's data roots are.
+        base: The data root before the sync.
+        undisturbed: The same, had an interrupted sync never run, or run to its end.
+        calls: Those of the whole sync.
+        uncounted: As in `Ended`.
+        made_before: What readers saw before an interrupted sync.
+    """
+
+    folder: Path
+    base: Path
+    undisturbed: Path
+    calls: tuple[Call, ...]
+    uncounted: tuple[str, ...]
+    made_before: tuple[View, ...]
+
+
+@dataclass(frozen=True)
 class Expected:
     """What a scenario must come to.
 
     Attributes:
-        folder: Where the scenario's data roots are; the one before the sync is `base`.
-        calls: Those of the whole sync.
-        uncounted: As in `Ended`.
+        built: The scenario's data root.
         before: What readers may see until the sync commits: the commit before, read again or not.
         after: What they see after the sync.
         made_before: Derived tables that may still stand.
@@ -104,9 +128,7 @@ class Expected:
         trees: By (whether the sync had committed, the next response): what the next sync may end with.
     """
 
-    folder: Path
-    calls: tuple[Call, ...]
-    uncounted: tuple[str, ...]
+    built: Built
     before: tuple[View, ...]
     after: View
     made_before: tuple[View, ...]
@@ -190,46 +212,8 @@ def scenarios() -> tuple[Scenario, ...]:
 # What must come of a scenario
 
 
-def prepare(scenario: Scenario, folder: Path) -> Expected:
-    """Build the scenario's data root, and by undisturbed syncs what must come of it."""
-    base, undisturbed, made_before = _roots(scenario, folder)
-    last = _response_before(scenario, base)
-    next_responses = {"the same": scenario.killed, **({"the one before": last} if last else {})}
-    next_responses["another"] = scenario.another
-
-    before = [view(undisturbed), dataclasses.replace(view(undisturbed), current_list=view(base).current_list)]
-    starts = [(False, undisturbed)]
-    if last and (scenario.version_1 or scenario.timezone_before != PARIS):
-        # The stored rows are first read again, in a commit of their own; an unchanged list does that and no more.
-        reread = _copy(undisturbed, folder)
-        whole_sync(reread, last, KILLED_AT)
-        before.append(dataclasses.replace(view(reread), current_list=before[0].current_list))
-        starts.append((False, reread))
-
-    ran = _copy(undisturbed, folder)
-    whole_sync(ran, scenario.killed, KILLED_AT)
-    trees: dict[tuple[bool, str], list[Tree]] = {(run, name): [] for run in (False, True) for name in next_responses}
-    for run, start in (*starts, (True, ran)):
-        for name, body in next_responses.items():
-            # A snapshot that was lost is made whole, where one that stayed may hold appended rows only.
-            trees[run, name] += [_after_next_sync(start, folder, body, without_snapshot=lost) for lost in (False, True)]
-    recorded = sync_in_a_process(_copy(base, folder), scenario.killed, KILLED_AT)
-    assert recorded.error_type is None, recorded
-    return Expected(
-        folder,
-        recorded.calls,
-        recorded.uncounted,
-        tuple(before),
-        view(ran),
-        (*made_before, before[0]),
-        _periods(base),
-        next_responses,
-        trees,
-    )
-
-
-def _roots(scenario: Scenario, folder: Path) -> tuple[Path, Path, list[View]]:
-    """The data root before the sync; the same without the traces of an interrupted one; what readers saw earlier."""
+def build(scenario: Scenario, folder: Path) -> Built:
+    """Make the scenario's data root, and record an undisturbed sync on a copy of it."""
     folder.mkdir(parents=True)
     base = folder / "base"
     if scenario.version_1:
@@ -241,24 +225,65 @@ def _roots(scenario: Scenario, folder: Path) -> tuple[Path, Path, list[View]]:
     leftover = base / OTHER_LEFTOVER
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"of another account")
-    if scenario.interrupted is None:
-        return base, base, []
-    made_before = [view(base)]
-    undisturbed = shutil.copytree(base, folder / "undisturbed")
-    body = scenario.interrupted.body
-    calls = sync_in_a_process(_copy(base, folder), body, INTERRUPTED_AT).calls
+    undisturbed, made_before = base, []
+    if scenario.interrupted:
+        made_before = [view(base)]
+        undisturbed = shutil.copytree(base, folder / "undisturbed")
+        _interrupt(scenario.interrupted, base, undisturbed, folder)
+    recorded = sync_in_a_process(_copy(base, folder), scenario.killed, KILLED_AT)
+    assert recorded.error_type is None, recorded
+    return Built(folder, base, undisturbed, recorded.calls, recorded.uncounted, tuple(made_before))
+
+
+def _interrupt(interrupted: Interrupted, base: Path, undisturbed: Path, folder: Path) -> None:
+    """Kill a sync on the data root; on the undisturbed one let it run to its end if it had committed."""
+    calls = sync_in_a_process(_copy(base, folder), interrupted.body, INTERRUPTED_AT).calls
     commit = next(number for number, call in enumerate(calls) if call.to == STATE_FILE)
-    how = Plan(commit, "after" if scenario.interrupted.committed else "before")
-    assert sync_in_a_process(base, body, INTERRUPTED_AT, how).killed
+    plan = Plan(commit, "after" if interrupted.committed else "before")
+    assert sync_in_a_process(base, interrupted.body, INTERRUPTED_AT, plan).killed
     assert any((base / WORK_FOLDER / "staged" / f"account={ACCOUNT}").iterdir())
-    if scenario.interrupted.committed:
-        whole_sync(undisturbed, body, INTERRUPTED_AT)
-        state = Store(base).state(ACCOUNT)
-        assert (state.applied_at, bool(state.staged)) == (INTERRUPTED_AT, True)
-    return base, undisturbed, made_before
+    state = Store(base).state(ACCOUNT)
+    assert (state.applied_at == INTERRUPTED_AT, bool(state.staged)) == (interrupted.committed,) * 2
+    if interrupted.committed:
+        whole_sync(undisturbed, interrupted.body, INTERRUPTED_AT)
 
 
-def _response_before(scenario: Scenario, base: Path) -> bytes | None:
+def prepare(scenario: Scenario, folder: Path) -> Expected:
+    """Build the scenario, and find out by undisturbed syncs what must come of it."""
+    built = build(scenario, folder)
+    last = _response_before(built.base)
+    next_responses = {"the same": scenario.killed, **({"the one before": last} if last else {})}
+    next_responses["another"] = scenario.another
+
+    before = [view(built.undisturbed)]
+    before.append(dataclasses.replace(before[0], current_list=view(built.base).current_list))
+    starts = [(False, built.undisturbed)]
+    if last and scenario.rereads:
+        # The stored rows are first read again, in a commit of their own; an unchanged list does that and no more.
+        reread = _copy(built.undisturbed, folder)
+        whole_sync(reread, last, KILLED_AT)
+        before.append(dataclasses.replace(view(reread), current_list=before[0].current_list))
+        starts.append((False, reread))
+
+    ran = _copy(built.undisturbed, folder)
+    whole_sync(ran, scenario.killed, KILLED_AT)
+    trees: dict[tuple[bool, str], list[Tree]] = {(run, name): [] for run in (False, True) for name in next_responses}
+    for run, start in (*starts, (True, ran)):
+        for name, body in next_responses.items():
+            # A snapshot that was lost is made whole, where one that stayed may hold appended rows only.
+            trees[run, name] += [_after_next_sync(start, folder, body, without_snapshot=lost) for lost in (False, True)]
+    return Expected(
+        built,
+        before=tuple(before),
+        after=view(ran),
+        made_before=(*built.made_before, before[0]),
+        committed=_periods(built.base),
+        next_responses=next_responses,
+        trees=trees,
+    )
+
+
+def _response_before(base: Path) -> bytes | None:
     """The response of the commit that stands."""
     sha256 = Store(base).state(ACCOUNT).sha256
     bodies = {hashlib.sha256(body).hexdigest(): body for body in version_1.responses(base)}
@@ -280,7 +305,7 @@ def _after_next_sync(start: Path, folder: Path, body: bytes, *, without_snapshot
 
 def end_a_sync(scenario: Scenario, expected: Expected, plan: Plan) -> Left:
     """Run the scenario's sync until it ends as planned."""
-    root = _copy(expected.folder / "base", expected.folder)
+    root = _copy(expected.built.base, expected.built.folder)
     ended = sync_in_a_process(root, scenario.killed, KILLED_AT, plan)
     if ended.calls:
         ended = dataclasses.replace(ended, calls=ended.calls[plan.number : plan.number + 1])
@@ -342,7 +367,7 @@ def _judge_folder(expected: Expected, root: Path) -> list[str]:
 def _judge_next(expected: Expected, left: Path, name: str, body: bytes) -> list[str]:
     committed = has_run(left)
     which = f"the next sync ({name}, committed: {committed})"
-    root = _copy(left, expected.folder)
+    root = _copy(left, expected.built.folder)
     try:
         whole_sync(root, body, NEXT_AT)
     except StopPipelineError as error:

@@ -189,7 +189,7 @@ MALFORMED = st.lists(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(LISTED, MALFORMED)
 def test_the_list_is_what_its_rules_say_of_each_row(
     listed: list[tuple[str, datetime]], malformed: list[tuple[str, str | None]]
@@ -228,7 +228,7 @@ PERIODS = st.lists(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(PERIODS)
 def test_each_id_counts_once_on_the_day_and_in_the_country_it_was_last_listed_with(
     periods: list[tuple[int, str | None, datetime]],

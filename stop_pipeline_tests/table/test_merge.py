@@ -142,7 +142,7 @@ STATES = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(case=cases(), complete=st.booleans(), policy=POLICIES, state=STATES)
 def test_the_merge_month_by_month_is_the_set_difference_of_all_rows(
     case: tuple[list[Period], list[Listed]], *, complete: bool, policy: RemovalPolicy, state: State
@@ -215,7 +215,7 @@ def in_order(period: Period) -> tuple[datetime, int, datetime, str]:
     return row.created_at_local, row.id, period.first_seen_at, row.phone_number
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(case=cases(), complete=st.booleans())
 def test_months_that_are_left_out_since_nothing_changed_in_them_change_nothing(
     case: tuple[list[Period], list[Listed]], *, complete: bool
@@ -233,7 +233,7 @@ def test_months_that_are_left_out_since_nothing_changed_in_them_change_nothing(
     assert plan(differ, sum(diff.open_rows for diff in same)) == plan(diffs, 0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(LISTED_ROWS, max_size=12))
 def test_rows_are_split_by_the_month_of_their_local_time(rows: list[Listed]) -> None:
     listed = as_listed(rows)
@@ -321,7 +321,7 @@ def as_malformed(raws: Collection[str]) -> pd.DataFrame:
     return frame.astype(REJECTED_ROWS.dtypes)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(RAWS, st.booleans()), max_size=5))
 def test_malformed_rows_are_kept_as_the_set_difference_by_their_raw_text(
     steps: list[tuple[frozenset[str], bool]],

@@ -1,8 +1,4 @@
-"""A real PostgreSQL on a free port of 127.0.0.1, from the operating system's packages, for as long as a test needs it.
-
-What belongs here: finding its programs, starting and ending the server, and looking into its tables. What does not:
-what Dagster keeps there.
-"""
+"""A real PostgreSQL server on a free port of 127.0.0.1, from Debian's packages, for as long as a test needs it."""
 
 import os
 import shutil

@@ -1,6 +1,6 @@
 """A fleet on a cluster, as it is shipped: two Ray nodes, PostgreSQL, a bucket, forty accounts, a node dying at work.
 
-The API is the command's own stand-in, whose lists change from tick to tick; the bucket is that of moto's S3 server.
+The API is the command's own stand-in, whose lists change from sync to sync; the bucket is that of moto's S3 server.
 Eight accounts share a run here, so that ten processes and not eighty are started: CI has two cores, and each start
 costs seconds of imports. All else is configured as shipped.
 """
@@ -23,14 +23,14 @@ import pytest
 import requests
 
 from stop_pipeline import read_stops
-from stop_pipeline.store import Store
-from stop_pipeline_tests import bucket, postgres, ray_cluster
-from stop_pipeline_tests.bucket import S3Server
-from stop_pipeline_tests.commands import GIVE_UP_SECONDS, clean_environment, run_command, sandbox, wait_until
-from stop_pipeline_tests.loopback import Exchange, Loopback, reply
-from stop_pipeline_tests.ray_cluster import Cluster, started
+from stop_pipeline.table.store import Store
+from stop_pipeline_tests.support import bucket, postgres, ray_cluster
+from stop_pipeline_tests.support.bucket import S3Server
+from stop_pipeline_tests.support.commands import GIVE_UP_SECONDS, clean_environment, run_command, sandbox, wait_until
+from stop_pipeline_tests.support.loopback import Exchange, Loopback, reply
+from stop_pipeline_tests.support.ray_cluster import Cluster, started
+from stop_pipeline_tests.support.syncing import Syncer, tree
 from stop_pipeline_tests.test_secrets import DagsterUi
-from stop_pipeline_tests.ticking import Ticker, tree
 
 ACCOUNTS = [f"account_{number:02}" for number in range(40)]
 ACCOUNTS_PER_RUN = 8
@@ -53,17 +53,17 @@ mutation ($params: LaunchBackfillParams!) {
 
 @dataclass
 class Relay:
-    """Stands before the API, keeps what it answered each account, and can hold a request of each run back.
+    """Stands before the API, keeps what it sent each account, and can hold a request of each run back.
 
     Attributes:
         base_url: Of the API.
-        answers: By account, in order: every answer that a client was there to read.
+        responses: By account, in order: every response that a client was there to read.
         holding: Whether requests of `HELD` wait until `go_on`.
         waiting: Those that do, by account.
     """
 
     base_url: str
-    answers: dict[str, list[bytes]] = field(default_factory=lambda: {account: [] for account in ACCOUNTS})
+    responses: dict[str, list[bytes]] = field(default_factory=lambda: {account: [] for account in ACCOUNTS})
     holding: bool = False
     waiting: dict[str, Exchange] = field(default_factory=dict)
     go_on: threading.Event = field(default_factory=threading.Event)
@@ -76,9 +76,9 @@ class Relay:
             if hung_up(exchange):  # it asked nothing, so its list has not changed either
                 return
         url = self.base_url.removesuffix("/v1") + exchange.request.target
-        answer = requests.get(url, timeout=GIVE_UP_SECONDS)
-        self.answers[account].append(answer.content)
-        reply(200, answer.content, {name: answer.headers[name] for name in ("Content-Type", "Date")})(exchange)
+        response = requests.get(url, timeout=GIVE_UP_SECONDS)
+        self.responses[account].append(response.content)
+        reply(200, response.content, {name: response.headers[name] for name in ("Content-Type", "Date")})(exchange)
 
     def abandoned(self) -> list[str]:
         """The accounts whose client waits no longer."""
@@ -102,14 +102,14 @@ class Fleet:
     server: S3Server
     root: str
 
-    def tick_all(self) -> None:
+    def sync_all(self) -> None:
         """Ask for every account at once, as *Materialize all* does."""
         assets = [{"path": [name]} for name in ("raw_stop_list", "stop_snapshot", *TABLES)]
         params = {"assetSelection": assets, "partitionNames": ACCOUNTS}
         launched = self.ui.ask(BACKFILL, params=params)["launchPartitionBackfill"]
         assert launched["__typename"] == "LaunchBackfillSuccess", launched
 
-    def ticked(self) -> Counter[str]:
+    def synced(self) -> Counter[str]:
         """How often the table of each account was made, by what Dagster recorded."""
         found = self.instance.fetch_materializations(dg.AssetKey("stops"), limit=1_000).records
         return Counter(str(record.partition_key) for record in found)
@@ -127,16 +127,16 @@ class Fleet:
         objects = self.server.objects(self.root.removeprefix("s3://"))
         return {name: data for name, data in objects.items() if name.startswith(TABLES)}
 
-    def by_single_ticks(self, folder: Path) -> dict[str, bytes]:
-        """The sum of what ticks of one account after the other, in this process, make of the same answers."""
+    def by_single_syncs(self, folder: Path) -> dict[str, bytes]:
+        """What syncs of one account after the other, in this process, make of the same responses."""
         for account in ACCOUNTS:
-            ticker = Ticker(folder, account)
-            landed = Store(self.root).answers(account)
-            # Answers that are equal landed once, under the time of the first.
-            different = [list(equal) for _, equal in groupby(self.relay.answers[account])]
-            for answer, equal in zip(landed, different, strict=True):
+            syncer = Syncer(folder, account)
+            kept = Store(self.root).responses.all(account)
+            # Responses that are equal are kept once, under the time of the first.
+            different = [list(equal) for _, equal in groupby(self.relay.responses[account])]
+            for response, equal in zip(kept, different, strict=True):
                 for later, body in enumerate(equal):
-                    ticker.tick(body, at=answer.fetched_at + timedelta(milliseconds=later))
+                    syncer.sync(body, at=response.fetched_at + timedelta(milliseconds=later))
         return tree(folder, *TABLES)
 
 
@@ -184,16 +184,16 @@ def running(folder: Path) -> Iterator[Fleet]:
 @pytest.mark.cluster
 def test_forty_accounts_on_two_nodes_of_which_one_dies_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
     with running(tmp_path) as fleet:
-        fleet.tick_all()
+        fleet.sync_all()
         wait_until(lambda: fleet.finished() == RUNS, "round 1")
         assert fleet.statuses() == {"SUCCESS": RUNS}
-        assert fleet.ticked() == dict.fromkeys(ACCOUNTS, 1)
+        assert fleet.synced() == dict.fromkeys(ACCOUNTS, 1)
         assert len({job["driver_node_id"] for job in fleet.cluster.jobs()}) == NODES
         assert read_stops(fleet.root)["account"].nunique() == len(ACCOUNTS)
-        assert fleet.tables() == fleet.by_single_ticks(tmp_path / "once")
+        assert fleet.tables() == fleet.by_single_syncs(tmp_path / "once")
 
         fleet.relay.holding = True
-        fleet.tick_all()
+        fleet.sync_all()
         wait_until(lambda: len(fleet.relay.waiting) == NODES, "a run at work on each node")
         fleet.cluster.second.kill()
         wait_until(fleet.relay.abandoned, "the end of what the node was at")
@@ -205,10 +205,10 @@ def test_forty_accounts_on_two_nodes_of_which_one_dies_lose_nothing_and_double_n
         (again,) = fleet.instance.get_runs(dg.RunsFilter(tags={"dagster/parent_run_id": lost.run_id}))
         assert again.status is dg.DagsterRunStatus.SUCCESS
         # What the killed run had done is done twice, by the same rules; what it had not, by the second run alone.
-        assert set(fleet.ticked().values()) == {2, 3}
-        assert fleet.tables() == fleet.by_single_ticks(tmp_path / "twice")
+        assert set(fleet.synced().values()) == {2, 3}
+        assert fleet.tables() == fleet.by_single_syncs(tmp_path / "twice")
         periods = read_stops(fleet.root, history=True)
         assert not periods.duplicated(["account", "id", "phone_number", "created_at_local"]).any()
         verified = run_command("verify", cwd=tmp_path, STOP_PIPELINE_DATA=fleet.root)
         assert verified.returncode == 0, verified.stdout + verified.stderr
-        assert verified.stdout.count("nothing off") == len(ACCOUNTS)
+        assert verified.stdout.count("no problems found") == len(ACCOUNTS)

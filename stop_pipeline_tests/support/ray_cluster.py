@@ -1,8 +1,4 @@
-"""A real Ray cluster of two nodes on this machine, and the fleet's Dagster before it, as they are started by hand.
-
-What belongs here: starting the two, asking them what runs where, killing a node, and leaving no process behind. What
-does not: what the runs are expected to do.
-"""
+"""A real Ray cluster of two nodes on this machine, and the fleet's Dagster before it, started as a person would."""
 
 import os
 import shutil
@@ -19,8 +15,8 @@ from uuid import uuid4
 
 import requests
 
-from stop_pipeline_tests.commands import wait_until
-from stop_pipeline_tests.postgres import free_port
+from stop_pipeline_tests.support.commands import wait_until
+from stop_pipeline_tests.support.postgres import free_port
 
 PROGRAMS = Path(sys.executable).parent
 

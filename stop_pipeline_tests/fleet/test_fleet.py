@@ -10,17 +10,16 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from stop_pipeline import read_stops
 from stop_pipeline.defs.history import forget_runs
 from stop_pipeline.settings import Settings
-from stop_pipeline_tests import postgres
-from stop_pipeline_tests.commands import GIVE_UP_SECONDS, clean_environment, run_command, wait_until
-from stop_pipeline_tests.loopback import Exchange, Loopback, reply
-from stop_pipeline_tests.postgres import Postgres
-from stop_pipeline_tests.ray_cluster import PROGRAMS, started
-from stop_pipeline_tests.test_accounts import KEYS, fleet, provider, run, status_of
+from stop_pipeline_tests.defs.test_partitions import KEYS, Fleet, provided
+from stop_pipeline_tests.support import postgres
+from stop_pipeline_tests.support.commands import GIVE_UP_SECONDS, clean_environment, run_command, wait_until
+from stop_pipeline_tests.support.loopback import Exchange, Loopback, reply
+from stop_pipeline_tests.support.postgres import Postgres
+from stop_pipeline_tests.support.ray_cluster import PROGRAMS, started
+from stop_pipeline_tests.support.syncing import response_body, rows
 from stop_pipeline_tests.test_secrets import DagsterUi
-from stop_pipeline_tests.ticking import answer_body, rows
 
 GROWING = ("runs", "run_tags", "event_logs", "asset_event_tags", "asset_check_executions")
 """Dagster's tables that get rows with every run."""
@@ -44,25 +43,26 @@ def home(tmp_path: Path, server: Postgres, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.mark.cluster
 def test_the_history_of_a_fleet_is_in_postgres_and_in_no_file(tmp_path: Path, home: Path, server: Postgres) -> None:
-    with provider({"lille": 3, "lyon": 5, "paris": 9}) as api:
-        settings = fleet(tmp_path, api, KEYS)
+    with (
+        dg.DagsterInstance.from_config(str(home)) as instance,
+        provided(tmp_path, instance, {"lille": 3, "lyon": 5, "paris": 9}) as fleet,
+    ):
         done = run_command(
             "run",
             cwd=tmp_path,
-            SMSPARTNER_ACCOUNTS_FILE=str(settings.accounts_file),
-            SMSPARTNER_BASE_URL=api.base_url,
-            STOP_PIPELINE_DATA=settings.data_root,
+            SMSPARTNER_ACCOUNTS_FILE=str(fleet.settings.accounts_file),
+            SMSPARTNER_BASE_URL=fleet.settings.base_url,
+            STOP_PIPELINE_DATA=fleet.settings.data_root,
             DAGSTER_HOME=str(home),
             DAGSTER_POSTGRES_URL=server.url,
         )
+        shown = fleet.status("stops")
     assert done.returncode == 1
     assert "\nnice: SMS Partner" in done.stderr
-    assert read_stops(settings.data_root)["account"].value_counts().to_dict() == {"lille": 3, "lyon": 5, "paris": 9}
+    assert fleet.rows == {"lille": 3, "lyon": 5, "paris": 9}
     statuses = dict(server.query("SELECT status, count(*) FROM runs GROUP BY status"))
     assert statuses == {"SUCCESS": 3, "FAILURE": 1}
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        expected = {"lille": "MATERIALIZED", "lyon": "MATERIALIZED", "nice": "FAILED", "paris": "MATERIALIZED"}
-        assert status_of(instance, "stops", settings) == expected
+    assert shown == {"lille": "MATERIALIZED", "lyon": "MATERIALIZED", "nice": "FAILED", "paris": "MATERIALIZED"}
     assert {path.name for path in home.rglob("*") if path.is_file()} <= {"dagster.yaml", ".opening.lock"}
     events = server.query("SELECT event FROM event_logs")
     assert not [event for (event,) in events if any(key in event for key in KEYS.values())]
@@ -70,30 +70,34 @@ def test_the_history_of_a_fleet_is_in_postgres_and_in_no_file(tmp_path: Path, ho
 
 @pytest.mark.cluster
 def test_old_runs_are_forgotten_with_all_that_belongs_to_them(tmp_path: Path, home: Path, server: Postgres) -> None:
-    with provider({"lille": 3, "lyon": 5}) as api, dg.DagsterInstance.from_config(str(home)) as instance:
-        settings = fleet(tmp_path, api, KEYS)
+    with (
+        dg.DagsterInstance.from_config(str(home)) as instance,
+        provided(tmp_path, instance, {"lille": 3, "lyon": 5}) as fleet,
+    ):
         forget_runs(instance, datetime.now(UTC))
         assert not any(map(server.rows, GROWING))
-        run(settings, instance, "lille", "nice")
+        fleet.run("lille", "nice")
         middle = datetime.now(UTC)
-        later = run(settings, instance, "lille", "nice")
+        later = fleet.run("lille", "nice")
         assert forget_runs(instance, middle - timedelta(days=1)) == 0
         assert all(map(server.rows, GROWING))
         assert forget_runs(instance, middle) == 1
         assert [record.dagster_run.run_id for record in instance.get_run_records()] == [later.run_id]
-        assert status_of(instance, "stops", settings)["lyon"] == "MATERIALIZED"
+        assert fleet.status("stops")["lyon"] == "MATERIALIZED"
         assert forget_runs(instance, datetime.now(UTC)) == 1
         assert not any(map(server.rows, GROWING))
-    assert len(read_stops(settings.data_root)) == 8
+    assert fleet.rows == {"lille": 3, "lyon": 5}
 
 
 @pytest.mark.cluster
 def test_the_daemon_starts_what_the_schedule_asks_for(tmp_path: Path, home: Path, server: Postgres) -> None:
-    with provider({"lille": 3, "lyon": 5, "paris": 9}) as api, dg.DagsterInstance.from_config(str(home)) as instance:
-        settings = fleet(tmp_path, api, KEYS)
+    with (
+        dg.DagsterInstance.from_config(str(home)) as instance,
+        provided(tmp_path, instance, {"lille": 3, "lyon": 5, "paris": 9}) as fleet,
+    ):
         forget_runs(instance, datetime.now(UTC))
         every_minute = {"STOP_PIPELINE_ACCOUNTS_PER_RUN": "3", "STOP_PIPELINE_CRON": "* * * * *"}
-        environment = _environment(settings, home, server, **every_minute)
+        environment = _environment(fleet.settings, home, server, **every_minute)
         daemon = [str(PROGRAMS / "dagster-daemon"), "run", "-m", "stop_pipeline.definitions"]
         with started(daemon, tmp_path / "log", environment):
             first = wait_until(lambda: _runs_of_first_minute(instance), "the runs of a minute")
@@ -102,11 +106,11 @@ def test_the_daemon_starts_what_the_schedule_asks_for(tmp_path: Path, home: Path
             ("paris", "SUCCESS"),
         ]
         expected = {"lille": "MATERIALIZED", "lyon": "MATERIALIZED", "nice": "FAILED", "paris": "MATERIALIZED"}
-        assert status_of(instance, "stops", settings) == expected
+        assert fleet.status("stops") == expected
 
 
 class Holding:
-    """Lists everybody's opt-outs, but lets one account wait for its answer until told otherwise."""
+    """Lists everybody's opt-outs, but lets one account wait for its response until told otherwise."""
 
     def __init__(self, account: str) -> None:
         self._held = account
@@ -117,7 +121,7 @@ class Holding:
         if exchange.request.query["apiKey"] == KEYS[self._held]:
             self.waiting.set()
             self.go_on.wait(GIVE_UP_SECONDS)
-        reply(200, answer_body(rows(5)))(exchange)
+        reply(200, response_body(rows(5)))(exchange)
 
 
 @pytest.mark.cluster
@@ -126,7 +130,7 @@ def test_two_runs_of_an_account_wait_for_each_other_and_hold_nobody_else_up(
 ) -> None:
     holding = Holding("lyon")
     with Loopback(holding) as api, dg.DagsterInstance.from_config(str(home)) as instance:
-        settings = fleet(tmp_path, api, KEYS)
+        settings = Fleet(tmp_path, instance, api.base_url, {}).settings
         forget_runs(instance, datetime.now(UTC))
         environment = _environment(settings, home, server, STOP_PIPELINE_CRON="0 0 29 2 *")
         dagster = [str(PROGRAMS / "dagster"), "dev", "-m", "stop_pipeline.definitions", f"--port={free_port}"]

@@ -1,0 +1,498 @@
+"""Data roots of the earlier version, and rows whose reading has changed: brought up to date once, as one commit.
+
+That a sync that does this may be killed or refused at any call is shown in `test_faults`.
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, sync
+from stop_pipeline.errors import OutdatedListError, StoreError
+from stop_pipeline.phone_numbers import READING_RULES, read_phone_numbers
+from stop_pipeline.schema import STOPS
+from stop_pipeline.table.current_list import current_list
+from stop_pipeline.table.periods import joined_periods, month_info
+from stop_pipeline.table.store import Store
+from stop_pipeline_tests.support import version_1
+from stop_pipeline_tests.support.faults import Plan, sync_in_a_process
+from stop_pipeline_tests.support.syncing import START, Row, Syncer, response_body, rows, tree
+
+LATER = datetime(2026, 2, 1, tzinfo=UTC)
+COMMITTED = [name for name in version_1.ROOTS if name != "first_sync_killed"]
+
+
+def lines(frame: pd.DataFrame) -> list[str]:
+    return frame.to_csv(date_format="%Y-%m-%dT%H:%M:%S.%f", index=False).splitlines()
+
+
+def read_all(root: Path) -> dict[str, list[str]]:
+    return {
+        "read_stops": lines(read_stops(root)),
+        "read_stops, history": lines(read_stops(root, history=True)),
+        "read_rejected": lines(read_rejected(root)),
+        "read_rejected, history": lines(read_rejected(root, history=True)),
+        "read_suppression_list": lines(read_suppression_list(root)),
+        "read_stops_per_day": lines(read_stops_per_day(root)),
+    }
+
+
+def blocked(root: Path, at: datetime = LATER) -> list[str]:
+    """The numbers that a campaign is checked against."""
+    found = current_list(root, "main", max_age=timedelta(days=365), now=at)
+    return sorted(found.numbers["phone_number"])
+
+
+def committed_responses(root: Path) -> list[bytes]:
+    """The responses that were merged; the one of a killed sync is kept as well."""
+    sha256 = Store(root).state("main").sha256
+    kept = Store(root).responses.all("main")
+    bodies = version_1.responses(root)
+    last = next((place for place, raw in enumerate(kept) if sha256 and sha256.startswith(raw.sha256_start)), -1)
+    return bodies[: last + 1]
+
+
+def with_row(body: bytes, row: Row) -> bytes:
+    """The response with one more row."""
+    data = [*json.loads(body)["data"], row.document()]
+    return json.dumps({"success": True, "code": 200, "nbData": len(data), "data": data}).encode()
+
+
+def replayed(root: Path, into: Path) -> Syncer:
+    """A fresh data root with the responses that the other one has merged."""
+    fresh = Syncer(into)
+    fetched_at = [raw.fetched_at for raw in Store(root).responses.all("main")]
+    for body, at in zip(committed_responses(root), fetched_at, strict=False):
+        fresh.sync(body, at=at)
+    fresh.now = LATER
+    return fresh
+
+
+# A data root of the earlier version
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_readers_give_what_the_earlier_version_gave(name: str, tmp_path: Path) -> None:
+    root = version_1.unpack(name, tmp_path)
+    before = tree(root)
+    assert read_all(root) == version_1.read_by_version_1(name)
+    assert tree(root) == before
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_a_campaign_is_checked_by_todays_rules_before_between_and_after(name: str, tmp_path: Path) -> None:
+    root = version_1.unpack(name, tmp_path)
+    before = blocked(root)
+    assert {"+33639980051", "+590691990053", "+33639980057"} <= {*before} or name == "withheld"
+    last = committed_responses(root)[-1]
+    syncer = Syncer(root, start=LATER)
+    syncer.fetch(last)
+    assert blocked(root) == before
+    syncer.merge()
+    state = Store(root).state("main")
+    assert state.schema_version == 2
+    if state.applied_at == syncer.now:  # withheld removals are decided anew, in another commit
+        with pytest.raises(OutdatedListError, match="behind its last commit"):
+            blocked(root, syncer.now)
+    else:
+        assert blocked(root, syncer.now) == before
+    syncer.sync(last)
+    assert blocked(root, syncer.now) == before
+    assert before == sorted(read_suppression_list(root)["phone_number"])
+
+
+def test_a_first_sync_of_the_earlier_version_that_was_killed_has_left_nothing_to_read(tmp_path: Path) -> None:
+    root = version_1.unpack("first_sync_killed", tmp_path)
+    assert {name: len(found) for name, found in read_all(root).items() if len(found) > 1} == {}
+    with pytest.raises(OutdatedListError, match="There is no list of the account “main”"):
+        blocked(root)
+
+
+@pytest.mark.parametrize("name", version_1.ROOTS)
+def test_after_the_first_sync_it_is_what_a_fresh_data_root_would_be(name: str, tmp_path: Path) -> None:
+    root = version_1.unpack(name, tmp_path)
+    fresh = replayed(root, tmp_path / "fresh")
+    syncer = Syncer(root, start=LATER)
+    # The response of a killed sync, or a new one; then one more, which only appends.
+    newest = version_1.responses(root)[-1]
+    for body in (newest, with_row(newest, Row(9000, "06 39 98 90 00", "2025-05-01 10:00:00")), newest):
+        there, here = fresh.sync(body), syncer.sync(body)
+        assert here.counts == there.counts
+        assert read_all(root) == read_all(fresh.root)
+        left, right = Store(root).state("main"), fresh.store.state("main")
+        # What the earlier version did not record is not known.
+        unknown = {"commits": 0, "parent": None, "text": None, "extra_fields": ()}
+        assert dataclasses.replace(left, **unknown) == dataclasses.replace(right, **unknown)
+    assert read_rejected(root, history=True)["raw"].is_unique
+
+
+@pytest.mark.parametrize("name", version_1.ROOTS)
+def test_what_the_earlier_version_left_is_gone_after_the_first_sync(name: str, tmp_path: Path) -> None:
+    root = version_1.unpack(name, tmp_path)
+    assert list(root.glob("snapshot/account=main/created_month=*"))
+    Syncer(root, start=LATER).sync(version_1.responses(root)[0])
+    assert [path.name for path in (root / "snapshot/account=main").iterdir()] == ["stop_snapshot.parquet"]
+    assert sorted(Store(root).state("main").months) == sorted(
+        path.name.removeprefix("created_month=") for path in root.glob("stops/account=main/*")
+    )
+    assert {entry.name for entry in root.iterdir()} == {
+        *(".work", "accounts", "commits", "raw", "rejected", "snapshot", "state", "stops"),
+        *("stops_per_day", "suppression_list"),
+    }
+
+
+def test_an_unchanged_list_is_recognised_and_the_upgrade_is_no_change_of_the_list(tmp_path: Path) -> None:
+    root = version_1.unpack("several_months", tmp_path)
+    before, files = Store(root).state("main"), tree(root, "stops")
+    syncer = Syncer(root, start=LATER)
+    merged = syncer.sync(version_1.responses(root)[-1])
+    assert (merged.outcome, merged.reread, merged.months_written) == ("unchanged", True, ())
+    after = Store(root).state("main")
+    assert (after.schema_version, after.reading_rules) == (2, READING_RULES)
+    assert (after.commit, after.parent, after.counts) == (before.commit, before.parent, before.counts)
+    assert after.verified_at == syncer.now
+    # Only months in which something is read differently are written.
+    changed = {name for name, data in tree(root, "stops").items() if data != files[name]}
+    assert {name.split("created_month=")[1][:7] for name in changed} == {"2025-02", "2025-03"}
+    again = syncer.sync(version_1.responses(root)[-1])
+    assert (again.outcome, again.reread) == ("unchanged", False)
+
+
+def test_a_row_that_was_withheld_as_altered_and_is_read_alike_today_is_one_row(tmp_path: Path) -> None:
+    """The provider had respelled the number of id 501, and the end of the old spelling was withheld."""
+    root = version_1.unpack("withheld", tmp_path)
+    assert read_stops(root)["id"].tolist().count(501) == 2
+    syncer = Syncer(root, start=LATER)
+    listed = version_1.responses(root)[-1]
+    merged = syncer.sync(listed)
+    assert (merged.counts.withheld, merged.counts.withheld_altered, merged.state.doubled_open_ids) == (33, 2, 2)
+    row = read_stops(root, history=True).query("id == 501")
+    assert row["phone_number"].tolist() == ["+33639980051"]
+    assert row["first_seen_at"].tolist() == [pd.Timestamp("2026-01-01 13:00", tz="UTC")]
+    accepted = syncer.sync(listed, accept_removals=33)
+    assert accepted.counts.removed == 33
+    assert read_stops(root)["id"].is_unique
+    assert len(read_stops(root)) == accepted.counts.listed == 22
+
+
+# Rows read again
+
+
+def test_reading_what_was_stored_gives_what_reading_the_list_gives() -> None:
+    spellings, stored = (pd.Series(column, dtype="str") for column in zip(*version_1.old_readings(), strict=True))
+    assert len(spellings) > 200
+    assert (spellings != stored).any()
+    pd.testing.assert_frame_equal(read_phone_numbers(stored), read_phone_numbers(spellings))
+
+
+def test_reading_again_changes_nothing_that_was_read_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = version_1.unpack("several_months", tmp_path)
+    syncer = Syncer(root, start=LATER)
+    listed = version_1.responses(root)[-1]
+    syncer.sync(listed)
+    before, view = tree(root, "stops", "rejected", "commits"), read_all(root)
+    change_the_rules(monkeypatch)
+    merged = syncer.sync(listed)
+    assert (merged.outcome, merged.reread, merged.state.reading_rules) == ("unchanged", True, "another rule")
+    assert tree(root, "stops", "rejected", "commits") == before
+    assert read_all(root) == view
+    for table in ("suppression_list", "stops_per_day"):  # which name the rules that they were made by
+        assert b"another rule" in (root / table / "account=main" / f"{table}.parquet").read_bytes()
+    assert not syncer.sync(listed).reread
+
+
+def change_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("sync", "snapshot", "table.reading", "table.current_list"):
+        monkeypatch.setattr(f"stop_pipeline.{module}.READING_RULES", "another rule")
+
+
+def read_by_earlier_rules(syncer: Syncer, listed: list[Row]) -> None:
+    """A data root whose rows were stored as spelled, as if by rules that could not read them."""
+    syncer.sync(listed)
+    store, spelled = syncer.store, {row.id: row.phone_number for row in listed}
+    state = store.state("main")
+
+    def as_spelled(month: str) -> pd.DataFrame:
+        stored = store.read_month("main", month, state)
+        return stored.assign(phone_number=stored["id"].map(spelled).astype("str"), country=pd.Series(dtype="str"))
+
+    with store.locked("main"):
+        earlier = dataclasses.replace(state, reading_rules="an earlier rule", text=None)
+        store.commit("main", earlier, {month: as_spelled(month).copy for month in state.months})
+    sync.derive_suppression_list(store, "main")
+    sync.derive_stops_per_day(store, "main")
+
+
+SPELLED = [
+    Row(1, "33639980001", "2025-06-01 10:00:00"),
+    Row(2, "+33 (0)6 39 98 00 02", "2025-06-01 10:00:00"),
+    Row(3, "0639980003", "2025-07-01 10:00:00"),
+    Row(4, "+33639980004", "2025-08-01 10:00:00"),
+]
+
+
+def test_a_new_rule_is_applied_once_and_never_looks_like_a_change_of_the_list(tmp_path: Path) -> None:
+    syncer = Syncer(tmp_path / "data")
+    read_by_earlier_rules(syncer, SPELLED)
+    assert "33639980001" in read_stops(syncer.root)["phone_number"].tolist()
+    assert blocked(syncer.root, syncer.now) == [f"+3363998000{number}" for number in (1, 2, 3, 4)]
+
+    more = [*SPELLED, Row(5, "+33639980005", "2025-08-02 10:00:00")]
+    merged = syncer.sync(more)
+    assert (merged.reread, merged.counts.new, merged.counts.unchanged) == (True, 1, 4)
+    assert (merged.counts.changed, merged.counts.removed, merged.counts.withheld) == (0, 0, 0)
+    history = read_stops(syncer.root, history=True)
+    assert history["phone_number"].tolist() == [f"+3363998000{number}" for number in (1, 2, 3, 4, 5)]
+    assert history["country"].tolist() == ["FR"] * 5
+    assert history["removed_at"].isna().all()
+    assert blocked(syncer.root, syncer.now) == history["phone_number"].tolist()
+    assert not syncer.sync(more).reread
+
+
+def test_a_time_zone_corrected_later_reads_the_instants_again_and_ends_no_row(tmp_path: Path) -> None:
+    listed = [Row(1, "+33639980001", "2025-01-15 10:00:00"), Row(2, "+33639980002", "2025-07-15 10:00:00")]
+    syncer = Syncer(tmp_path / "data", timezone="UTC")
+    syncer.sync(listed)
+    before = read_stops(syncer.root, history=True)
+    assert before["created_at"].dt.hour.tolist() == [10, 10]
+
+    syncer.timezone = "Europe/Paris"
+    merged = syncer.sync(listed)
+    assert (merged.outcome, merged.reread) == ("unchanged", True)
+    assert (merged.counts.changed, merged.counts.removed) == (0, 0)
+    after = read_stops(syncer.root, history=True)
+    assert after["created_at"].dt.hour.tolist() == [9, 8]
+    pd.testing.assert_frame_equal(after.drop(columns="created_at"), before.drop(columns="created_at"))
+    assert read_suppression_list(syncer.root)["first_stop_at"].dt.hour.tolist() == [9, 8]
+    assert merged.state.settings["timezone"] == "Europe/Paris"
+
+    again = syncer.sync(listed)
+    assert (again.outcome, again.reread) == ("unchanged", False)
+    fresh = Syncer(tmp_path / "fresh")
+    fresh.sync(listed)
+    assert read_all(syncer.root) == read_all(fresh.root)
+
+
+def test_a_time_zone_corrected_with_a_changed_list_counts_the_lists_changes_alone(tmp_path: Path) -> None:
+    syncer = Syncer(tmp_path / "data", timezone="UTC")
+    syncer.sync(rows(40))
+    syncer.timezone = "Europe/Paris"
+    merged = syncer.sync([*rows(40)[1:], *rows(2, first_id=90, month="2025-08")])
+    assert (merged.reread, merged.counts.new, merged.counts.removed, merged.counts.changed) == (True, 2, 1, 0)
+    assert set(read_stops(syncer.root, history=True)["created_at"].dt.hour) == {8}
+
+
+def test_periods_of_one_row_that_overlap_or_touch_are_joined_and_others_are_not() -> None:
+    """Two spellings may be read as one number by new rules."""
+    spelled_twice = [(0, None), (1, None)], [(0, 2), (1, None)], [(0, 3), (1, 2)], [(0, 1), (1, 3)], [(0, 1), (2, 3)]
+    joined = [(0, None)], [(0, None)], [(0, 3)], [(0, 3)], [(0, 1), (2, 3)]
+    at = [START + timedelta(hours=hour) for hour in range(4)]
+
+    def periods(spans: list[tuple[int, int | None]], row_id: int) -> list[dict[str, object]]:
+        return [
+            {
+                "id": row_id,
+                "phone_number": "+33639980001",
+                "country": "FR",
+                "created_at": START,
+                "created_at_local": START.replace(tzinfo=None),
+                "first_seen_at": at[first],
+                "removed_at": None if end is None else at[end],
+            }
+            for first, end in spans
+        ]
+
+    def table(cases: tuple[list[tuple[int, int | None]], ...]) -> pd.DataFrame:
+        found = [period for row_id, spans in enumerate(cases) for period in periods(spans, row_id)]
+        return pd.DataFrame(found).astype(STOPS.dtypes)
+
+    result = joined_periods(table(spelled_twice))
+    pd.testing.assert_frame_equal(result.reset_index(drop=True), table(joined))
+    assert month_info(joined_periods(result)) == month_info(result)
+
+
+# Files that are not what the commit records
+
+
+@pytest.fixture
+def syncer(tmp_path: Path) -> Syncer:
+    """Two syncs; rows of three months, one of them ended, and malformed rows."""
+    syncer = Syncer(tmp_path / "data")
+    syncer.sync([*FIRST, BAD])
+    syncer.sync([*SECOND, BAD])
+    return syncer
+
+
+FIRST = [row for month in (5, 6, 7) for row in rows(10, first_id=100 * month, month=f"2025-0{month}")]
+SECOND = [*FIRST[1:], *rows(3, first_id=900, month="2025-07")]
+THIRD = [*SECOND[:-1], *rows(2, first_id=950, month="2025-08"), *rows(2, first_id=960, month="2025-05")]
+BAD = {"id": "x1", "phoneNumber": "+33639989901", "createdAt": "2025-02-30 10:00:00"}
+
+
+def file_of(root: Path, month: str) -> Path:
+    return root / f"stops/account=main/created_month={month}/stops.parquet"
+
+
+def delete_a_month(root: Path) -> str:
+    shutil.rmtree(file_of(root, "2025-06").parent)
+    return "created_month=2025-06/stops.parquet is missing"
+
+
+def delete_all_months(root: Path) -> str:
+    shutil.rmtree(root / "stops")
+    return "created_month=2025-05/stops.parquet is missing"
+
+
+def replace_a_month_by_an_older_one(root: Path) -> str:
+    other = Syncer(root.parent / "other")
+    other.sync([*FIRST, BAD])
+    shutil.copy(file_of(other.root, "2025-07"), file_of(root, "2025-07"))
+    return "created_month=2025-07/stops.parquet holds 10 rows, but the commit records 13"
+
+
+def replace_a_month_by_one_of_other_rows(root: Path) -> str:
+    other = Syncer(root.parent / "other")
+    other.sync([dataclasses.replace(row, phone_number="+33639980999") for row in FIRST])
+    shutil.copy(file_of(other.root, "2025-06"), file_of(root, "2025-06"))
+    return "created_month=2025-06/stops.parquet holds other rows than the commit records"
+
+
+def add_a_month(root: Path) -> str:
+    other = Syncer(root.parent / "other")
+    other.sync(rows(3, month="2025-01"))
+    shutil.copytree(file_of(other.root, "2025-01").parent, file_of(root, "2025-01").parent)
+    return "created_month=2025-01/stops.parquet holds 3 rows, but the commit records 0"
+
+
+def damage_a_month(root: Path) -> str:
+    file = file_of(root, "2025-06")
+    file.write_bytes(file.read_bytes()[:-20])
+    return "created_month=2025-06/stops.parquet: it is damaged"
+
+
+def replace_the_malformed_rows(root: Path) -> str:
+    other = Syncer(root.parent / "other")
+    other.sync([*FIRST, {**BAD, "id": "x2"}])
+    shutil.copy(other.root / REJECTED_FILE, root / REJECTED_FILE)
+    return "rejected/account=main/rejected.parquet holds other rows than the commit records"
+
+
+def delete_the_malformed_rows(root: Path) -> str:
+    (root / REJECTED_FILE).unlink()
+    return "rejected/account=main/rejected.parquet is missing"
+
+
+def delete_the_record_of_responses(root: Path) -> str:
+    (root / "commits/account=main/commits.parquet").unlink()
+    return "Cannot read .*/commits/account=main/commits.parquet: No such file or directory"
+
+
+def delete_the_commit(root: Path) -> str:
+    (root / "state/account=main.json").unlink()
+    return "stops/account=main holds 3 months, but there is no commit: restore state/account=main.json"
+
+
+REJECTED_FILE = "rejected/account=main/rejected.parquet"
+TAMPERED = [
+    delete_a_month,
+    delete_all_months,
+    replace_a_month_by_an_older_one,
+    replace_a_month_by_one_of_other_rows,
+    add_a_month,
+    damage_a_month,
+    replace_the_malformed_rows,
+    delete_the_malformed_rows,
+    delete_the_record_of_responses,
+    delete_the_commit,
+]
+
+
+@pytest.mark.parametrize("listed", [SECOND, THIRD], ids=["unchanged", "changed"])
+@pytest.mark.parametrize("tamper", TAMPERED)
+def test_files_that_are_not_those_of_the_commit_are_refused_and_nothing_is_changed(
+    tamper: Callable[[Path], str], listed: list[Row], syncer: Syncer
+) -> None:
+    intact = tree(syncer.root)
+    sentence = tamper(syncer.root)
+    tables = ("stops", "rejected", "commits", "state", "suppression_list", "stops_per_day")
+    before = tree(syncer.root, *[table for table in tables if (syncer.root / table).exists()])
+    with pytest.raises(StoreError, match=sentence) as refused:
+        syncer.sync([*listed, BAD])
+    assert str(syncer.root) in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert tree(syncer.root, *[table for table in tables if (syncer.root / table).exists()]) == before
+    # Restored, as it says, it goes on as if nothing had been amiss.
+    for table in tables:
+        shutil.rmtree(syncer.root / table, ignore_errors=True)
+    for name, data in intact.items():
+        if name.split("/")[0] in tables:
+            (syncer.root / name).parent.mkdir(parents=True, exist_ok=True)
+            (syncer.root / name).write_bytes(data)
+    merged = syncer.sync([*listed, BAD])
+    assert (merged.outcome, merged.reread) == ("unchanged" if listed == SECOND else "merged", False)
+    assert len(read_stops(syncer.root)) == len(listed)
+
+
+@pytest.mark.parametrize("listed", [FIRST, SECOND, THIRD], ids=["that of the state", "that of the files", "another"])
+def test_a_state_that_is_older_than_its_files_is_taken_for_what_stands(listed: list[Row], tmp_path: Path) -> None:
+    """A backup that copies the state first, while a sync goes on, comes back so."""
+    syncer = Syncer(tmp_path / "data")
+    syncer.sync([*FIRST, BAD])
+    state, view = (syncer.root / "state/account=main.json").read_bytes(), read_all(syncer.root)
+    alone = shutil.copytree(syncer.root, tmp_path / "alone")
+    syncer.sync([*SECOND, *rows(2, first_id=970, month="2025-09"), {**BAD, "id": "x2"}])
+    (syncer.root / "state/account=main.json").write_bytes(state)
+    for reader in ("read_stops", "read_stops, history", "read_rejected", "read_rejected, history"):
+        assert read_all(syncer.root)[reader] == view[reader]
+
+    merged = syncer.sync([*listed, BAD])
+    assert merged.reread
+    undisturbed = Syncer(alone, start=syncer.now - timedelta(hours=1))
+    undisturbed.sync([*listed, BAD])
+    assert read_all(syncer.root) == read_all(alone)
+    assert not file_of(syncer.root, "2025-09").exists()
+    assert not syncer.sync([*listed, BAD]).reread
+
+
+def test_a_commit_whose_staged_files_were_deleted_is_refused(syncer: Syncer) -> None:
+    """Whoever clears `.work` after a kill, thinking that it holds nothing of worth, is told."""
+    calls = sync_in_a_process(
+        Path(shutil.copytree(syncer.root, syncer.root.parent / "copy")), response_body([*THIRD, BAD]), LATER
+    ).calls
+    commit = next(number for number, call in enumerate(calls) if call.to == "state/account=main.json")
+    assert sync_in_a_process(syncer.root, response_body([*THIRD, BAD]), LATER, Plan(commit, "after")).killed
+    assert len(read_stops(syncer.root)) == len(THIRD)
+    shutil.rmtree(syncer.root / ".work")
+    syncer.now = LATER
+    before = tree(syncer.root, "stops", "rejected", "commits")
+    with pytest.raises(StoreError, match=r"created_month=2025-05/stops.parquet holds .* rows, but the commit records"):
+        syncer.sync([*THIRD, BAD])
+    assert tree(syncer.root, "stops", "rejected", "commits") == before
+
+
+# Tables that are made again
+
+
+@pytest.mark.parametrize("damage", ["deleted", "cut", "garbage"])
+@pytest.mark.parametrize("table", ["snapshot", "suppression_list", "stops_per_day"])
+@pytest.mark.parametrize("listed", [SECOND, THIRD], ids=["unchanged", "changed"])
+def test_a_table_that_is_missing_or_damaged_is_made_again(
+    listed: list[Row], table: str, damage: str, syncer: Syncer
+) -> None:
+    undisturbed = Syncer(shutil.copytree(syncer.root, syncer.root.parent / "undisturbed"), start=syncer.now)
+    (file,) = (syncer.root / table).rglob("*.parquet")
+    if damage == "deleted":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-9] if damage == "cut" else b"PAR1 and no more")
+    syncer.sync([*listed, BAD])
+    undisturbed.sync([*listed, BAD])
+    tables = ("stops", "rejected", "commits", "state", "suppression_list", "stops_per_day")
+    assert tree(syncer.root, *tables) == tree(undisturbed.root, *tables)
+    assert pd.read_parquet(file).equals(pd.read_parquet(undisturbed.root / file.relative_to(syncer.root)))
