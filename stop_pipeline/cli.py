@@ -3,7 +3,8 @@
 Nothing large is imported before a command needs it, so that `--help` is instant.
 
 Exit codes: 0 done, also if a check failed (a warning says which); 1 something failed, or `verify` found a problem;
-2 the configuration is wrong; 3 the suppression list is too old, or missing.
+2 the configuration or what was asked for is wrong; 3 the suppression list is too old, or missing; 4 the number must not
+be texted (`lookup`).
 """
 
 import atexit
@@ -11,7 +12,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 import click
 
 from stop_pipeline.account_keys import DEFAULT_ACCOUNT, account_names, key_variable, missing_key
-from stop_pipeline.errors import ConfigurationError, OutdatedListError, StopPipelineError
+from stop_pipeline.errors import ConfigurationError, InputError, OutdatedListError, StopPipelineError
 from stop_pipeline.settings import Settings, parse_age
 
 DEMO_FOLDER = "demo"
@@ -171,7 +172,7 @@ def suppress_campaign(campaign: Path, column: str, out: Path, account: str | Non
         root = Settings.from_environment().data_root
         with progress_shown():
             done = suppress_file(campaign, column, out, root=root, account=account, max_age=max_age)
-        click.echo(suppressed_lines(campaign, out, done))
+        click.echo(suppressed_lines(campaign, out, **vars(done)))
 
 
 @main.command()
@@ -204,6 +205,80 @@ def demo() -> None:
         if code == 0:
             click.echo(how_to_read(settings))
         sys.exit(code)
+
+
+def _list_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of every command that reads the suppression list."""
+    account = click.option("--account", metavar="NAME", help="Use only this account's list; by default, all lists.")
+    max_age = click.option(
+        "--max-age",
+        callback=_age,
+        default="24h",
+        show_default=True,
+        metavar="AGE",
+        help="How long ago the list may have been verified, such as 90m, 24h or 2d; past times do not need it.",
+    )
+    return account(max_age(command))
+
+
+_out_file = click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    required=True,
+    help="File to be written, .csv or .parquet; it must not exist.",
+)
+
+
+@main.command("lookup")
+@click.argument("number", nargs=-1, required=True)
+@click.option("--on", metavar="TIME", help="Tell what was known then; of a date, at the end of that day in Paris.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@_list_options
+def lookup_number(
+    number: tuple[str, ...], on: str | None, account: str | None, max_age: timedelta, *, as_json: bool
+) -> None:
+    """Tell whether a number may be texted, since when not, and which responses show that.
+
+    The number may be in any spelling. The exit code is 0 if it may be texted (or was not on the list at that time), 4
+    if it must not be, and 3 if the list is missing or too old to tell.
+    """
+    from stop_pipeline.list_commands import print_lookup
+
+    with _plain_errors():
+        root = Settings.from_environment().data_root
+        sys.exit(print_lookup(root, " ".join(number), on=on, account=account, as_json=as_json, max_age=max_age))
+
+
+@main.command()
+@click.option("--since", metavar="TIME", help="Begin here; with --since-file, only while that file does not exist.")
+@click.option("--since-file", type=click.Path(path_type=Path), metavar="PATH", help="File that keeps where to go on.")
+@click.option("--until", metavar="TIME", help="End here; by default, where the lists are known to.")
+@_out_file
+@_list_options
+def changes(
+    since: str | None, since_file: Path | None, until: str | None, out: Path, account: str | None, max_age: timedelta
+) -> None:
+    """Write which numbers came onto the suppression list, or left it, between two times.
+
+    A time is a date, which means the end of that day in Paris, or a time such as 2026-11-05T09:30+01:00.
+    """
+    from stop_pipeline.list_commands import write_changes
+
+    with _plain_errors():
+        root = Settings.from_environment().data_root
+        write_changes(root, out, since=since, since_file=since_file, until=until, account=account, max_age=max_age)
+
+
+@main.command()
+@_out_file
+@_list_options
+def export(out: Path, account: str | None, max_age: timedelta) -> None:
+    """Write the suppression list, one row per number, for the import page of another tool."""
+    from stop_pipeline.list_commands import export_list
+
+    with _plain_errors():
+        export_list(Settings.from_environment().data_root, out, account=account, max_age=max_age)
 
 
 def _sandbox_key(account: str) -> str:
@@ -294,7 +369,7 @@ def _plain_errors() -> Iterator[None]:
     """Print one sentence on stderr in place of a traceback."""
     try:
         yield
-    except ConfigurationError as error:
+    except (ConfigurationError, InputError) as error:
         sentence, code = str(error), 2
     except OutdatedListError as error:
         sentence, code = str(error), 3

@@ -1,10 +1,9 @@
 """What `run`, `suppress` and `sandbox` print, as text."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-from stop_pipeline.campaign import SuppressedFile
 
 _COUNTS = ("listed", "new", "changed", "removed", "restored", "rejected")
 _HOW_TO_LOOK = (
@@ -36,15 +35,23 @@ def sync_line(account: str, figures: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{account}: {'; '.join(parts)}."
 
 
-def suppressed_lines(campaign: Path, out: Path, done: SuppressedFile) -> str:
-    """What `suppress` did with a campaign."""
-    counts = " + ".join(f"{rows:,} {name}" for name, (_, rows) in done.parts.items())
-    lines = [f"{campaign} ({done.form}): {counted(done.rows, 'row')} = {counts}."]
-    if done.unreadable_rows:
-        rows = counted(done.unreadable_rows, "listed row")
-        lines.append(f"{rows} without a phone number blocked nobody. {_HOW_TO_LOOK}")
-    lines.append(f"The list was verified at {done.verified_at:%Y-%m-%d %H:%M} UTC. The files are in {out}:")
-    return "\n".join([*lines, *(f"  {path.name}" for path, _ in done.parts.values())])
+def suppressed_lines(
+    campaign: Path,
+    out: Path,
+    *,
+    form: str,
+    rows: int,
+    parts: Mapping[str, tuple[Path, int]],
+    verified_at: datetime,
+    unreadable_rows: int,
+) -> str:
+    """What `suppress` did with a campaign; for what the values are, see `campaign.SuppressedFile`."""
+    counts = " + ".join(f"{count:,} {name}" for name, (_, count) in parts.items())
+    lines = [f"{campaign} ({form}): {counted(rows, 'row')} = {counts}."]
+    if unreadable_rows:
+        lines.append(f"{counted(unreadable_rows, 'listed row')} without a phone number blocked nobody. {_HOW_TO_LOOK}")
+    lines.append(f"The list was verified at {verified_at:%Y-%m-%d %H:%M} UTC. The files are in {out}:")
+    return "\n".join([*lines, *(f"  {path.name}" for path, _ in parts.values())])
 
 
 def sandbox_instructions(base_url: str, variables: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,11 +17,11 @@ from stop_pipeline.errors import CampaignError, InputError
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.schema import FOUND_ORIGIN, REJECTED_ORIGIN, SUPPRESSION_LIST
 from stop_pipeline.settings import PROVIDER_TIMEZONE
-from stop_pipeline.table.changes import ADDED, find_changes
+from stop_pipeline.table.changes import ADDED, read_changes
 from stop_pipeline.table.current_list import current_list
 from stop_pipeline.table.derive import ORIGINS
 from stop_pipeline.table.files import LocalFiles
-from stop_pipeline.table.lookup import AccountLookup, Evidence, Lookup, OptOut, lookup
+from stop_pipeline.table.lookup import AccountLookup, Lookup, OptOut, lookup
 from stop_pipeline.table.store import Store
 from stop_pipeline.times import parse_moment
 
@@ -32,32 +33,19 @@ _CSV_TIME = "%Y-%m-%dT%H:%M:%SZ"
 _BEFORE_EVERYTHING = "1970-01-01"
 _VERDICTS = {True: "may be texted", False: "must not be texted", None: "cannot be judged: there is no list"}
 _VERDICTS_THEN = {True: "was not on the list", False: "was on the list", None: "cannot be judged: there was no list"}
-_ON_LIST = {True: "not on the list", False: "on the list"}
 _WHERE_FOUND = {REJECTED_ORIGIN: " (in a malformed row)", FOUND_ORIGIN: " (in a text that is not one number)"}
 
 
-def look_up(root: str, number: str, *, on: str | None, account: str | None, as_json: bool, max_age: timedelta) -> int:
-    """Print what is known about a number; gives the exit code."""
+def print_lookup(
+    root: str, number: str, *, on: str | None, account: str | None, as_json: bool, max_age: timedelta
+) -> int:
+    """Print what is known about a number, as JSON with times in ISO 8601 or as text; gives the exit code."""
     found = lookup(number, on, root, account, max_age)
-    click.echo(lookup_as_json(found) if as_json else lookup_as_text(found))
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(found), indent=2, default=datetime.isoformat, ensure_ascii=False))
+    else:
+        click.echo("\n".join(_lookup_lines(found)))
     return EXIT_CODES[found.may_be_texted]
-
-
-def lookup_as_text(found: Lookup) -> str:
-    """The answer to `lookup` for a person, with times in Paris and UTC."""
-    lines = [f"{found.number} {_VERDICTS[found.may_be_texted]}."]
-    if found.on is not None:
-        lines = [f"{found.number} {_VERDICTS_THEN[found.may_be_texted]} at {_both(found.on)}."]
-    for account in found.accounts:
-        lines += ["", *_account_lines(account, found.on)]
-    for name in found.other_accounts:
-        lines += ["", f"Account {name}, which was not asked for: on the list."]
-    return "\n".join(lines)
-
-
-def lookup_as_json(found: Lookup) -> str:
-    """The answer to `lookup` as a JSON document, times in ISO 8601 (UTC)."""
-    return json.dumps(dataclasses.asdict(found), indent=2, default=datetime.isoformat, ensure_ascii=False)
 
 
 def write_changes(
@@ -76,7 +64,7 @@ def write_changes(
 
     Raises:
         InputError: a time or a name cannot be used, or `since_file` does not hold a time.
-        OutdatedListError: as in `changes.read_changes`.
+        OutdatedListError: as in `read_changes`.
         CampaignError: a file cannot be written.
     """
     _refuse_place(root, out, since_file)
@@ -84,19 +72,20 @@ def write_changes(
     if begin is None:
         raise InputError("Give --since, or --since-file with a file that an earlier call has written.")
     if rules != READING_RULES:
-        begin = _BEFORE_EVERYTHING
         click.echo("Warning: phone numbers are read by other rules than last time: the whole list is given.", err=True)
-    changes = find_changes(begin, until, root, account, max_age)
-    if changes.remark is not None:
-        click.echo(f"Warning: {changes.remark}", err=True)
-    _write_table(changes.rows, out)
+        begin = _BEFORE_EVERYTHING
+    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as remarks:
+        changes = read_changes(begin, until, root, account, max_age)
+    for remark in remarks:
+        click.echo(f"Warning: {remark.message}", err=True)
+    next_since = changes.attrs["until"]
+    _write_table(changes, out)
     if since_file is not None:
         with complete_file(since_file) as file:
-            file.write_text(f"{changes.until.isoformat()}\n{READING_RULES}\n", encoding="utf-8")
-    added = int((changes.rows["change"] == ADDED).sum())
-    click.echo(f"{out}: {added:,} added, {len(changes.rows) - added:,} removed until {_both(changes.until)}.")
+            file.write_text(f"{next_since}\n{READING_RULES}\n", encoding="utf-8")
+    added = int((changes["change"] == ADDED).sum())
     kept = f", which {since_file} keeps" if since_file else ""
-    click.echo(f"For the next changes: --since {changes.until.isoformat()}{kept}.")
+    click.echo(f"{out}: {added:,} added, {len(changes) - added:,} removed. Next time: --since {next_since}{kept}.")
 
 
 def export_list(root: str, out: Path, *, account: str | None, max_age: timedelta) -> None:
@@ -119,36 +108,39 @@ def export_list(root: str, out: Path, *, account: str | None, max_age: timedelta
     click.echo(f"{out}: {counted(len(rows), 'number')}. The list was last complete at {_both(current.verified_at)}.")
 
 
-def _account_lines(answer: AccountLookup, on: datetime | None) -> list[str]:
-    if answer.may_be_texted is not None:
-        complete = "not recorded" if answer.verified_at is None else _both(answer.verified_at)
-        lines = [f"Account {answer.account}: {_ON_LIST[answer.may_be_texted]}. Last complete list: {complete}."]
-    elif answer.known_since is not None:
-        lines = [f"Account {answer.account}: no list. The first one is of {_both(answer.known_since)}."]
-    else:
-        lines = [f"Account {answer.account}: no list. It was never synced."]
-    for opt_out in answer.opt_outs:
-        lines += [f"  {label:<12} {text}" for label, text in _opt_out_lines(opt_out, answer, on)]
-    return lines
+def _lookup_lines(found: Lookup) -> Iterator[str]:
+    then = "" if found.on is None else f" at {_both(found.on)}"
+    yield f"{found.number} {(_VERDICTS_THEN if then else _VERDICTS)[found.may_be_texted]}{then}."
+    for answer in found.accounts:
+        yield f"\nAccount {answer.account}: {_list_status(answer)}."
+        if answer.opt_outs:
+            yield "\n\n".join("\n".join(_opt_out_lines(row, answer, found.on)) for row in answer.opt_outs)
+    for name in found.other_accounts:
+        yield f"\nAccount {name}, which was not asked for: on the list."
 
 
-def _opt_out_lines(opt_out: OptOut, answer: AccountLookup, on: datetime | None) -> Iterator[tuple[str, str]]:
-    """What is known about one opt-out, each with its label."""
+def _list_status(answer: AccountLookup) -> str:
+    if answer.may_be_texted is None:
+        return f"no list; the first is of {_both(answer.known_since)}" if answer.known_since else "never synced"
+    complete = "not recorded" if answer.verified_at is None else _both(answer.verified_at)
+    return f"{'not ' if answer.may_be_texted else ''}on the list. Last complete list: {complete}"
+
+
+def _opt_out_lines(opt_out: OptOut, answer: AccountLookup, on: datetime | None) -> Iterator[str]:
     made = "at an unknown time" if opt_out.created_at is None else _both(opt_out.created_at)
-    yield "opted out", made + _WHERE_FOUND.get(opt_out.origin, "")
+    yield f"  opted out    {made}{_WHERE_FOUND.get(opt_out.origin, '')}"
     if on is not None:
-        not_known = "no longer" if opt_out.first_seen.fetched_at <= on else "not yet"
-        yield "known then", "yes" if opt_out.in_force else not_known
-    yield "first seen", _shown(opt_out.first_seen)
-    yield "last listed", "not recorded" if opt_out.last_listed is None else _shown(opt_out.last_listed)
+        not_known = "no longer" if opt_out.first_seen_at <= on else "not yet"
+        yield f"  known then   {'yes' if opt_out.in_force else not_known}"
+    yield f"  first seen   {_both(opt_out.first_seen_at)}"
+    yield f"    SHA-256    {opt_out.first_seen_sha256 or 'not recorded'}"
+    yield f"  last listed  {_both(opt_out.last_listed_at) if opt_out.last_listed_at else 'not recorded'}"
+    if opt_out.last_listed_sha256:
+        yield f"    SHA-256    {opt_out.last_listed_sha256}"
     if opt_out.removed_at is not None:
-        yield "left by", _both(opt_out.removed_at)
-    elif opt_out.last_listed and answer.verified_at and opt_out.last_listed.fetched_at < answer.verified_at:
-        yield "still kept", "because removals are withheld"
-
-
-def _shown(evidence: Evidence) -> str:
-    return f"{_both(evidence.fetched_at)}\n{'':15}SHA-256 {evidence.sha256 or 'not recorded'}"
+        yield f"  removed      {_both(opt_out.removed_at)}"
+    elif opt_out.last_listed_at and answer.verified_at and opt_out.last_listed_at < answer.verified_at:
+        yield "  still kept   because removals are withheld"
 
 
 def _both(time: datetime) -> str:

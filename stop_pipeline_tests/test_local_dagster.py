@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import logging
 import os
 import resource
 import shutil
@@ -20,7 +21,7 @@ from click.testing import Result
 
 from stop_pipeline import read_stops
 from stop_pipeline.table.store import Store
-from stop_pipeline_tests.support.commands import COMMAND, clean_environment, run_command, wait_until
+from stop_pipeline_tests.support.commands import COMMAND, clean_environment, wait_until
 from stop_pipeline_tests.support.in_process import run_in_process
 from stop_pipeline_tests.support.loopback import Exchange, Loopback, reply
 from stop_pipeline_tests.support.syncing import response_body, rows
@@ -123,7 +124,9 @@ def _with_full_disk() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
-@pytest.mark.parametrize(("limit", "mode"), [(_without_root_rights, 0o500), (_with_full_disk, 0o700)])
+@pytest.mark.parametrize(
+    ("limit", "mode"), [(_without_root_rights, 0o500), pytest.param(_with_full_disk, 0o700, marks=pytest.mark.slow)]
+)
 def test_a_home_that_cannot_be_written_is_one_sentence(
     limit: Callable[[], None], mode: int, home: Path, tmp_path: Path
 ) -> None:
@@ -203,20 +206,26 @@ def test_a_run_that_is_killed_does_not_hold_up_the_next_one_which_marks_it_as_fa
 
 
 def test_a_run_that_waits_says_for_whom_and_goes_on_once_the_account_is_free(good_home: Path, tmp_path: Path) -> None:
-    released = threading.Event()
+    held, waited_for = threading.Event(), threading.Event()
 
     def hold() -> None:
         with Store(tmp_path / "data").files.locked("main"):
             held.set()
-            released.wait(60)
+            waited_for.wait(60)
 
-    held = threading.Event()
-    holder = threading.Thread(target=hold)
+    class Noticed(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            waited_for.set()
+
+    holder, noticed = threading.Thread(target=hold), Noticed()
     holder.start()
     assert held.wait(60)
-    threading.Timer(1, released.set).start()
-    with Loopback(reply(200, response_body(rows(3)))) as server:
-        done = _run(tmp_path, good_home, server)
+    logging.getLogger("stop_pipeline.table.lock").addHandler(noticed)
+    try:
+        with Loopback(reply(200, response_body(rows(3)))) as server:
+            done = _run(tmp_path, good_home, server)
+    finally:
+        logging.getLogger("stop_pipeline.table.lock").removeHandler(noticed)
     holder.join()
     assert done.exit_code == 0
     waiting = [line for line in done.stderr.splitlines() if "waiting" in line]
@@ -224,7 +233,8 @@ def test_a_run_that_waits_says_for_whom_and_goes_on_once_the_account_is_free(goo
     assert waiting[0].startswith(f"Warning: Account main: waiting for process {os.getpid()} (since ")
 
 
-@pytest.mark.parametrize("asked", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_interrupted_starts_no_other_and_changes_nothing(
     asked: signal.Signals, good_home: Path, tmp_path: Path
 ) -> None:
@@ -311,12 +321,12 @@ def test_dev_says_where_the_ui_is_and_is_the_only_one_and_ends_as_a_whole_even_i
         processes = _processes_below(process.pid)
         assert len(processes) >= 5
 
-        taken = run_command("dev", "--port", port, cwd=tmp_path, DAGSTER_HOME=str(home))
-        assert (taken.returncode, taken.stdout) == (1, "")
+        taken = run_in_process("dev", "--port", port, cwd=tmp_path, DAGSTER_HOME=str(home))
+        assert (taken.exit_code, taken.stdout) == (1, "")
         assert taken.stderr.startswith(f"The UI cannot listen on port {port} (Address already in use): name another")
         assert "--port" in taken.stderr
-        second = run_command("dev", "--port", str(_free_port()), cwd=tmp_path, DAGSTER_HOME=str(home))
-        assert (second.returncode, second.stdout) == (1, "")
+        second = run_in_process("dev", "--port", str(_free_port()), cwd=tmp_path, DAGSTER_HOME=str(home))
+        assert (second.exit_code, second.stdout) == (1, "")
         assert second.stderr.startswith(f"“stop-pipeline dev” is already running with DAGSTER_HOME {home}, and two")
 
         process.kill()
@@ -337,13 +347,13 @@ def test_dev_ends_as_a_whole_when_it_is_asked_to(asked: signal.Signals, home: Pa
 
 
 def test_dev_with_a_wrong_setting_or_home_exits_before_it_starts_anything(home: Path, tmp_path: Path) -> None:
-    done = run_command("dev", cwd=tmp_path, SMSPARTNER_FORMAT="csv")
-    assert done.returncode == 2
+    done = run_in_process("dev", cwd=tmp_path, SMSPARTNER_FORMAT="csv")
+    assert done.exit_code == 2
     assert done.stderr.startswith("SMSPARTNER_FORMAT is ")
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
     with (home / "dagster.yaml").open("a") as file:
         file.write("run_launcher: {module: dagster_nomad, class: NomadLauncher}\n")
-    done = run_command("dev", "--port", str(_free_port()), cwd=tmp_path, DAGSTER_HOME=str(home))
-    assert (done.returncode, done.stdout) == (2, "")
+    done = run_in_process("dev", "--port", str(_free_port()), cwd=tmp_path, DAGSTER_HOME=str(home))
+    assert (done.exit_code, done.stdout) == (2, "")
     assert "dagster.yaml needs the package “dagster_nomad”, which is not installed" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from stop_pipeline import read_stops, sync
 from stop_pipeline.errors import StoreError, UnreadableResponseError
+from stop_pipeline.results import Fetched, Merged
 from stop_pipeline.settings import Format
 from stop_pipeline.smspartner.document import open_list
 from stop_pipeline.smspartner.response import parse
@@ -43,7 +44,7 @@ def in_memory() -> Iterator[Path]:
 class FullParseSyncer(Syncer):
     """Syncs as if nothing were known of the text that was merged last."""
 
-    def fetch(self, body: bytes, **kwargs: Any) -> sync.Fetched:
+    def fetch(self, body: bytes, **kwargs: Any) -> Fetched:
         if hashlib.sha256(body).hexdigest() != self.store.state(self.account).sha256:  # else nothing is parsed at all
             forget_text(self)
         return super().fetch(body, **kwargs)
@@ -74,7 +75,7 @@ def tables(syncer: Syncer) -> dict[str, bytes]:
     return {name: data for name, data in tree(syncer.root).items() if not name.startswith(("snapshot/", "accounts/"))}
 
 
-def merge(syncer: Syncer, listed: list[Any] | bytes, response_format: Format = "json") -> sync.Merged:
+def merge(syncer: Syncer, listed: list[Any] | bytes, response_format: Format = "json") -> Merged:
     """The steps up to `stops`; the tables after it depend on `stops` and `rejected` alone."""
     syncer.fetch(listed if isinstance(listed, bytes) else response_body(listed), response_format=response_format)
     return syncer.merge()

@@ -15,6 +15,7 @@ import pytest
 
 from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, sync
 from stop_pipeline.errors import KeyRefusedError, StoreError, UnreadableResponseError
+from stop_pipeline.results import Merged
 from stop_pipeline.settings import Format
 from stop_pipeline.table.removals import RemovalPolicy
 from stop_pipeline_tests.support.parsing import DATA
@@ -30,7 +31,7 @@ def syncer() -> Iterator[Syncer]:
         yield Syncer(Path(folder, "data"))
 
 
-def merge(syncer: Syncer, listed: Any, **options: Any) -> sync.Merged:
+def merge(syncer: Syncer, listed: Any, **options: Any) -> Merged:
     """The steps up to `stops`."""
     accept_removals = options.pop("accept_removals", None)
     at = options.pop("at", None)
@@ -210,7 +211,7 @@ def test_a_refused_key_names_the_variable_that_holds_it(syncer: Syncer) -> None:
 def test_each_step_says_which_one_has_to_come_first(syncer: Syncer) -> None:
     with pytest.raises(StoreError, match="materialize raw_stop_list first"):
         sync.parse(syncer.store, "main", timezone=PARIS)
-    with pytest.raises(StoreError, match="materialize stop_snapshot first"):
+    with pytest.raises(StoreError, match="Materialize stop_snapshot first"):
         sync.merge(syncer.store, "main", RemovalPolicy())
     for derive in (sync.derive_suppression_list, sync.derive_stops_per_day):
         with pytest.raises(StoreError, match="materialize stops first"):

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline import read_stops, read_suppression_list, sync
+from stop_pipeline import read_stops, read_suppression_list
 from stop_pipeline.errors import ForeignListError
+from stop_pipeline.results import Merged
 from stop_pipeline_tests.support.syncing import IN_MEMORY, START, Row, Syncer, response_body, rows, tree
 
 
@@ -23,7 +24,7 @@ def syncer() -> Iterator[Syncer]:
         yield Syncer(Path(folder, "data"))
 
 
-def merge(syncer: Syncer, listed: Any, **options: Any) -> sync.Merged:
+def merge(syncer: Syncer, listed: Any, **options: Any) -> Merged:
     """The steps up to `stops`."""
     accept_removals = options.pop("accept_removals", None)
     at = options.pop("at", None)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from stop_pipeline import sync
 from stop_pipeline.errors import ConfigurationError, ForeignListError
+from stop_pipeline.results import Merged
 from stop_pipeline.settings import Settings
 from stop_pipeline.table.removals import RemovalPolicy
 from stop_pipeline_tests.support.syncing import IN_MEMORY, PARIS, START, Row, Syncer, response_body, rows, tree
@@ -25,7 +26,7 @@ def syncer() -> Iterator[Syncer]:
         yield Syncer(Path(folder, "data"))
 
 
-def sync_on(syncer: Syncer, day: float, listed: int | list[Row], raw_days: int | None = RAW_DAYS) -> sync.Merged:
+def sync_on(syncer: Syncer, day: float, listed: int | list[Row], raw_days: int | None = RAW_DAYS) -> Merged:
     """A sync so many days after the start, of some rows or of so many."""
     body = response_body(rows(listed) if isinstance(listed, int) else listed)
     syncer.fetch(body, at=START + timedelta(days=day))

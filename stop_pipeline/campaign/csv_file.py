@@ -5,51 +5,53 @@ so are the delimiter, the encoding and the byte order mark of its parts.
 """
 
 import codecs
-import collections
 import csv
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import pandas as pd
 import pyarrow as pa
 
-from stop_pipeline.campaign.campaign_file import BATCH_ROWS, WriteRows, readable
-from stop_pipeline.campaign.columns import find_column, holds_phone_number, positions_of
+from stop_pipeline.campaign.campaign_file import (
+    BATCH_ROWS,
+    WriteRows,
+    find_column,
+    holds_phone_number,
+    positions_of,
+    readable,
+)
 from stop_pipeline.errors import CampaignError
 
 DELIMITERS = (";", ",", "\t", "|")
 RAGGED = "not as many fields as the header"
-HEADER_WITHIN = 20
-"""The header is one of the first 20 records that are not blank."""
+HEADER_WITHIN = 50
+"""The header begins in one of so many lines."""
 
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _ENCODING_NAMES = {"utf-8": "UTF-8", "cp1252": "Windows-1252", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16"}
-_MARK = "\ufeff"
 _READ_CHARACTERS = 1 << 20
 _SAMPLE_BYTES = 1 << 16
 _DELIMITER_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?[;,\t|]*\s*', re.IGNORECASE)
 """A first line that tells Excel the delimiter."""
 
 
-@dataclass(frozen=True)
-class _Header:
-    """The header by one delimiter: its column names, the records above it, and how many lines precede it."""
+class _Header(NamedTuple):
+    """A line that may be the header: how many are above it, the delimiter, and its column names by that delimiter."""
 
+    lines_above: int
     delimiter: str
     names: list[str]
-    titles: list[list[str]]
-    lines_above: int
 
 
 class CsvFile:
     """A CSV file with a header, in UTF-8, UTF-16 or Windows-1252.
 
-    The header is the first record that has the column by one of `DELIMITERS`, or by the one that a line `sep=…` names.
+    The header is the first line that has the column by one of `DELIMITERS`, or by the one that a line `sep=…` names.
     Titles above it are not part of the campaign.
     """
 
@@ -61,23 +63,26 @@ class CsvFile:
         self._encoding, self._mark = _encoding_of(path)
         self._delimiter_line = ""
         with readable(path), self._open() as file:
-            first_line = file.readline()
-        named = _DELIMITER_LINE.fullmatch(first_line)
-        self._delimiter_line = first_line if named else ""
-        self._header = self._find_header(column, [named[1], *DELIMITERS] if named else DELIMITERS)
+            lines = list(itertools.islice(file, HEADER_WITHIN))
+        delimiters: Sequence[str] = DELIMITERS
+        if lines and (named := _DELIMITER_LINE.fullmatch(lines[0])):
+            self._delimiter_line = lines.pop(0)
+            delimiters = (named[1], *DELIMITERS)
+        self._header = _find_header(column, lines, delimiters)
         self._position = find_column(column, self._header.names, str(path))
-        if holds_phone_number(itertools.chain(*self._header.titles)):
+        delimiter = self._header.delimiter
+        titles = [line for line in lines[: self._header.lines_above] if line.strip()]
+        if holds_phone_number(cell.strip(' "\r\n') for line in titles for cell in line.split(delimiter)):
             raise CampaignError(
                 f"{path} has phone numbers above its line of column names: move that line to the top, or delete what "
                 "is above it."
             )
-        between = "tabs" if self._header.delimiter == "\t" else f"“{self._header.delimiter}”"
-        titles = len(self._header.titles)
-        skipped = f", {titles} title line{'' if titles == 1 else 's'} skipped" if titles else ""
+        between = "tabs" if delimiter == "\t" else f"“{delimiter}”"
+        skipped = f", {len(titles)} title line{'s' * (len(titles) > 1)} skipped" if titles else ""
         self.form = f"CSV with {between} between columns, {_ENCODING_NAMES[self._encoding]}{skipped}"
         self.suffix = path.suffix or ".csv"
 
-    def batches(self) -> Iterator[tuple[pa.RecordBatch, pd.Series]]:
+    def batches(self) -> Iterator[tuple[pa.Array, pd.Series]]:
         """All rows below the header, as text; blank lines are left out, and a ragged row has no spelling."""
         with readable(self._path), self._open() as file:
             width = len(self._header.names)
@@ -87,7 +92,7 @@ class CsvFile:
             )
             while batch := list(itertools.islice(records, BATCH_ROWS)):
                 texts, spellings = zip(*batch, strict=True)
-                yield pa.record_batch({"text": pa.array(texts, pa.large_string())}), pd.Series(spellings, dtype="str")
+                yield pa.array(texts, pa.large_string()), pd.Series(spellings, dtype="str")
 
     @contextmanager
     def part(self, path: Path, own_column: pa.Field | None = None) -> Iterator[WriteRows]:
@@ -102,9 +107,13 @@ class CsvFile:
 
         with path.open("w", encoding=self._encoding, newline="") as file:
 
-            def write(rows: pa.RecordBatch, values: pd.Series | None) -> None:
-                records = rows.column(0).to_pylist()
-                file.writelines(records if values is None else map(extended, records, _as_csv(values)))
+            def write(rows: pa.Array, values: pd.Series | None) -> None:
+                records = rows.to_pylist()
+                if values is not None:
+                    if isinstance(values.dtype, pd.DatetimeTZDtype):
+                        values = values.dt.strftime("%Y-%m-%dT%H:%M:%SZ")
+                    records = map(extended, records, values.fillna(""))
+                file.writelines(records)
 
             file.write(self._mark + self._delimiter_line)
             file.write(header if own_column is None else extended(header, own_column.name))
@@ -116,29 +125,6 @@ class CsvFile:
         file.read(len(self._mark + self._delimiter_line))
         return file
 
-    def _find_header(self, column: str, delimiters: Iterable[str]) -> _Header:
-        """The first record that has the column; if there is none, the first that has several."""
-        records = [record for delimiter in delimiters for record in self._first_records(delimiter)]
-        records.sort(key=lambda record: (len(record.titles), -len(record.names)))
-        with_column = (record for record in records if positions_of(column, record.names))
-        with_several = (record for record in records if sum(map(bool, record.names)) > 1)
-        return next(itertools.chain(with_column, with_several, records), _Header(DELIMITERS[0], [], [], 0))
-
-    def _first_records(self, delimiter: str) -> list[_Header]:
-        """The first records that are not blank, each as if it were the header."""
-        found: list[_Header] = []
-        lines_above = 0
-        # Not strict, and an error ends it: quotes that are right by one delimiter are wrong by the others.
-        with readable(self._path), self._open() as file, suppress(csv.Error):
-            reader = csv.reader(file, delimiter=delimiter)
-            for fields in reader:
-                if fields:
-                    found.append(_Header(delimiter, fields, [header.names for header in found], lines_above))
-                if len(found) == HEADER_WITHIN:
-                    break
-                lines_above = reader.line_num
-        return found
-
     def _records(self, file: TextIO) -> Iterator[tuple[str, list[str]]]:
         """The text and the fields of the header and of every record below it that is not blank.
 
@@ -147,38 +133,37 @@ class CsvFile:
         lines_read: list[str] = []
 
         def lines() -> Iterator[str]:
-            for line in file:
+            for line in itertools.islice(file, self._header.lines_above, None):
                 lines_read.append(line)
                 yield line
 
-        above = self._header.lines_above
-        collections.deque(itertools.islice(file, above), maxlen=0)
         reader = csv.reader(lines(), delimiter=self._header.delimiter, strict=True)
-        problem = None
         try:
             for fields in reader:
                 if fields:
                     yield "".join(lines_read), fields
                 lines_read.clear()
         except csv.Error as error:
-            problem = str(error)
-        if problem is not None:
-            line = bool(self._delimiter_line) + above + reader.line_num
+            line = bool(self._delimiter_line) + self._header.lines_above + reader.line_num
             raise CampaignError(
-                f'{self._path} cannot be read as CSV near line {line:,} ({problem}): look there for a quote (") too '
+                f'{self._path} cannot be read as CSV near line {line:,} ({error}): look there for a quote (") too '
                 "many or too few, or export the file from the spreadsheet again."
-            )
+            ) from None
+
+
+def _find_header(column: str, lines: list[str], delimiters: Sequence[str]) -> _Header:
+    """The first line that has the column; if there is none, the first that has several columns, or one."""
+    ranked = []
+    for lines_above, delimiter in itertools.product(range(len(lines)), delimiters):
+        with suppress(csv.Error):  # quotes that are right by one delimiter are wrong by the others
+            if names := next(csv.reader(lines[lines_above:], delimiter=delimiter)):
+                rank = 0 if positions_of(column, names) else 1 if any(names[1:]) else 2
+                ranked.append(((rank, lines_above, -len(names)), _Header(lines_above, delimiter, names)))
+    return min(ranked, key=itemgetter(0))[1] if ranked else _Header(0, delimiters[0], [])
 
 
 def _end_of_line(record: str) -> str:
     return record[len(record.rstrip("\r\n")) :]
-
-
-def _as_csv(values: pd.Series) -> Iterable[str]:
-    """Values as text that needs no quotes: a time as ISO 8601 to the second, a null as nothing."""
-    if isinstance(values.dtype, pd.DatetimeTZDtype):
-        values = values.dt.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return values.fillna("")
 
 
 def _encoding_of(path: Path) -> tuple[str, str]:
@@ -191,11 +176,10 @@ def _encoding_of(path: Path) -> tuple[str, str]:
             start = file.read(_SAMPLE_BYTES)
         marked = [encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if start.startswith(mark)]
         zeros = {"utf-16-be": start[0::2].count(0), "utf-16-le": start[1::2].count(0)}
-        fewer, more = sorted(zeros, key=lambda encoding: zeros[encoding])
-        is_utf16 = zeros[more] > max(len(start), 10 * zeros[fewer]) / 10
-        for encoding in marked or ([more] if is_utf16 else ["utf-8", "cp1252"]):
+        as_utf16 = [encoding for encoding, count in zeros.items() if count > len(start) / 10]
+        for encoding in marked or as_utf16 or ["utf-8", "cp1252"]:
             with suppress(UnicodeDecodeError), path.open(encoding=encoding, newline="") as file:
                 while file.read(_READ_CHARACTERS):
                     pass
-                return encoding, _MARK if marked else ""
+                return encoding, "\ufeff" if marked else ""
     raise CampaignError(f"{path} is text in no encoding that spreadsheets write: save it as “CSV UTF-8” there.")

@@ -8,8 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stop_pipeline.campaign.campaign_file import BATCH_ROWS, WriteRows, readable
-from stop_pipeline.campaign.columns import NO_NUMBER, as_text, find_column
+from stop_pipeline.campaign.campaign_file import BATCH_ROWS, NO_NUMBER, WriteRows, as_text, find_column, readable
 
 _PAGE_BYTES = 1 << 20
 _SELECTABLE = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}

@@ -12,11 +12,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from stop_pipeline.campaign.campaign_file import readable
-from stop_pipeline.campaign.columns import NO_NUMBER, OWN_COLUMNS, as_text, find_column
+from stop_pipeline.campaign.campaign_file import NO_NUMBER, OWN_COLUMNS, as_text, find_column, readable
 from stop_pipeline.campaign.csv_file import CsvFile
 from stop_pipeline.campaign.output import complete_folder
 from stop_pipeline.campaign.parquet_file import ParquetFile
@@ -33,7 +33,7 @@ DEFAULT_MAX_AGE = timedelta(hours=24)
 
 ROUNDED = "rounded by a spreadsheet"
 NOT_A_NUMBER = "no phone number of any country"
-"""With `columns.NO_NUMBER` and `csv_file.RAGGED`, the reasons why a row is invalid."""
+"""With `campaign_file.NO_NUMBER` and `csv_file.RAGGED`, the reasons why a row is invalid."""
 
 _BATCHES_PER_LINE = 8  # about a million rows
 _PARQUET = b"PAR1"
@@ -103,8 +103,7 @@ def suppress(
             column that the result needs.
         ValueError: `max_age` is not an age.
     """
-    names = [str(name) for name in df.columns]
-    values = df.iloc[:, find_column(column, names, "The campaign")]
+    values = df.iloc[:, find_column(column, [str(name) for name in df.columns], "The campaign")]
     if values.dtype == object:
         values = values.map(str, na_action="ignore")  # a spreadsheet's column may hold text and numbers
     age = max_age if isinstance(max_age, timedelta) else parse_age(max_age)
@@ -121,15 +120,7 @@ def suppress(
 def suppress_file(
     path: Path, column: str, into: Path, *, root: str | Path | None, account: str | None, max_age: timedelta
 ) -> SuppressedFile:
-    """Split a campaign's file into three of the same form, in a folder that appears once all are complete.
-
-    Args:
-        path: CSV file (`CsvFile`) or Parquet file.
-        column: As in `suppress`.
-        into: Folder to be made.
-        root: As in `suppress`.
-        account: As in `suppress`.
-        max_age: As in `suppress`.
+    """Split a campaign's file (CSV or Parquet) into three of the same form in the folder `into`, as `suppress` does.
 
     Raises:
         OutdatedListError: As in `suppress`.
@@ -140,7 +131,7 @@ def suppress_file(
     store = existing_store(root)
     if store.files.encloses(LocalFiles(into)):
         raise CampaignError(f"{into} is inside the data root {store.root}: name a folder elsewhere.")
-    campaign = open_campaign(path, column)
+    campaign = _open_campaign(path, column)
     first_stops = first_stops_by_key(listed.numbers)
     files = {name: f"{name}{campaign.suffix}" for name in OWN_COLUMNS}
     rows = dict.fromkeys(OWN_COLUMNS, 0)
@@ -162,12 +153,7 @@ def suppress_file(
     return SuppressedFile(campaign.form, sum(rows.values()), parts, listed.verified_at, listed.unreadable_rows)
 
 
-def open_campaign(path: Path, column: str) -> CsvFile | ParquetFile:
-    """The campaign in a file that has a column of phone numbers.
-
-    Raises:
-        CampaignError: It cannot be read, has no such column, or has a column already that the result needs.
-    """
+def _open_campaign(path: Path, column: str) -> CsvFile | ParquetFile:
     with readable(path), path.open("rb") as file:
         start = file.read(4)
     if start in _WORKBOOKS:
@@ -180,8 +166,7 @@ def check(spellings: pd.Series, first_stops: pd.Series, null_reason: str = NO_NU
 
     Args:
         spellings: Phone numbers as text (`str`), with a RangeIndex.
-        first_stops: Earliest opt-out of each listed number (datetime64[us, UTC]; null if no date is known), indexed by
-            `match_keys`.
+        first_stops: As `first_stops_by_key` gives it.
         null_reason: Why a row without a spelling is invalid.
 
     Returns:
@@ -198,12 +183,11 @@ def check(spellings: pd.Series, first_stops: pd.Series, null_reason: str = NO_NU
     reason[keys == ""] = NO_NUMBER
     reason[spellings.isna()] = null_reason
     reason[blocked] = None  # also a listed spelling that is not a number anywhere
-    part = pd.Series("clean", index=spellings.index, dtype="str").mask(blocked, "blocked")
-    part = part.mask(reason.notna(), "invalid")
+    part = np.select([blocked, reason.notna()], ["blocked", "invalid"], "clean")
     first_stop_at = first_stops.array.take(position, allow_fill=True)
     return pd.DataFrame({"part": part, "first_stop_at": first_stop_at, "reason": reason})
 
 
 def first_stops_by_key(numbers: pd.DataFrame) -> pd.Series:
-    """The list as `check` needs it, from rows with `phone_number` and `first_stop_at` of one account or several."""
+    """The earliest `first_stop_at` (null if no date is known) of each `phone_number` on one list or several, by key."""
     return numbers["first_stop_at"].groupby(match_keys(numbers["phone_number"])).min()

@@ -99,14 +99,15 @@ def appended_span(document: ListDocument, before: int, *, at_end: bool) -> tuple
         at_end: Whether the new rows come last instead of first.
 
     Returns:
-        The span of the new rows; None if they are not separated from the others as rows are.
+        The span of the new rows; None if they are not separated from the others as rows are, or are too many.
     """
     if document.span is None:
         return None
     module = _MODULES[document.format]
-    start, end = (
-        (document.span[0] + before, document.span[1]) if at_end else (document.span[0], document.span[1] - before)
-    )
+    first, last = document.span
+    start, end = (first + before, last) if at_end else (first, last - before)
+    if end - start > _BLOCK_BYTES:
+        return None
     with document.path.open("rb") as file:
         file.seek(start)
         text = file.read(max(0, end - start))

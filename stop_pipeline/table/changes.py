@@ -1,6 +1,5 @@
 """What changed on the suppression list between two times, for tools that keep a copy of it."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -28,23 +27,12 @@ _COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
-class Changes:
-    """The changes between two times.
-
-    Attributes:
-        rows: As `read_changes` returns them.
-        since: The earlier time, UTC.
-        until: The later time, UTC: where the next changes begin.
-    """
-
-    rows: pd.DataFrame
-    since: datetime
-    until: datetime
-
-
 def read_changes(
-    since: Moment, until: Moment | None = None, root: str | Path | None = None, account: str | None = None
+    since: Moment,
+    until: Moment | None = None,
+    root: str | Path | None = None,
+    account: str | None = None,
+    max_age: timedelta = DEFAULT_MAX_AGE,
 ) -> pd.DataFrame:
     """Read which numbers came onto the suppression list, or left it, between two times.
 
@@ -54,30 +42,21 @@ def read_changes(
     Args:
         since: The earlier time. A date means the end of that day in Paris; a time without an offset is UTC.
         until: The later time; by default, and with today's date, the time up to which all lists are known.
-        root: As in `read_stops`.
+        root: The data root; by default `STOP_PIPELINE_DATA`, otherwise `data`.
         account: Account name; by default all accounts, so that a number is only removed once no account lists it.
+        max_age: How long ago each list may have been complete, if no earlier `until` is given.
 
     Returns:
         A DataFrame with one row per number, sorted by number: `phone_number` (str), `change` (str, “added” or
         “removed”), `at` (datetime64[us, UTC], when that was first seen) and `first_stop_at` (datetime64[us, UTC], the
-        number's earliest opt-out; of a removed number, the earliest as of `since`; null if no date is known).
+        number's earliest opt-out, of a removed number as of `since`; null if no date is known). Its `attrs["until"]`
+        is the later time in ISO 8601: where the next changes begin.
 
     Raises:
         ValueError: a time is not a date or time, or is in the future, or `since` is after `until`.
-        OutdatedListError: a list is missing, or not known up to these times, or, without `until`, older than a day.
+        OutdatedListError: a list is missing, too old, or not known up to these times.
         StoreError: the data root cannot be read.
     """
-    return find_changes(since, until, root, account).rows
-
-
-def find_changes(
-    since: Moment,
-    until: Moment | None = None,
-    root: str | Path | None = None,
-    account: str | None = None,
-    max_age: timedelta = DEFAULT_MAX_AGE,
-) -> Changes:
-    """As `read_changes`, with the two times; `max_age` is how old a list may be if `until` is not given."""
     now = datetime.now(UTC)  # before the accounts are listed: the first sync of an account that comes later is later
     begin, end = parse_past_moment(since, now=now), parse_past_moment(now if until is None else until, now=now)
     if begin > end:
@@ -87,29 +66,30 @@ def find_changes(
     for name in accounts:
         check_current(store, name, now=now, max_age=max_age if end == now else timedelta.max)
     known_until = min(now, *(_known_until(store, name, state, now) for name, state in states.items()))
-    if end == now:
-        end = known_until
+    end = known_until if end == now else end
     if max(begin, end) > known_until:
         raise OutdatedListError(
             f"Changes up to {max(begin, end):%Y-%m-%d %H:%M:%S} UTC are asked for, and the list is known up to "
             f"{known_until:%Y-%m-%d %H:%M:%S} UTC: sync first, or ask for an earlier time."
         )
-    warn_before_history(store, accounts, begin, stacklevel=4)
-    rows = [blocked_numbers(*committed_rows(store, name, state)).rows for name, state in states.items()]
-    return Changes(changes_between(pd.concat(rows, ignore_index=True), begin, end), begin, end)
+    warn_before_history(store, accounts, begin)
+    periods = [blocked_numbers(*committed_rows(store, name, state)).rows for name, state in states.items()]
+    changes = changes_between(pd.concat(periods, ignore_index=True), begin, end)
+    changes.attrs["until"] = end.isoformat()
+    return changes
 
 
 def changes_between(periods: pd.DataFrame, since: datetime, until: datetime) -> pd.DataFrame:
-    """The changes between two times.
+    """The changes between two times, as `read_changes` returns them.
 
     Args:
         periods: Every period of every number: `phone_number`, `created_at`, `first_seen_at` and `removed_at`.
         since: The earlier time.
         until: The later time.
-
-    Returns:
-        As `read_changes`.
     """
+    events = periods[["first_seen_at", "removed_at"]]
+    moved = periods.loc[((events > since) & (events <= until)).any(axis="columns"), "phone_number"]
+    periods = periods.merge(moved.drop_duplicates(), on="phone_number")
     before, after = (
         known_at(periods, moment).groupby("phone_number")["created_at"].min().rename("first_stop_at").reset_index()
         for moment in (since, until)
@@ -117,12 +97,12 @@ def changes_between(periods: pd.DataFrame, since: datetime, until: datetime) -> 
     sides = before.merge(after, how="outer", on="phone_number", suffixes=("_before", ""), indicator=True)
     changed = sides[sides["_merge"] != "both"]
     is_added = changed["_merge"] == "right_only"
-    known = periods[periods["phone_number"].isin(changed["phone_number"]) & (periods["first_seen_at"] <= until)]
-    last = joined_periods(known, ["phone_number"]).drop_duplicates("phone_number", keep="last")
+    joined = joined_periods(periods[periods["first_seen_at"] <= until], ["phone_number"])
+    last = joined.drop_duplicates("phone_number", keep="last")
     at = last["removed_at"].where(last["removed_at"] <= until, last["first_seen_at"]).set_axis(last["phone_number"])
     rows = changed.assign(
         change=is_added.map({True: ADDED, False: REMOVED}),
-        at=changed["phone_number"].map(at),
+        at=at.reindex(changed["phone_number"]).array,
         first_stop_at=changed["first_stop_at"].where(is_added, changed["first_stop_at_before"]),
     )
     return rows[list(_COLUMNS)].astype(_COLUMNS).sort_values("phone_number", ignore_index=True)

@@ -166,7 +166,9 @@ def _opt_out(row: dict[Any, Any], commits: pd.DataFrame, state: State, moment: d
     if pd.isna(last) and begin in sha256.index:
         last = begin
     # The last response of all may have been found unchanged since it was merged.
-    last_listed_at = max(filter(None, (state.applied_at, state.verified_at))) if last == state.applied_at else _utc(last)
+    last_listed_at = (
+        max(filter(None, (state.applied_at, state.verified_at))) if last == state.applied_at else _utc(last)
+    )
     return OptOut(
         created_at=_utc(row["created_at"]),
         origin=ORIGINS[row["origin"]],

@@ -204,12 +204,12 @@ def history_begins(store: Store, account: str) -> datetime | None:
     return min(known, default=None)
 
 
-def warn_before_history(store: Store, accounts: Sequence[str], moment: datetime, *, stacklevel: int = 3) -> None:
-    """Warn, as of the caller that `stacklevel` counts, that a time is before the first response of all accounts."""
+def warn_before_history(store: Store, accounts: Sequence[str], moment: datetime) -> None:
+    """Warn the caller's caller if a time is before the first response of all accounts."""
     begins = [time for account in accounts if (time := history_begins(store, account)) is not None]
     if not begins or moment < min(begins):
         when = f"The history begins at {min(begins):%Y-%m-%d %H:%M} UTC" if begins else "There has been no sync yet"
-        warnings.warn(f"{when}: nothing is known about {moment:%Y-%m-%d %H:%M} UTC.", UserWarning, stacklevel=stacklevel)
+        warnings.warn(f"{when}: nothing is known about {moment:%Y-%m-%d %H:%M} UTC.", UserWarning, stacklevel=3)
 
 
 def _condition(filters: Filters | None) -> pc.Expression | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stop_pipeline.campaign.output import TEMPORARY_PREFIX, complete_folder
+from stop_pipeline.campaign.output import TEMPORARY_PREFIX, complete_file, complete_folder
 from stop_pipeline.errors import CampaignError
 
 
@@ -144,3 +144,21 @@ def test_a_file_system_without_locks_will_do(out: Path, monkeypatch: pytest.Monk
     assert left.exists()  # since nothing shows whether its process is alive
     left.rmdir()
     assert (out / "clean.csv").exists()
+
+
+def interrupt(file: Path) -> None:
+    with complete_file(file) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+
+def test_a_file_is_replaced_once_the_new_one_is_complete(out: Path) -> None:
+    out.parent.mkdir()
+    out.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(out)
+    assert out.read_text() == "old"
+    with complete_file(out) as file:
+        file.write_text("new")
+    assert out.read_text() == "new"
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600

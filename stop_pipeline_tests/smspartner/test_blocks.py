@@ -133,7 +133,7 @@ FIVE = ", ".join([PLAIN] * 5)
 CONFLICT = ",".join([PLAIN, PLAIN.replace("+33", '"},{"id'), PLAIN])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(text=JSON_TEXTS, **SIZES)
 @example(text=AROUND[0].replace("%s", FIVE), block_bytes=90, end_bytes=65_536)
 @example(text=AROUND[0].replace("%s", CONFLICT), block_bytes=60, end_bytes=65_536)
@@ -256,7 +256,7 @@ XML_TEXTS = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(text=XML_TEXTS, **SIZES)
 @example(text=XML_AROUND[0].replace("%s", "\n    ".join([XML_PLAIN] * 5)), block_bytes=300, end_bytes=65_536)
 @example(

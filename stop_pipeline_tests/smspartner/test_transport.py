@@ -136,7 +136,7 @@ def test_an_impossible_address_is_an_error_like_any_other(base_url: str, into: P
 def test_a_server_without_tls_is_told(into: Path) -> None:
     with Loopback(close) as server:
         server_without_tls = server.base_url.replace("http:", "https:")
-        error = fetch_error(server_without_tls, into, retries=0, timeout_seconds=(0.5, 0.5))
+        error = fetch_error(server_without_tls, into, retries=0, timeout_seconds=(0.2, 0.2))
     assert type(error) is TransientApiError
 
 
@@ -202,17 +202,17 @@ def drip_body_of_a_retried_error(exchange: Exchange) -> None:
 )
 def test_the_deadline_interrupts_a_read_in_progress(script: Script, into: Path) -> None:
     with Loopback(script) as server, ends_soon():
-        error = fetch_error(server.base_url, into, deadline_seconds=0.5)
+        error = fetch_error(server.base_url, into, deadline_seconds=0.3)
     assert type(error) is TransientApiError
-    assert "sent no complete response within 0.5 s" in str(error)
+    assert "sent no complete response within 0.3 s" in str(error)
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("waits", [{"retry_after_max_seconds": 60}, {"backoff_seconds": 60}])
 def test_the_deadline_interrupts_the_wait_between_tries(waits: dict[str, int], into: Path) -> None:
     with Loopback(close, reply(503, headers={"Retry-After": "60"})) as server, ends_soon():
-        error = fetch_error(server.base_url, into, deadline_seconds=0.5, **waits)
-    assert "sent no complete response within 0.5 s" in str(error)
+        error = fetch_error(server.base_url, into, deadline_seconds=0.3, **waits)
+    assert "sent no complete response within 0.3 s" in str(error)
     assert len(server.requests) == 2
 
 
@@ -221,8 +221,8 @@ def test_the_deadline_ends_a_tls_handshake_that_hangs(into: Path) -> None:
         exchange.hang()
 
     with Loopback(hang_at_once) as server, ends_soon():
-        error = fetch_error(server.base_url.replace("http:", "https:"), into, deadline_seconds=0.5)
-    assert "sent no complete response within 0.5 s" in str(error)
+        error = fetch_error(server.base_url.replace("http:", "https:"), into, deadline_seconds=0.3)
+    assert "sent no complete response within 0.3 s" in str(error)
 
 
 def test_a_refusal_whose_body_drips_past_the_deadline_is_still_told(into: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_refusal_whose_body_drips_past_the_deadline_is_still_told(into: Path) 
         exchange.drip(b" " * 10_000)
 
     with Loopback(script) as server, ends_soon():
-        error = fetch_error(server.base_url, into, deadline_seconds=0.5)
+        error = fetch_error(server.base_url, into, deadline_seconds=0.3)
     assert type(error) is AccessRefusedError
     assert "code 30" in str(error)
 

@@ -341,10 +341,13 @@ def _judge_view(expected: Expected, root: Path) -> list[str]:
     standing = (expected.after,) if committed else expected.before
     if (seen.stops, seen.rejected) not in {(each.stops, each.rejected) for each in standing}:
         problems.append(f"read_stops or read_rejected gives something else than the commit (committed: {committed})")
-    for name in ("suppression_list", "stops_per_day"):
-        # Made again after the commit: until then they are those of an earlier one.
-        if getattr(seen, name) not in {getattr(each, name) for each in (*standing, *expected.made_before)}:
-            problems.append(f"{name} is that of no commit")
+    # Made again after the commit: until then they are those of an earlier one.
+    made = (*standing, *expected.made_before)
+    problems += [
+        f"{name} is that of no commit"
+        for name in ("suppression_list", "stops_per_day")
+        if getattr(seen, name) not in {getattr(each, name) for each in made}
+    ]
     # A campaign is checked against all numbers of the commit; it may be refused once the commit is a new one.
     allowed = {each.current_list for each in standing} | ({None} if committed else set())
     if seen.current_list not in allowed:
@@ -467,7 +470,8 @@ def _periods(root: Path) -> dict[tuple[Any, ...], Any]:
     applied_at = Store(root).state(ACCOUNT).applied_at
     stops = stops[stops["first_seen_at"] <= applied_at] if applied_at else stops.iloc[:0]
     ends = stops["removed_at"].mask(stops["removed_at"] > applied_at) if applied_at else stops["removed_at"]
-    return dict(zip(zip(stops["id"], stops["created_at_local"], stops["first_seen_at"], strict=True), ends, strict=True))
+    keys = zip(stops["id"], stops["created_at_local"], stops["first_seen_at"], strict=True)
+    return dict(zip(keys, ends, strict=True))
 
 
 def _torn(root: Path) -> list[str]:

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stop_pipeline import sync
+from stop_pipeline.results import Merged
 from stop_pipeline.smspartner import response
 from stop_pipeline.smspartner.client import Response
 from stop_pipeline.table import responses
@@ -92,7 +93,7 @@ class DiskClient(CannedClient):
             return super().fetch(into, progress)
 
 
-def whole_sync(root: Path, body: bytes, at: datetime, timezone: str = PARIS) -> sync.Merged:
+def whole_sync(root: Path, body: bytes, at: datetime, timezone: str = PARIS) -> Merged:
     """All five steps, in this process."""
     store = Store(root)
     sync.fetch(store, ACCOUNT, DiskClient(body, at))

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from pathlib import Path
 from unittest import mock
 
@@ -14,6 +15,7 @@ from stop_pipeline_tests.support.commands import clean_environment
 def run_in_process(*arguments: str, cwd: Path, **variables: str) -> Result:
     """Run `stop-pipeline` with these arguments and variables; the result has `exit_code`, `stdout` and `stderr`."""
     folder, umask, threshold = Path.cwd(), os.umask(0o022), gc.get_threshold()
+    handlers = {asked: signal.getsignal(asked) for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     os.chdir(cwd)
     try:
         with mock.patch.dict(os.environ, clean_environment(**variables), clear=True):
@@ -22,6 +24,8 @@ def run_in_process(*arguments: str, cwd: Path, **variables: str) -> Result:
         os.chdir(folder)
         os.umask(umask)
         gc.set_threshold(*threshold)
+        for asked, handler in handlers.items():
+            signal.signal(asked, handler)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result

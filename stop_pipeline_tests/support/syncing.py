@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stop_pipeline import sync
+from stop_pipeline.results import Fetched, Merged
 from stop_pipeline.settings import Format
 from stop_pipeline.smspartner.client import Response
 from stop_pipeline.table.removals import RemovalPolicy
@@ -83,11 +84,11 @@ class Syncer:
         self.now = start
         self.timezone = timezone
 
-    def fetch(self, body: bytes, *, at: datetime | None = None, response_format: Format = "json") -> sync.Fetched:
+    def fetch(self, body: bytes, *, at: datetime | None = None, response_format: Format = "json") -> Fetched:
         self.now = self.now + timedelta(hours=1) if at is None else at
         return sync.fetch(self.store, self.account, CannedClient(body, self.now, response_format))
 
-    def merge(self, *, accept_removals: int | None = None) -> sync.Merged:
+    def merge(self, *, accept_removals: int | None = None) -> Merged:
         sync.parse(self.store, self.account, timezone=self.timezone)
         return sync.merge(self.store, self.account, RemovalPolicy(accept_removals=accept_removals))
 
@@ -99,7 +100,7 @@ class Syncer:
         at: datetime | None = None,
         accept_removals: int | None = None,
         response_format: Format = "json",
-    ) -> sync.Merged:
+    ) -> Merged:
         """All five steps."""
         body = listed if isinstance(listed, bytes) else response_body(listed, nb_data=nb_data)
         self.fetch(body, at=at, response_format=response_format)

@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,12 +34,17 @@ from stop_pipeline_tests.support.power_cuts import power_cuts, write_tree
 from stop_pipeline_tests.support.syncing import IN_MEMORY
 
 ALL = {scenario.name: scenario for scenario in scenarios()}
-SHORT = ["appended rows", "an upgrade after a killed sync"]
+ORDERED = ("a small change", "appended rows", "after a sync killed before it published", "an upgrade")
 PUBLISHED = ("stops", "rejected", "commits")
 ERRNOS = (errno.ENOSPC, errno.EACCES, errno.EIO)
 
 PLAIN_SENTENCE = re.compile(r"^[A-Z][^\n]* [^\n]*: [^\n]*\. [A-Z][^\n]*\.$")
 NOT_PLAIN = re.compile(r"Traceback|Errno|errno|Detail|Error\(|63998\d")
+
+
+def in_short(name: str, names: Sequence[str]) -> Any:
+    """A scenario that only the long form tries, unless it is one of these."""
+    return name if name in names else pytest.param(name, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +110,25 @@ def fault_plans(calls: Sequence[Call]) -> list[Plan]:
     return [Plan(number, errno=ERRNOS[number % len(ERRNOS)]) for number in range(len(calls))]
 
 
-@pytest.mark.parametrize("name", SHORT)
 def test_a_sync_killed_at_any_call_leaves_every_commit_and_the_next_one_ends_as_if_it_had_never_run(
-    pool: ProcessPoolExecutor, roots: Path, figures: Figures, name: str
+    pool: ProcessPoolExecutor, roots: Path, figures: Figures
 ) -> None:
     # What stands after a call stands before the next one, so the long form alone kills after each as well.
-    assert_kills_lose_nothing(pool, ALL[name], roots, figures, hows=("before", "half"), nexts=1)
+    scenario = ALL["appended rows"]
+    expected = expectation(pool, scenario, roots)
+    plans = kill_plans(expected.built.calls, hows=("before", "half"))
+    assert_kills_lose_nothing(pool, scenario, expected, plans, figures, nexts=1)
+
+
+def test_an_upgrade_killed_at_any_call_that_renames_or_removes_a_file_leaves_the_commit_and_is_made_good(
+    pool: ProcessPoolExecutor, roots: Path, figures: Figures
+) -> None:
+    scenario = ALL["an upgrade after a killed sync"]
+    expected = expectation(pool, scenario, roots)
+    names = [n for n, call in enumerate(expected.built.calls) if call.kind in ("rename", "unlink", "rmdir")]
+    plans = [Plan(number) for number in names if not expected.built.calls[number].path.startswith(".work/account=")]
+    plans += [Plan(n, "after") for n in names if expected.built.calls[n].to == STATE_FILE]
+    assert_kills_lose_nothing(pool, scenario, expected, plans, figures, nexts=1)
 
 
 @pytest.mark.slow
@@ -117,21 +136,22 @@ def test_a_sync_killed_at_any_call_leaves_every_commit_and_the_next_one_ends_as_
 def test_a_killed_sync_is_made_good_whatever_the_next_response_is(
     pool: ProcessPoolExecutor, roots: Path, figures: Figures, name: str
 ) -> None:
-    assert_kills_lose_nothing(pool, ALL[name], roots, figures, hows=("before", "half", "after"), nexts=3)
+    expected = expectation(pool, ALL[name], roots)
+    plans = kill_plans(expected.built.calls, hows=("before", "half", "after"))
+    assert_kills_lose_nothing(pool, ALL[name], expected, plans, figures, nexts=3)
 
 
 def assert_kills_lose_nothing(
     pool: ProcessPoolExecutor,
     scenario: Scenario,
-    folder: Path,
+    expected: Expected,
+    plans: list[Plan],
     figures: Figures,
     *,
-    hows: Sequence[How],
     nexts: int,
 ) -> None:
-    expected = expectation(pool, scenario, folder)
     assert expected.built.uncounted == ()
-    tried = attempt(pool, scenario, expected, kill_plans(expected.built.calls, hows), nexts=nexts)
+    tried = attempt(pool, scenario, expected, plans, nexts=nexts)
     figures.add("kills of a sync, at each of its file-system calls", tried=len(tried.ends), lost=len(tried.problems))
     assert [left for left in tried.ends if not left.ended.killed] == []
     assert tried.problems == []
@@ -199,9 +219,7 @@ def is_plain(sentence: str) -> bool:
 # What is synced when, so that a power cut loses nothing either
 
 
-@pytest.mark.parametrize(
-    "name", ["a removal", *(pytest.param(name, marks=pytest.mark.slow) for name in ALL if name != "a removal")]
-)
+@pytest.mark.parametrize("name", [in_short(name, ["a removal"]) for name in ALL])
 def test_a_power_cut_that_leaves_only_what_was_synced_is_made_good_as_well(
     pool: ProcessPoolExecutor, roots: Path, figures: Figures, name: str
 ) -> None:
@@ -214,8 +232,9 @@ def test_a_power_cut_that_leaves_only_what_was_synced_is_made_good_as_well(
         write_tree(tree, root)
         left.append(root)
     assert len(left) > 2
-    verdicts = pool.map(judge, repeat(scenario), repeat(expected), left, repeat(3))
-    problems = [f"{root.parent.name}: {problem}" for root, found in zip(left, verdicts, strict=True) for problem in found]
+    verdicts = pool.map(judge, repeat(scenario), repeat(expected), left, repeat(2))
+    judged = zip(left, verdicts, strict=True)
+    problems = [f"{root.parent.name}: {problem}" for root, found in judged for problem in found]
     figures.add("power cuts, each leaving only what was synced", tried=len(left), lost=len(problems))
     assert problems == []
 
@@ -270,7 +289,7 @@ def synced_until_relied_on(calls: Sequence[Call], number: int) -> set[str]:
     return synced
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in ("an unchanged list",)])
+@pytest.mark.parametrize("name", [in_short(name, ORDERED) for name in ALL if name != "an unchanged list"])
 def test_the_files_are_staged_before_the_commit_and_published_after_it(
     pool: ProcessPoolExecutor, roots: Path, name: str
 ) -> None:

@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from stop_pipeline import read_rejected, read_stops, schema, sync
+from stop_pipeline import read_stops, schema, sync
 from stop_pipeline.errors import SchemaVersionError, StoreError
 from stop_pipeline.table.periods import fingerprint
 from stop_pipeline.table.state import DerivedInfo, State
@@ -123,6 +123,7 @@ def test_every_response_that_was_merged_is_recorded(syncer: Syncer) -> None:
         "sha256": [first.sha256, second.sha256],
         "rows": [3, 4],
         "complete": [True, False],
+        "withheld": [False, False],
     }
 
 
@@ -185,23 +186,6 @@ def staged_instead_of_published(syncer: Syncer) -> State:
             store.files.remove(name)
         store.write_state("main", dataclasses.replace(state, staged=staged))
     return state
-
-
-def test_rows_of_later_commits_that_a_backup_brought_back_are_no_part_of_the_commit(syncer: Syncer) -> None:
-    syncer.sync(rows(30))
-    state = (syncer.root / "state/account=main.json").read_bytes()
-    untouched = tree(syncer.root, "stops")
-    malformed = {"id": "x", "phoneNumber": "0639980001"}
-    syncer.sync([*rows(30)[1:], Row(77, created_at="2023-01-01 00:00:00"), malformed])
-    (syncer.root / "state/account=main.json").write_bytes(state)
-
-    assert sorted(read_stops(syncer.root)["id"]) == [row.id for row in rows(30)]
-    assert read_stops(syncer.root, history=True)["removed_at"].isna().all()
-    assert read_rejected(syncer.root, history=True).empty
-
-    assert syncer.sync(rows(30)).reread
-    assert tree(syncer.root, "stops") == untouched
-    assert not tree(syncer.root, "rejected")
 
 
 # Damage

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -127,7 +128,7 @@ def test_after_the_first_sync_it_is_what_a_fresh_data_root_would_be(name: str, t
         assert read_all(root) == read_all(fresh.root)
         left, right = Store(root).state("main"), fresh.store.state("main")
         # What the earlier version did not record is not known.
-        unknown = {"commits": 0, "parent": None, "text": None, "extra_fields": ()}
+        unknown: dict[str, Any] = {"commits": 0, "parent": None, "text": None, "extra_fields": (), "removals": ()}
         assert dataclasses.replace(left, **unknown) == dataclasses.replace(right, **unknown)
     assert read_rejected(root, history=True)["raw"].is_unique
 
@@ -288,13 +289,22 @@ def test_a_time_zone_corrected_with_a_changed_list_counts_the_lists_changes_alon
     assert set(read_stops(syncer.root, history=True)["created_at"].dt.hour) == {8}
 
 
+Spans = list[tuple[int, int | None]]
+
+
 def test_periods_of_one_row_that_overlap_or_touch_are_joined_and_others_are_not() -> None:
     """Two spellings may be read as one number by new rules."""
-    spelled_twice = [(0, None), (1, None)], [(0, 2), (1, None)], [(0, 3), (1, 2)], [(0, 1), (1, 3)], [(0, 1), (2, 3)]
-    joined = [(0, None)], [(0, None)], [(0, 3)], [(0, 3)], [(0, 1), (2, 3)]
+    spelled_twice: list[Spans] = [
+        [(0, None), (1, None)],
+        [(0, 2), (1, None)],
+        [(0, 3), (1, 2)],
+        [(0, 1), (1, 3)],
+        [(0, 1), (2, 3)],
+    ]
+    joined: list[Spans] = [[(0, None)], [(0, None)], [(0, 3)], [(0, 3)], [(0, 1), (2, 3)]]
     at = [START + timedelta(hours=hour) for hour in range(4)]
 
-    def periods(spans: list[tuple[int, int | None]], row_id: int) -> list[dict[str, object]]:
+    def periods(spans: Spans, row_id: int) -> list[dict[str, object]]:
         return [
             {
                 "id": row_id,
@@ -308,7 +318,7 @@ def test_periods_of_one_row_that_overlap_or_touch_are_joined_and_others_are_not(
             for first, end in spans
         ]
 
-    def table(cases: tuple[list[tuple[int, int | None]], ...]) -> pd.DataFrame:
+    def table(cases: list[Spans]) -> pd.DataFrame:
         found = [period for row_id, spans in enumerate(cases) for period in periods(spans, row_id)]
         return pd.DataFrame(found).astype(STOPS.dtypes)
 
@@ -320,13 +330,18 @@ def test_periods_of_one_row_that_overlap_or_touch_are_joined_and_others_are_not(
 # Files that are not what the commit records
 
 
-@pytest.fixture
-def syncer(tmp_path: Path) -> Syncer:
-    """Two syncs; rows of three months, one of them ended, and malformed rows."""
-    syncer = Syncer(tmp_path / "data")
+@pytest.fixture(scope="module")
+def synced_twice(tmp_path_factory: pytest.TempPathFactory) -> Syncer:
+    syncer = Syncer(tmp_path_factory.mktemp("synced twice") / "data")
     syncer.sync([*FIRST, BAD])
     syncer.sync([*SECOND, BAD])
     return syncer
+
+
+@pytest.fixture
+def syncer(synced_twice: Syncer, tmp_path: Path) -> Syncer:
+    """Two syncs; rows of three months, one of them ended, and a malformed row."""
+    return Syncer(shutil.copytree(synced_twice.root, tmp_path / "data"), start=synced_twice.now)
 
 
 FIRST = [row for month in (5, 6, 7) for row in rows(10, first_id=100 * month, month=f"2025-0{month}")]
@@ -471,7 +486,7 @@ def test_a_commit_whose_staged_files_were_deleted_is_refused(syncer: Syncer) -> 
     shutil.rmtree(syncer.root / ".work")
     syncer.now = LATER
     before = tree(syncer.root, "stops", "rejected", "commits")
-    with pytest.raises(StoreError, match=r"created_month=2025-05/stops.parquet holds .* rows, but the commit records"):
+    with pytest.raises(StoreError, match=r"commits.parquet holds 2 rows, but the commit records 3"):
         syncer.sync([*THIRD, BAD])
     assert tree(syncer.root, "stops", "rejected", "commits") == before
 
@@ -479,7 +494,7 @@ def test_a_commit_whose_staged_files_were_deleted_is_refused(syncer: Syncer) -> 
 # Tables that are made again
 
 
-@pytest.mark.parametrize("damage", ["deleted", "cut", "garbage"])
+@pytest.mark.parametrize("damage", ["deleted", "cut"])
 @pytest.mark.parametrize("table", ["snapshot", "suppression_list", "stops_per_day"])
 @pytest.mark.parametrize("listed", [SECOND, THIRD], ids=["unchanged", "changed"])
 def test_a_table_that_is_missing_or_damaged_is_made_again(
@@ -490,7 +505,7 @@ def test_a_table_that_is_missing_or_damaged_is_made_again(
     if damage == "deleted":
         file.unlink()
     else:
-        file.write_bytes(file.read_bytes()[:-9] if damage == "cut" else b"PAR1 and no more")
+        file.write_bytes(file.read_bytes()[:-9])
     syncer.sync([*listed, BAD])
     undisturbed.sync([*listed, BAD])
     tables = ("stops", "rejected", "commits", "state", "suppression_list", "stops_per_day")
