@@ -133,7 +133,8 @@ def _fail_killed_runs(instance: dg.DagsterInstance) -> None:
     unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
     for run in instance.get_runs(unfinished):
         machine, _, process = run.tags.get(_PROCESS_TAG, "").rpartition(":")
-        if machine == socket.gethostname() and not _is_running(int(process)):
+        # The run of this very process has not begun: in a container that was restarted, its number is an old one's.
+        if machine == socket.gethostname() and (int(process) == os.getpid() or not _is_running(int(process))):
             instance.report_run_failed(run, "The process of this run was killed.")
 
 

@@ -293,8 +293,7 @@ def older_month(root: Path) -> None:
 def rows_of_a_later_commit(root: Path) -> None:
     """What a backup gives that copied the state before the months."""
     later = Syncer(Path(shutil.copytree(root, root.parent / "later")), start=datetime(2026, 1, 2, tzinfo=UTC))
-    listed = [Row(4, "+33639989999"), *rows(61)[4:], *rows(20, first_id=100, month="2024-02"), MALFORMED]
-    later.sync(listed)
+    later.sync([Row(4, "+33639989999"), *rows(61)[4:], *rows(20, first_id=100, month="2024-02"), MALFORMED])
     shutil.copyfile(later.root / JUNE, root / JUNE)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from stop_pipeline import read_stops, sync
 from stop_pipeline.definitions import build_definitions
+from stop_pipeline.results import Merged
 from stop_pipeline.settings import Settings
 from stop_pipeline.table.store import Store
 from stop_pipeline_tests.support.loopback import Exchange, Loopback, reply
@@ -137,7 +138,7 @@ def test_an_unexpected_error_in_one_account_does_not_stop_the_others_and_tells_n
     number = rows(5)[0].phone_number
     real = sync.merge
 
-    def merge(store: Store, account: str, *arguments: Any, **named: Any) -> sync.Merged:
+    def merge(store: Store, account: str, *arguments: Any, **named: Any) -> Merged:
         if account == "lyon":
             raise ZeroDivisionError(f"{number} of {KEYS[account]}")
         return real(store, account, *arguments, **named)

@@ -143,7 +143,7 @@ def test_wherever_json_is_cut_it_gives_what_it_gives_as_one(text: str, block_byt
 
 
 @pytest.mark.slow
-@settings(max_examples=3_000, deadline=None)
+@settings(max_examples=1_000, deadline=None)
 @given(text=JSON_TEXTS, **SIZES)
 def test_wherever_any_json_is_cut_it_gives_what_it_gives_as_one(text: str, block_bytes: int, end_bytes: int) -> None:
     check_blocks(text, "json", block_bytes, end_bytes)
@@ -269,7 +269,7 @@ def test_wherever_xml_is_cut_it_gives_what_it_gives_as_one(text: str, block_byte
 
 
 @pytest.mark.slow
-@settings(max_examples=3_000, deadline=None)
+@settings(max_examples=1_000, deadline=None)
 @given(text=XML_TEXTS, **SIZES)
 def test_wherever_any_xml_is_cut_it_gives_what_it_gives_as_one(text: str, block_bytes: int, end_bytes: int) -> None:
     check_blocks(text, "xml", block_bytes, end_bytes)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from stop_pipeline.errors import (
     ApiError,
     ClockError,
     KeyRefusedError,
+    StopPipelineError,
     StoreError,
     TransientApiError,
     UnexpectedRedirectError,
@@ -26,12 +28,21 @@ from stop_pipeline.errors import (
 )
 from stop_pipeline.smspartner.client import MAX_ENVELOPE_BYTES, StopListClient
 from stop_pipeline_tests.support.fetching import KEY, LIST, LONG_LIST, NOW, assert_keyless, client_for, fetch_error
-from stop_pipeline_tests.support.loopback import Exchange, Loopback, head, raw, reply, reply_json
+from stop_pipeline_tests.support.loopback import Exchange, Loopback, Script, head, raw, reply, reply_json
 
 
 @pytest.fixture
 def into(tmp_path: Path) -> Path:
     return tmp_path / "response"
+
+
+def assert_fails(script: Script, kind: type[StopPipelineError], sentence: str, into: Path, **settings: Any) -> None:
+    """The fetch ends with an error of exactly this kind that says this, without a second try."""
+    with Loopback(script) as server:
+        error = fetch_error(server.base_url, into, **settings)
+    assert type(error) is kind
+    assert sentence in str(error)
+    assert len(server.requests) == 1
 
 
 # What is asked
@@ -55,12 +66,16 @@ def test_white_space_around_the_key_is_not_sent(key: str, into: Path) -> None:
     assert client.secrets == ("s3cret", "s•cret")
 
 
+def use_proxy(monkeypatch: pytest.MonkeyPatch, scheme: str, port: int) -> None:
+    for variable in ("no_proxy", f"{scheme}_proxy"):
+        monkeypatch.delenv(variable.upper(), raising=False)
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(f"{scheme}_proxy", f"http://127.0.0.1:{port}")
+
+
 def test_a_loopback_address_is_never_asked_through_a_proxy(into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Loopback(reply(200, LIST)) as server, Loopback(reply(502)) as proxy:
-        monkeypatch.delenv("NO_PROXY", raising=False)
-        monkeypatch.delenv("no_proxy", raising=False)
-        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
-        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
+        use_proxy(monkeypatch, "http", proxy.port)
         client_for(server.base_url).fetch(into)
     assert proxy.requests == []
 
@@ -69,10 +84,7 @@ def test_https_goes_through_the_proxy_of_the_environment_which_never_sees_the_ke
     into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Loopback(reply(407)) as proxy:
-        monkeypatch.delenv("NO_PROXY", raising=False)
-        monkeypatch.delenv("no_proxy", raising=False)
-        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
-        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
+        use_proxy(monkeypatch, "https", proxy.port)
         error = fetch_error("https://api.smspartner.invalid/v1", into, retries=0)
     [request] = proxy.requests
     assert (request.method, request.target) == ("CONNECT", "api.smspartner.invalid:443")
@@ -189,15 +201,11 @@ def test_a_refused_key_is_told_by_the_body_under_whatever_status_and_format(
 @pytest.mark.parametrize("status", [200, 401])
 def test_a_refused_key_is_told_in_whatever_encoding(status: int, encoding: str, into: Path) -> None:
     body = '{"success": false, "code": 10, "message": "Clé API incorrecte"}'.encode(encoding)
-    with Loopback(reply(status, body)) as server:
-        error = fetch_error(server.base_url, into)
-    assert type(error) is KeyRefusedError
-    assert "code 10" in str(error)
+    assert_fails(reply(status, body), KeyRefusedError, "code 10", into)
 
 
 def test_a_documented_error_code_is_a_refusal_even_where_success_is_claimed(into: Path) -> None:
-    with Loopback(reply_json({"success": True, "code": 96, "message": "IP"})) as server:
-        assert type(fetch_error(server.base_url, into)) is AccessRefusedError
+    assert_fails(reply_json({"success": True, "code": 96}), AccessRefusedError, "code 96", into)
 
 
 def test_a_large_response_is_left_to_the_parser_even_if_it_says_that_it_failed(into: Path) -> None:
@@ -213,42 +221,36 @@ def test_a_large_response_is_left_to_the_parser_even_if_it_says_that_it_failed(i
 def test_an_error_without_the_documented_body_is_judged_by_its_status_and_quoted(
     status: int, kind: type[ApiError], into: Path
 ) -> None:
-    with Loopback(reply(status, b"<h1>Not\n for you, +33612345678</h1>")) as server:
-        error = fetch_error(server.base_url, into)
-    assert type(error) is kind
-    assert f"HTTP {status}, “<h•>Not for you, +•••••••••••</h•>”" in str(error)
-    assert len(server.requests) == 1, "a permanent error must not be retried"
+    told = f"HTTP {status}, “<h•>Not for you, +•••••••••••</h•>”"
+    assert_fails(reply(status, b"<h1>Not\n for you, +33612345678</h1>"), kind, told, into)
 
 
 def test_an_error_body_is_judged_even_if_it_is_cut(into: Path) -> None:
     body = b'{"success": false, "code": 20, "message": "off"}'
-    with Loopback(reply(403, body, {"Content-Length": "1000"})) as server:
-        assert "code 20, “off”" in str(fetch_error(server.base_url, into))
+    assert_fails(reply(403, body, {"Content-Length": "1000"}), AccessRefusedError, "code 20, “off”", into)
+
+
+def endless(headers: bytes, piece: bytes) -> Script:
+    def script(exchange: Exchange) -> None:
+        exchange.write(headers)
+        while not exchange.closing.is_set():
+            exchange.write(piece)
+
+    return script
 
 
 def test_no_more_than_64_kib_of_an_error_body_are_read(into: Path) -> None:
-    def endless(exchange: Exchange) -> None:
-        exchange.write(head(403))
-        while not exchange.closing.is_set():
-            exchange.write(b"x" * 65_536)
-
-    with Loopback(endless) as server:
-        assert type(fetch_error(server.base_url, into)) is AccessRefusedError
+    assert_fails(endless(head(403), b"x" * 65_536), AccessRefusedError, "HTTP 403", into)
 
 
 @pytest.mark.parametrize("status", [201, 204, 206])
 def test_another_success_than_200_is_no_list(status: int, into: Path) -> None:
-    with Loopback(raw(head(status), b"" if status == 204 else LIST)) as server:
-        error = fetch_error(server.base_url, into)
-    assert type(error) is UnreadableResponseError
-    assert f"HTTP {status}" in str(error)
+    script = raw(head(status), b"" if status == 204 else LIST)
+    assert_fails(script, UnreadableResponseError, f"HTTP {status}", into)
 
 
 def test_an_empty_response_is_no_empty_list(into: Path) -> None:
-    with Loopback(reply(200, b"")) as server:
-        error = fetch_error(server.base_url, into)
-    assert type(error) is UnreadableResponseError
-    assert "empty" in str(error)
+    assert_fails(reply(200, b""), UnreadableResponseError, "is empty, not even an empty list", into)
 
 
 # Redirects
@@ -277,71 +279,46 @@ def test_a_redirect_is_not_followed_and_only_its_host_is_named(
 
 
 def test_the_body_of_a_redirect_is_not_read(into: Path) -> None:
-    def endless(exchange: Exchange) -> None:
-        exchange.write(head(302, {"Location": "/login"}))
-        while not exchange.closing.is_set():
-            exchange.write(b"x" * 65_536)
-
-    with Loopback(endless) as server:
-        assert type(fetch_error(server.base_url, into)) is UnexpectedRedirectError
+    script = endless(head(302, {"Location": "/login"}), b"x" * 65_536)
+    assert_fails(script, UnexpectedRedirectError, "redirect", into)
 
 
 # Cut, broken and oversized bodies
 
 
-def test_a_body_shorter_than_its_content_length_is_cut(into: Path) -> None:
-    with Loopback(reply(200, LIST, {"Content-Length": "1000"})) as server:
-        error = fetch_error(server.base_url, into)
-    assert type(error) is UnreadableResponseError
-    assert f"is truncated, {len(LIST)} of 1000 bytes arrived" in str(error)
-    assert len(server.requests) == 1
-
-
-def test_a_compressed_body_shorter_than_its_content_length_is_cut(into: Path) -> None:
-    body = gzip.compress(LONG_LIST)
-    headers = {"Content-Encoding": "gzip", "Content-Length": str(len(body) + 1)}
-    with Loopback(reply(200, body, headers)) as server:
-        error = fetch_error(server.base_url, into)
-    assert type(error) is UnreadableResponseError
-    assert f"is truncated, {len(body)} of {len(body) + 1} bytes arrived" in str(error)
+@pytest.mark.parametrize("headers", [{}, {"Content-Encoding": "gzip"}], ids=["plain", "compressed"])
+def test_a_body_shorter_than_its_content_length_is_cut(headers: dict[str, str], into: Path) -> None:
+    body = gzip.compress(LONG_LIST) if headers else LIST
+    script = reply(200, body, headers | {"Content-Length": str(len(body) + 1)})
+    told = f"is truncated, {len(body)} of {len(body) + 1} bytes arrived"
+    assert_fails(script, UnreadableResponseError, told, into)
 
 
 @pytest.mark.parametrize("chunks", [b"5\r\n{....", b"5\r\n{....\r\n", b"5\r\n{....\r\nzz\r\n", b"-5\r\n{....\r\n", b""])
 def test_a_chunked_body_that_does_not_end_in_order_is_cut(chunks: bytes, into: Path) -> None:
-    with Loopback(raw(head(200, {"Transfer-Encoding": "chunked"}), chunks)) as server:
-        error = fetch_error(server.base_url, into)
-    assert type(error) is UnreadableResponseError
-    assert "is truncated" in str(error)
+    script = raw(head(200, {"Transfer-Encoding": "chunked"}), chunks)
+    assert_fails(script, UnreadableResponseError, "is truncated", into)
 
 
-def test_a_connection_broken_in_the_body_may_work_later_but_is_not_retried(into: Path) -> None:
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (Exchange.reset, "(connection reset by peer)"),
+        (Exchange.hang, "broke after 1 bytes (it did not respond in time)"),
+    ],
+)
+def test_a_connection_that_breaks_in_the_body_may_work_later_but_is_not_retried(
+    end: Script, told: str, into: Path
+) -> None:
     def script(exchange: Exchange) -> None:
         exchange.write(head(200, {"Content-Length": "1000"}) + b"{")
-        exchange.reset()
+        end(exchange)
 
-    with Loopback(script) as server:
-        error = fetch_error(server.base_url, into)
-    assert type(error) is TransientApiError
-    assert "(connection reset by peer)" in str(error)
-    assert len(server.requests) == 1
-
-
-def test_a_body_that_falls_silent_may_work_later(into: Path) -> None:
-    def script(exchange: Exchange) -> None:
-        exchange.write(head(200, {"Content-Length": "1000"}) + b"{")
-        exchange.hang()
-
-    with Loopback(script) as server:
-        error = fetch_error(server.base_url, into, timeout_seconds=(1, 0.1))
-    assert type(error) is TransientApiError
-    assert "broke after 1 bytes (it did not respond in time)" in str(error)
+    assert_fails(script, TransientApiError, told, into, timeout_seconds=(1, 0.1))
 
 
 def test_a_body_that_is_not_compressed_as_it_says_is_unreadable(into: Path) -> None:
-    with Loopback(reply(200, LIST, {"Content-Encoding": "gzip"})) as server:
-        error = fetch_error(server.base_url, into)
-    assert type(error) is UnreadableResponseError
-    assert "compressed" in str(error)
+    assert_fails(reply(200, LIST, {"Content-Encoding": "gzip"}), UnreadableResponseError, "not compressed", into)
 
 
 def test_a_body_of_exactly_the_largest_size_is_accepted(into: Path) -> None:
@@ -376,13 +353,8 @@ def traced_memory() -> Iterator[list[int]]:
 
 
 def test_an_endless_body_ends_at_the_largest_size(into: Path) -> None:
-    def endless(exchange: Exchange) -> None:
-        exchange.write(head(200, {"Transfer-Encoding": "chunked"}))
-        while not exchange.closing.is_set():
-            exchange.write(b"10000\r\n" + b"x" * 65_536 + b"\r\n")
-
-    with Loopback(endless) as server:
-        assert "larger than 1000000 bytes" in str(fetch_error(server.base_url, into, max_bytes=1_000_000))
+    script = endless(head(200, {"Transfer-Encoding": "chunked"}), b"10000\r\n" + b"x" * 65_536 + b"\r\n")
+    assert_fails(script, UnreadableResponseError, "larger than 1000000 bytes", into, max_bytes=1_000_000)
 
 
 # The clock

@@ -348,10 +348,10 @@ def test_a_long_list_comes_whole_with_its_length() -> None:
 
 
 def test_clients_at_the_same_time_get_complete_responses_and_move_the_list_once_each() -> None:
-    with serve(rows=10_000, seed=4) as sandbox, ThreadPoolExecutor(4) as clients:
+    with serve(rows=2_000, seed=4) as sandbox, ThreadPoolExecutor(4) as clients:
         documents = [document.json() for document in clients.map(lambda _: get(sandbox, apiKey=API_KEY), range(12))]
     assert all(document["nbData"] == len(document["data"]) for document in documents)
-    alone = StopList(10_000, seed=4, until=today())
+    alone = StopList(2_000, seed=4, until=today())
     assert sorted(document["nbData"] for document in documents) == sorted(
         json.loads(body(alone, day=today()))["nbData"] for _ in range(12)
     )

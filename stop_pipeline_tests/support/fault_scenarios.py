@@ -174,9 +174,6 @@ def scenarios() -> tuple[Scenario, ...]:
     removal = response_body([*listed[2:9], *listed[10:], _bad(2)])
     only_a_few = response_body([*listed[:9], *late, _bad(2)])
     with_spellings = response_body([*listed, Row(501, "33639980051", "2025-02-10 08:00:00"), _bad(1)])
-    migrated = [Row(1000 + i, f"+336399810{i:02}", f"2025-0{1 + i % 4}-10 10:00:{i:02}") for i in range(50)]
-    back = response_body([*migrated[2:], Row(502, "+33 (0)6 39 98 00 52", "2025-02-10 08:00:01"), _bad(2)])
-    still_away = response_body([*migrated[:19], *late, _bad(4)])
     growing = tuple(response_body([_bad(1), *listed, *appended[:count]]) for count in (0, 2, 4))
     before_base = response_body([*listed[:-1], _bad(4)])
     return (
@@ -205,7 +202,6 @@ def scenarios() -> tuple[Scenario, ...]:
         Scenario("an upgrade", with_spellings, another, version_1="several_months"),
         Scenario("an upgrade after a killed sync", change, another, version_1="killed_halfway"),
         Scenario("an upgrade after a killed first sync", with_spellings, another, version_1="first_sync_killed"),
-        Scenario("an upgrade while removals are withheld", back, still_away, version_1="withheld"),
     )
 
 
@@ -270,8 +266,10 @@ def prepare(scenario: Scenario, folder: Path) -> Expected:
     trees: dict[tuple[bool, str], list[Tree]] = {(run, name): [] for run in (False, True) for name in next_responses}
     for run, start in (*starts, (True, ran)):
         for name, body in next_responses.items():
-            # A snapshot that was lost is made whole, where one that stayed may hold appended rows only.
-            trees[run, name] += [_after_next_sync(start, folder, body, without_snapshot=lost) for lost in (False, True)]
+            trees[run, name].append(_after_next_sync(start, folder, body))
+            info = Store(start).snapshot_info(ACCOUNT)
+            if info and info.builds_on:  # a snapshot of appended rows; one that was lost is made again of all rows
+                trees[run, name].append(_after_next_sync(start, folder, body, without_snapshot=True))
     return Expected(
         built,
         before=tuple(before),
@@ -290,10 +288,10 @@ def _response_before(base: Path) -> bytes | None:
     return bodies[sha256] if sha256 else None
 
 
-def _after_next_sync(start: Path, folder: Path, body: bytes, *, without_snapshot: bool) -> Tree:
+def _after_next_sync(start: Path, folder: Path, body: bytes, *, without_snapshot: bool = False) -> Tree:
     root = _copy(start, folder)
     if without_snapshot:
-        shutil.rmtree(root / "snapshot", ignore_errors=True)
+        shutil.rmtree(root / "snapshot")
     whole_sync(root, body, NEXT_AT)
     result = _result(root)
     shutil.rmtree(root.parent)
@@ -309,8 +307,13 @@ def end_a_sync(scenario: Scenario, expected: Expected, plan: Plan) -> Left:
     ended = sync_in_a_process(root, scenario.killed, KILLED_AT, plan)
     if ended.calls:
         ended = dataclasses.replace(ended, calls=ended.calls[plan.number : plan.number + 1])
-    complete = ended.error_type is None and not ended.killed and has_run(root) and view(root) == expected.after
+    complete = ended.error_type is None and not ended.killed and is_complete(expected, root)
     return Left(plan, ended, root, digest(root), complete)
+
+
+def is_complete(expected: Expected, root: Path) -> bool:
+    """Whether readers see all that the sync should have brought."""
+    return has_run(root) and view(root) == expected.after
 
 
 def judge(scenario: Scenario, expected: Expected, root: Path, nexts: int) -> list[str]:
@@ -321,7 +324,10 @@ def judge(scenario: Scenario, expected: Expected, root: Path, nexts: int) -> lis
     problems = _torn(root)
     if problems:
         return problems
-    problems = [*_judge_view(expected, root), *_judge_folder(expected, root)]
+    try:
+        problems = [*_judge_view(expected, root), *_judge_folder(expected, root)]
+    except (StopPipelineError, ValueError) as error:
+        return [f"what was left cannot be read: {error}"]
     for name, body in list(expected.next_responses.items())[:nexts]:
         problems += _judge_next(expected, root, name, body)
     shutil.rmtree(root.parent)
