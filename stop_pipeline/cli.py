@@ -305,6 +305,7 @@ def _sync(settings: Settings, accounts: tuple[str, ...], accept_removals: int | 
     gc.set_threshold(_OBJECTS_PER_COLLECTION)
     atexit.register(gc.freeze)
     from stop_pipeline.cli_output import sync_line
+    from stop_pipeline.definitions import build_definitions
     from stop_pipeline.local_dagster import run_syncs
     from stop_pipeline.progress import progress_shown
 
@@ -312,7 +313,7 @@ def _sync(settings: Settings, accounts: tuple[str, ...], accept_removals: int | 
     code = 0
     for together in [accounts] if len(accounts) == 1 else settings.accounts_by_run():
         with progress_shown():
-            reports = run_syncs(settings, together, accept_removals=accept_removals)
+            reports = run_syncs(build_definitions(settings), settings, together, accept_removals=accept_removals)
         for report in reports:
             for name, advice in report.failed_checks:
                 click.echo(f"Warning: {report.account}: check {name} failed. {advice}", err=True)

@@ -18,7 +18,6 @@ import dagster as dg
 
 from stop_pipeline import errors
 from stop_pipeline.dagster_home import open_instance, unwritable, use_home
-from stop_pipeline.definitions import build_definitions
 from stop_pipeline.defs.schedules import SYNC_JOB, partition_tags
 from stop_pipeline.errors import StoreError
 from stop_pipeline.process_group import process_group
@@ -48,10 +47,13 @@ class SyncReport:
     failed_checks: list[tuple[str, str]] = field(default_factory=list)
 
 
-def run_syncs(settings: Settings, accounts: Sequence[str], *, accept_removals: int | None) -> list[SyncReport]:
+def run_syncs(
+    definitions: dg.Definitions, settings: Settings, accounts: Sequence[str], *, accept_removals: int | None
+) -> list[SyncReport]:
     """Run the job once for some accounts, in this process; Dagster's UI shows the run as any other.
 
     Args:
+        definitions: What Dagster loads by these settings.
         settings: The settings.
         accounts: One of the settings' accounts, or neighbours among them.
         accept_removals: The largest number of removals that a person accepts; of one account only.
@@ -66,7 +68,7 @@ def run_syncs(settings: Settings, accounts: Sequence[str], *, accept_removals: i
     config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     if accept_removals is not None:
         config["ops"] = {"stops": {"config": {"accept_removals": accept_removals}}}
-    job = build_definitions(settings).resolve_job_def(SYNC_JOB.name)
+    job = definitions.resolve_job_def(SYNC_JOB.name)
     several = len(settings.accounts) > 1
     with open_instance(use_home(settings)) as instance:
         _fail_killed_runs(instance)

@@ -22,7 +22,7 @@ from stop_pipeline import sync
 from stop_pipeline.errors import ApiError, ForeignListError, StoreError, UnreadableResponseError
 from stop_pipeline.settings import Format
 from stop_pipeline.smspartner.client import Response
-from stop_pipeline.table.files import writing
+from stop_pipeline.table.refusals import writing
 from stop_pipeline.table.removals import RemovalPolicy
 from stop_pipeline.table.state import RawFile
 from stop_pipeline.table.store import Store

@@ -11,8 +11,6 @@ from functools import cached_property
 import pandas as pd
 import pyarrow as pa
 
-from stop_pipeline.errors import StoreError
-
 SCHEMA_VERSION = 2
 """Version of everything under the data root; a change that older code could not read raises it."""
 
@@ -87,7 +85,7 @@ def to_arrow(frame: pd.DataFrame, schema: TableSchema) -> pa.Table:
         schema: What the table must be.
 
     Raises:
-        StoreError: a column is missing, has another type, or holds a null where none is allowed.
+        TypeError: a column is missing, has another type, or holds a null where none is allowed.
     """
     refused = [
         column.name
@@ -97,7 +95,7 @@ def to_arrow(frame: pd.DataFrame, schema: TableSchema) -> pa.Table:
         or (not column.nullable and frame[column.name].hasnans)
     ]
     if refused:
-        raise StoreError(f"The table {schema.name} does not have the columns that it declares: {', '.join(refused)}.")
+        raise TypeError(f"The table {schema.name} does not have the columns that it declares: {', '.join(refused)}.")
     return pa.Table.from_pandas(frame[list(schema.names)], schema.arrow, preserve_index=False).replace_schema_metadata()
 
 

@@ -7,8 +7,8 @@ from stop_pipeline.errors import StoreError
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.smspartner.document import ListDocument, appended_span, open_list, text_sha256
 from stop_pipeline.smspartner.response import Snapshot, parse, parse_span, shown_fields
-from stop_pipeline.table.files import reading_temporary
 from stop_pipeline.table.periods import fingerprint, split_by_month
+from stop_pipeline.table.refusals import reading_temporary
 from stop_pipeline.table.state import KeptResponse, ListText, SnapshotInfo, State
 from stop_pipeline.table.store import Store
 

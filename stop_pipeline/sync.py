@@ -26,10 +26,10 @@ from stop_pipeline.smspartner.timestamps import local_to_utc
 from stop_pipeline.snapshot import is_current, make_snapshot, merged_as_of, newest_snapshot
 from stop_pipeline.table import derive
 from stop_pipeline.table.accounts import register
-from stop_pipeline.table.files import reading_temporary
 from stop_pipeline.table.merge_snapshot import merge_snapshot
 from stop_pipeline.table.periods import open_rows
 from stop_pipeline.table.reading import with_numbers_reread
+from stop_pipeline.table.refusals import reading_temporary
 from stop_pipeline.table.removals import RemovalPolicy
 from stop_pipeline.table.state import Counts, DerivedInfo, SnapshotInfo, State
 from stop_pipeline.table.store import Store

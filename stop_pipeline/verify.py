@@ -25,8 +25,8 @@ from stop_pipeline.smspartner.response import Snapshot, parse
 from stop_pipeline.table import derive, periods
 from stop_pipeline.table.accounts import account_record
 from stop_pipeline.table.current_list import CLOCK_TOLERANCE
-from stop_pipeline.table.files import reading
 from stop_pipeline.table.parquet import as_declared, note_of
+from stop_pipeline.table.refusals import reading
 from stop_pipeline.table.state import DerivedInfo, KeptResponse, MonthInfo, SnapshotInfo, State
 from stop_pipeline.table.store import SNAPSHOT_FILE, Store, month_file, table_file
 

@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 
 from stop_pipeline.errors import ConfigurationError, StoreError
 from stop_pipeline.storage_uri import checked_uri
-from stop_pipeline.table.files import WORK_FOLDER, Content, Files, writing
+from stop_pipeline.table.files import WORK_FOLDER, Content, Files
+from stop_pipeline.table.refusals import writing
 
 try:
     import obstore

@@ -29,7 +29,7 @@ def encode(
         row_groups: How many rows each row group has; by default, as many as are usual.
 
     Raises:
-        StoreError: the rows do not have the columns that the schema declares.
+        TypeError: the rows do not have the columns that the schema declares.
     """
     # In one chunk, so that how a table came about does not show in the bytes of its file.
     table = to_arrow(rows, schema).combine_chunks()

@@ -27,8 +27,8 @@ from stop_pipeline.schema import (
 )
 from stop_pipeline.settings import DEFAULT_DATA_ROOT
 from stop_pipeline.table.derive import suppression_list
-from stop_pipeline.table.files import reading
 from stop_pipeline.table.periods import as_committed, known_at, open_rows
+from stop_pipeline.table.refusals import reading
 from stop_pipeline.table.state import State
 from stop_pipeline.table.store import Store, month_file
 from stop_pipeline.times import parse_moment

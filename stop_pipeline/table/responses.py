@@ -17,8 +17,9 @@ from typing import Any
 import pyarrow as pa
 
 from stop_pipeline.errors import StoreError
-from stop_pipeline.table.files import Files, reading, writing
+from stop_pipeline.table.files import Files
 from stop_pipeline.table.parquet import as_json
+from stop_pipeline.table.refusals import reading, writing
 from stop_pipeline.table.state import TIME_FORMAT, KeptResponse, RawFile, parse_time
 
 _FRAME_BYTES = 16_000_000

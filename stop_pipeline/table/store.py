@@ -42,9 +42,10 @@ from stop_pipeline.schema import (
     to_pandas,
 )
 from stop_pipeline.table.bucket import BucketFiles
-from stop_pipeline.table.files import Files, LocalFiles, reading
+from stop_pipeline.table.files import Files, LocalFiles
 from stop_pipeline.table.parquet import as_declared, decode, encode, note_of
 from stop_pipeline.table.periods import month_info, split_by_month, with_commit
+from stop_pipeline.table.refusals import reading
 from stop_pipeline.table.responses import Responses, read_document, write_document
 from stop_pipeline.table.state import DerivedInfo, MonthInfo, SnapshotInfo, State
 from stop_pipeline.table.version_1 import state_of_version_1

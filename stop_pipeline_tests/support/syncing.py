@@ -75,9 +75,7 @@ class CannedClient:
 class Syncer:
     """Syncs one account of one data root, an hour apart."""
 
-    def __init__(
-        self, root: str | Path, account: str = "main", start: datetime = START, timezone: str = PARIS
-    ) -> None:
+    def __init__(self, root: str | Path, account: str = "main", start: datetime = START, timezone: str = PARIS) -> None:
         self.store = Store(root)
         self.root = Path(root)  # of use for a folder only
         self.account = account

@@ -1,25 +1,19 @@
 """What is known about one number is what the list's history says, and names the very responses that show it."""
 
-import hashlib
-import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline import lookup, read_suppression_list
+from stop_pipeline import lookup
 from stop_pipeline.errors import OutdatedListError
-from stop_pipeline.table.accounts import register, retire
-from stop_pipeline.table.lookup import AccountLookup, Lookup, OptOut
-from stop_pipeline_tests.support import version_1
+from stop_pipeline.table.lookup import OptOut
 from stop_pipeline_tests.support.histories import HISTORIES, NUMBERS, SPELLINGS, History, Step, spelled, synced
-from stop_pipeline_tests.support.syncing import IN_MEMORY, START, Row, Syncer, response_body, rows
+from stop_pipeline_tests.support.syncing import IN_MEMORY
 
 ANY_AGE = timedelta.max
 HOUR = timedelta(hours=1)

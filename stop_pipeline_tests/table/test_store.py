@@ -297,6 +297,6 @@ def test_accounts_are_seen_wherever_they_have_anything(syncer: Syncer) -> None:
 
 def test_a_derived_table_that_breaks_its_schema_cannot_be_written(syncer: Syncer) -> None:
     nameless = schema.SUPPRESSION_LIST.empty.reindex([0]).astype({"stop_count": "Int64"})
-    with syncer.store.locked("main"), pytest.raises(StoreError, match="suppression_list does not have the columns"):
+    with syncer.store.locked("main"), pytest.raises(TypeError, match="suppression_list does not have the columns"):
         syncer.store.write_derived(schema.SUPPRESSION_LIST, "main", nameless, DerivedInfo("commit", rows=1))
     assert not (syncer.root / "suppression_list").exists()
