@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stop_pipeline import schema
-from stop_pipeline_tests.commands import run_command
+from stop_pipeline_tests.support.commands import run_command
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -71,7 +71,7 @@ def test_every_way_to_read_gives_the_same_rows(demo: Path) -> None:
             "expected = sorted(read_stops('demo/data')['id'])",
             "assert len(expected) > 1000",
             snippets["dataset"],
-            "recent = read_stops('demo/data', filters=[('created_month', '>=', '2026-06')])",
+            "recent = read_stops('demo/data', filters=[('created_month', '>=', '2025-06')])",
             "assert sorted(standing['id']) == sorted(recent['id']) != []",
             snippets["duckdb"],
             "rows = duckdb.sql('SELECT id FROM dataset WHERE removed_at IS NULL').fetchall()",

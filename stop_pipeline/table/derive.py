@@ -108,7 +108,7 @@ def _blocking_nobody(numbers: pd.Series, found: pd.Series) -> int:
 
     Digits that are no number anywhere still block whoever is written with the same digits.
     """
-    blocking = is_e164(numbers) | compact_spellings(numbers).str.fullmatch(_DIGITS)
+    blocking = compact_spellings(numbers).str.fullmatch(_DIGITS)
     return int((~blocking & (found.str.len() == 0)).sum())
 
 

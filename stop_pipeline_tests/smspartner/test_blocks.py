@@ -264,6 +264,11 @@ XML_TEXTS = st.builds(
     block_bytes=200,
     end_bytes=65_536,
 )
+@example(
+    text=XML_AROUND[1].replace("%s", "\n".join([XML_PLAIN, "</entry><entry>", XML_PLAIN, XML_PLAIN, XML_PLAIN])),
+    block_bytes=400,
+    end_bytes=65_536,
+)
 def test_wherever_xml_is_cut_it_gives_what_it_gives_as_one(text: str, block_bytes: int, end_bytes: int) -> None:
     check_blocks(text, "xml", block_bytes, end_bytes)
 

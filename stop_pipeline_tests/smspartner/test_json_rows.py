@@ -95,6 +95,7 @@ HARMFUL = {
     "a null row between": f"{plain()},null,{plain()}",
     "no comma": plain() + plain(),
     "other white space around a comma": f"{plain()} ,\t{plain()},\r {plain()}",
+    "a newline in place of a comma": f"{plain()}\n{plain()}",
     "a space in place of a comma": f"{plain()} {plain()}",
     "a comma too many": f"{plain()},,{plain()}",
     "a comma at the end": f"{plain()},",
