@@ -29,7 +29,9 @@ from stop_pipeline_tests.support import version_1
 from stop_pipeline_tests.support.faults import ACCOUNT, Call, Ended, Plan, sync_in_a_process, whole_sync
 from stop_pipeline_tests.support.syncing import PARIS, Row, response_body, rows, tree
 
-OTHER_LEFTOVER = f"{WORK_FOLDER}/account=other/leftover"
+OTHER_LEFTOVERS = (f"{WORK_FOLDER}/account=other/leftover", f"{WORK_FOLDER}/staged/account=other/leftover")
+"""Temporary and staged files of another account, which may be syncing at the same time."""
+
 PARQUET_TABLES = ("stops", "rejected", "commits", "snapshot", "suppression_list", "stops_per_day")
 STATE_FILE = f"state/account={ACCOUNT}.json"
 
@@ -218,9 +220,9 @@ def build(scenario: Scenario, folder: Path) -> Built:
         base.mkdir(mode=0o700)
     for number, body in enumerate(scenario.before):
         whole_sync(base, body, KILLED_AT.replace(hour=1 + number), scenario.timezone_before)
-    leftover = base / OTHER_LEFTOVER
-    leftover.parent.mkdir(parents=True)
-    leftover.write_bytes(b"of another account")
+    for leftover in OTHER_LEFTOVERS:
+        (base / leftover).parent.mkdir(parents=True)
+        (base / leftover).write_bytes(b"of another account")
     undisturbed, made_before = base, []
     if scenario.interrupted:
         made_before = [view(base)]
@@ -321,7 +323,7 @@ def judge(scenario: Scenario, expected: Expected, root: Path, nexts: int) -> lis
 
     The next one is tried with the first `nexts` of the scenario's next responses. The data root is removed.
     """
-    problems = _torn(root)
+    problems = torn(root)
     if problems:
         return problems
     try:
@@ -334,11 +336,11 @@ def judge(scenario: Scenario, expected: Expected, root: Path, nexts: int) -> lis
     return problems
 
 
-def has_run(root: Path) -> bool:
+def has_run(root: Path, at: datetime = KILLED_AT) -> bool:
     """Whether the sync that was ended had committed, or found the list unchanged."""
     file = root / STATE_FILE
     state = json.loads(file.read_bytes()) if file.exists() else {"applied_at": None, "verified_at": None}
-    return KILLED_AT.isoformat() in (state["applied_at"], state["verified_at"])
+    return at.isoformat() in (state["applied_at"], state["verified_at"])
 
 
 def _judge_view(expected: Expected, root: Path) -> list[str]:
@@ -381,13 +383,13 @@ def _judge_next(expected: Expected, left: Path, name: str, body: bytes) -> list[
         whole_sync(root, body, NEXT_AT)
     except StopPipelineError as error:
         return [f"{which} fails: {error}"]
-    problems = _torn(root)
+    problems = torn(root)
     result, wanted = _result(root), expected.trees[committed, name]
     if result not in wanted:
         differing = sorted(file for file in result.keys() | wanted[0].keys() if result.get(file) != wanted[0].get(file))
         problems.append(f"{which} ends with other files: {differing}")
     # A kept response is evidence, also if its sync was killed: raw/ may hold one more than if it had never run, so it
-    # is not compared byte for byte. It must name the newest response, and hold no torn file (`_torn`).
+    # is not compared byte for byte. It must name the newest response, and hold no torn file (`torn`).
     latest = json.loads((root / f"raw/account={ACCOUNT}/latest.json").read_bytes())
     if (latest["fetched_at"], latest["sha256"]) != (NEXT_AT.isoformat(), hashlib.sha256(body).hexdigest()):
         problems.append(f"latest.json is not of the newest response after {which}")
@@ -397,7 +399,7 @@ def _judge_next(expected: Expected, left: Path, name: str, body: bytes) -> list[
     for folder in (work / f"account={ACCOUNT}", work / "staged" / f"account={ACCOUNT}"):
         if any(path.is_file() for path in folder.rglob("*")):
             problems.append(f"temporary files are left after {which}")
-    if (root / OTHER_LEFTOVER).read_bytes() != b"of another account":
+    if any((root / leftover).read_bytes() != b"of another account" for leftover in OTHER_LEFTOVERS):
         problems.append("another account's temporary files were touched")
     shutil.rmtree(root.parent)
     return problems
@@ -480,7 +482,7 @@ def _periods(root: Path) -> dict[tuple[Any, ...], Any]:
     return dict(zip(keys, ends, strict=True))
 
 
-def _torn(root: Path) -> list[str]:
+def torn(root: Path) -> list[str]:
     """Files that are not finished, or not where they belong."""
     problems = []
     for table in PARQUET_TABLES:

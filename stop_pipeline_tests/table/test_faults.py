@@ -32,6 +32,7 @@ from stop_pipeline_tests.support.fault_scenarios import (
 )
 from stop_pipeline_tests.support.faults import Call, How, Plan, sync_in_a_process
 from stop_pipeline_tests.support.power_cuts import power_cuts, write_tree
+from stop_pipeline_tests.support.random_kills import kill_again_and_again
 from stop_pipeline_tests.support.syncing import IN_MEMORY
 
 ALL = {scenario.name: scenario for scenario in scenarios()}
@@ -138,6 +139,16 @@ def test_a_killed_sync_is_made_good_whatever_the_next_response_is(
 ) -> None:
     expected = expectation(pool, ALL[name], roots)
     assert_kills_lose_nothing(pool, ALL[name], expected, kill_plans(expected.built.calls), figures, nexts=3)
+
+
+@pytest.mark.parametrize("seeds", [range(2), pytest.param(range(2, 22), marks=pytest.mark.slow)], ids=["2", "20"])
+def test_syncs_killed_one_after_the_other_read_as_if_each_had_run_or_not(
+    pool: ProcessPoolExecutor, roots: Path, figures: Figures, seeds: range
+) -> None:
+    folders = [roots / str(seed) for seed in seeds]
+    problems = [problem for found in pool.map(kill_again_and_again, seeds, folders) for problem in found]
+    figures.add("syncs killed at random calls, eight in a row", tried=8 * len(seeds), lost=len(problems))
+    assert problems == []
 
 
 def assert_kills_lose_nothing(
