@@ -265,7 +265,7 @@ XML_TEXTS = st.builds(
     end_bytes=65_536,
 )
 @example(
-    text=XML_AROUND[1].replace("%s", "\n".join([XML_PLAIN, "</entry><entry>", XML_PLAIN, XML_PLAIN, XML_PLAIN])),
+    text=XML_AROUND[1].replace("%s", f"{XML_PLAIN}\n</entry><entry>\n{XML_PLAIN}\n{XML_PLAIN}\n{XML_PLAIN}"),
     block_bytes=400,
     end_bytes=65_536,
 )

@@ -728,7 +728,8 @@ def test_the_command_tells_in_one_sentence_that_a_bucket_cannot_be_used_and_exit
             assert (done.returncode, len(said)) == (1, 1), f"{name}: {done.stderr}"
             assert wrong.says in said[0], name
             assert not leaked(wrong, done.stdout + done.stderr), name
-    assert committed(server, prefix) == {}
+    # That the account belongs to the data root is recorded before its first sync, which may fail.
+    assert committed(server, prefix).keys() <= {"accounts/account=main.json"}
 
 
 # The commands
