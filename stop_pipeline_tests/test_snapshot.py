@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,15 +100,34 @@ def body_of(response_format: Format, listed: Sequence[Any], nb_data: int | None 
     return f"<result>{entries}<entry>\n{''.join(map(xml_text, listed))}\n</entry></result>".encode()
 
 
+@cache
+def files_after_all(response_format: Format) -> dict[str, bytes]:
+    """The files of a data root into which `ALL` was merged."""
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
+        syncer = Syncer(folder)
+        merge(syncer, body_of(response_format, ALL), response_format)
+        return tree(syncer.root)
+
+
+def syncer_after_all(root: Path, response_format: Format = "json") -> Syncer:
+    """Syncs into a copy of such a data root."""
+    for name, data in files_after_all(response_format).items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    syncer = Syncer(root)
+    syncer.now += timedelta(hours=1)
+    return syncer
+
+
 # Only what is new is parsed
 
 
 @pytest.mark.parametrize("response_format", ["json", "xml"])
 @pytest.mark.parametrize("newest_first", [False, True], ids=["new rows last", "new rows first"])
 def test_only_appended_rows_are_parsed_and_every_table_is_as_after_a_full_parse(
-    tmp_path: Path, response_format: Format, *, newest_first: bool
+    in_memory: Path, response_format: Format, *, newest_first: bool
 ) -> None:
-    appending, parsing = Syncer(tmp_path / "appending"), FullParseSyncer(tmp_path / "parsing")
+    appending, parsing = Syncer(in_memory / "appending"), FullParseSyncer(in_memory / "parsing")
     listed: list[Any] = [*ALL, MALFORMED, ALL[3]]
     for syncer in (appending, parsing):
         syncer.sync(body_of(response_format, listed), response_format=response_format)
@@ -115,21 +135,23 @@ def test_only_appended_rows_are_parsed_and_every_table_is_as_after_a_full_parse(
         listed = [*new[::-1], *listed] if newest_first else [*listed, *new]
         before = appending.store.state("main")
         for syncer in (appending, parsing):
-            syncer.sync(body_of(response_format, listed), response_format=response_format)
+            merge(syncer, body_of(response_format, listed), response_format)
 
         assert snapshot(appending).builds_on == before.commit
         assert parsed_ids(appending) == [row.id for row in new]
         assert snapshot(parsing).builds_on is None
         assert len(parsed_ids(parsing)) > len(ALL)
-        assert tables(appending) == tables(parsing)
+    for syncer in (appending, parsing):
+        sync.derive_suppression_list(syncer.store, "main")
+        sync.derive_stops_per_day(syncer.store, "main")
+    assert tables(appending) == tables(parsing)
     assert len(read_stops(appending.root)) == len(ALL) + len(NEW)
     counts = snapshot(appending)
     assert (counts.rows, counts.listed, counts.rejected, counts.duplicates) == (65, 63, 1, 1)
 
 
 def test_a_response_that_appends_nothing_but_white_space_is_parsed(in_memory: Path) -> None:
-    syncer = Syncer(in_memory)
-    merge(syncer, body_of("json", ALL))
+    syncer = syncer_after_all(in_memory)
     merged = merge(syncer, body_of("json", ALL).replace(b"]}", b" \n]}"))
     assert (merged.counts.unchanged, merged.counts.new) == (60, 0)
 
@@ -153,7 +175,7 @@ def test_an_appended_response_that_is_not_complete_adds_its_rows_and_the_next_is
         assert (merged.info.complete, merged.counts.new) == (False, 1)
     assert parsed_ids(appending) == [NEW[0].id]
     assert tables(appending) == tables(parsing)
-    appending.sync(body_of("json", [*ALL, *NEW]))
+    merge(appending, body_of("json", [*ALL, *NEW]))
     assert snapshot(appending).builds_on is None
 
 
@@ -161,8 +183,7 @@ def test_an_appended_response_that_is_not_complete_adds_its_rows_and_the_next_is
 def test_the_same_appended_response_again_changes_nothing_also_under_another_share(
     in_memory: Path, share: float
 ) -> None:
-    syncer = Syncer(in_memory)
-    merge(syncer, ALL)
+    syncer = syncer_after_all(in_memory)
     merge(syncer, [*ALL, *NEW])
     before = tree(in_memory, "stops", "rejected", "suppression_list", "stops_per_day")
     syncer.fetch(response_body([*ALL, *NEW]))
@@ -250,8 +271,9 @@ def test_nor_is_a_response_in_xml(in_memory: Path, before: Listed, now: Listed) 
 
 
 def check_parsed_as_a_whole(root: Path, response_format: Format, before: Listed, now: Listed) -> None:
-    syncer = Syncer(root)
-    merge(syncer, body_of(response_format, before), response_format)
+    syncer = syncer_after_all(root, response_format) if before is ALL else Syncer(root)
+    if before is not ALL:
+        merge(syncer, body_of(response_format, before), response_format)
     body = body_of(response_format, now)
     syncer.fetch(body, response_format=response_format)
     syncer.merge(accept_removals=len(before))
@@ -289,8 +311,7 @@ def test_rows_appended_to_a_response_that_was_not_complete_are_parsed_with_all_o
 
 
 def test_rows_appended_while_removals_are_withheld_are_parsed_with_all_others(in_memory: Path) -> None:
-    syncer = Syncer(in_memory)
-    merge(syncer, ALL)
+    syncer = syncer_after_all(in_memory)
     assert merge(syncer, ALL[40:]).counts.withheld == 40
     merged = merge(syncer, [*ALL[40:], NEW[0]])
     assert snapshot(syncer).builds_on is None
@@ -302,8 +323,7 @@ def test_rows_appended_while_removals_are_withheld_are_parsed_with_all_others(in
 
 
 def test_under_another_zone_format_or_reading_rule_everything_is_parsed(in_memory: Path) -> None:
-    syncer = Syncer(in_memory)
-    merge(syncer, ALL)
+    syncer = syncer_after_all(in_memory)
     syncer.timezone = "UTC"
     merge(syncer, [*ALL, NEW[0]])
     assert snapshot(syncer).builds_on is None
@@ -323,9 +343,8 @@ def test_under_another_zone_format_or_reading_rule_everything_is_parsed(in_memor
 def test_a_text_that_is_not_a_list_any_more_is_unreadable_or_parsed_as_a_whole(
     in_memory: Path, appended: bytes
 ) -> None:
-    syncer = Syncer(in_memory)
+    syncer = syncer_after_all(in_memory)
     body = body_of("json", ALL)
-    merge(syncer, body)
     before = tables(syncer)
     try:
         merged = merge(syncer, body.replace(b"]}", appended))
@@ -351,8 +370,7 @@ def cut(path: Path) -> None:
 
 @pytest.mark.parametrize("harm", [damaged, cut, Path.unlink])
 def test_a_damaged_or_missing_snapshot_is_made_again(in_memory: Path, harm: Callable[[Path], None]) -> None:
-    syncer = Syncer(in_memory)
-    merge(syncer, ALL)
+    syncer = syncer_after_all(in_memory)
     harm(syncer.root / SNAPSHOT_FILE.format("main"))
     merge(syncer, [*ALL, NEW[0]])
     assert parsed_ids(syncer) == [NEW[0].id]
@@ -363,8 +381,7 @@ def test_a_damaged_or_missing_snapshot_is_made_again(in_memory: Path, harm: Call
 
 
 def test_a_stale_snapshot_file_is_replaced(in_memory: Path) -> None:
-    syncer = Syncer(in_memory)
-    merge(syncer, ALL)
+    syncer = syncer_after_all(in_memory)
     merge(syncer, [*ALL, NEW[0]])
     stale = (syncer.root / SNAPSHOT_FILE.format("main")).read_bytes()
     merge(syncer, [*ALL, *NEW[:2]])
@@ -374,8 +391,7 @@ def test_a_stale_snapshot_file_is_replaced(in_memory: Path) -> None:
 
 
 def test_a_response_that_was_parsed_by_a_killed_sync_is_built_upon_the_commit_that_stands(in_memory: Path) -> None:
-    syncer = Syncer(in_memory)
-    merge(syncer, ALL)
+    syncer = syncer_after_all(in_memory)
     syncer.fetch(response_body([*ALL, NEW[0]]))
     sync.parse(syncer.store, "main", timezone=syncer.timezone)  # and killed before it is merged
     merge(syncer, [*ALL, *NEW])
@@ -390,8 +406,7 @@ def restore(syncer: Syncer, backup: Path) -> None:
 
 @pytest.mark.parametrize("folders", [("state",), ("state", "stops", "commits"), ("state", "raw")])
 def test_after_an_older_state_was_restored_no_row_is_missed(in_memory: Path, folders: tuple[str, ...]) -> None:
-    syncer = Syncer(in_memory / "data")
-    merge(syncer, ALL)
+    syncer = syncer_after_all(in_memory / "data")
     for folder in folders:
         if (syncer.root / folder).exists():
             shutil.copytree(syncer.root / folder, in_memory / "backup" / folder)
@@ -410,8 +425,7 @@ def test_after_an_older_state_was_restored_no_row_is_missed(in_memory: Path, fol
 
 
 def test_rows_appended_to_another_commit_than_the_one_that_stands_are_not_merged_into_it(in_memory: Path) -> None:
-    syncer = Syncer(in_memory / "data")
-    merge(syncer, ALL)
+    syncer = syncer_after_all(in_memory / "data")
     shutil.copytree(syncer.root / "state", in_memory / "backup" / "state")
     merge(syncer, [*ALL, NEW[0]])
     syncer.fetch(response_body([*ALL, *NEW[:2]]))
@@ -426,8 +440,7 @@ def test_rows_appended_to_another_commit_than_the_one_that_stands_are_not_merged
 def test_a_snapshot_of_rows_whose_response_is_not_kept_any_more_is_not_merged_into_another_commit(
     in_memory: Path,
 ) -> None:
-    syncer = Syncer(in_memory / "data")
-    merge(syncer, ALL)
+    syncer = syncer_after_all(in_memory / "data")
     shutil.copytree(syncer.root / "state", in_memory / "backup" / "state")
     merge(syncer, [*ALL, NEW[0]])
     syncer.fetch(response_body([*ALL, *NEW[:2]]))

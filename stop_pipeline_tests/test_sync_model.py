@@ -231,7 +231,7 @@ def _run_in_memory(steps: list[Step]) -> None:
         _run(Path(folder), steps)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, min_size=1, max_size=6))
 def test_any_sequence_of_responses_gives_the_table_of_the_model(steps: list[Step]) -> None:
     _run_in_memory(steps)
@@ -244,7 +244,7 @@ def test_any_long_sequence_of_responses_gives_the_table_of_the_model(steps: list
     _run_in_memory(steps)
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, min_size=2, max_size=5))
 def test_the_same_sequence_gives_the_same_bytes(steps: list[Step]) -> None:
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as one, tempfile.TemporaryDirectory(dir=IN_MEMORY) as other:
@@ -270,10 +270,10 @@ def test_a_sequence_of_everything_matches_the_model(tmp_path: Path) -> None:
             altered=frozenset({number % 11, 20}) if number % 4 == 1 else frozenset(),
             malformed=frozenset({number % 3}),
             complete=number % 5 != 4,
-            appended=2 * (number in (3, 8, 9)),
-            prepended=int(number in (9, 10)),
+            appended=2 * (number in (3, 8)),
+            prepended=int(number == 9),
         )
-        for number in range(11)
+        for number in range(10)
     ]
     renumbering = [Step(everything, renumbered=True), Step(everything, renumbered=True, accepted=60)]
     assert _run(tmp_path, [Step(everything), Step(everything, appended=3), *steps, *renumbering]) > 1

@@ -15,7 +15,6 @@ from stop_pipeline.table.accounts import account_record
 from stop_pipeline.table.derive import SuppressionList, suppression_list
 from stop_pipeline.table.periods import open_rows
 from stop_pipeline.table.reading import committed_rows, existing_store, with_account
-from stop_pipeline.table.state import State
 from stop_pipeline.table.store import Store
 
 DEFAULT_MAX_AGE = timedelta(hours=24)
@@ -99,11 +98,16 @@ def known_accounts(store: Store) -> list[str]:
 
 
 def _suppression_list(store: Store, account: str) -> SuppressionList:
-    info = store.derived_info(SUPPRESSION_LIST, account)
+    state, info = store.state(account), store.derived_info(SUPPRESSION_LIST, account)
+    if state.commit is not None and (info is None or info.commit != state.commit):
+        raise OutdatedListError(
+            f"The suppression_list of the account “{account}” is behind its last commit: run “stop-pipeline run "
+            f"--account {account}” first, or let the sync that is running finish."
+        )
     if info is not None and info.reading_rules == READING_RULES:
         return SuppressionList(store.read_derived(SUPPRESSION_LIST, account), info.unreadable_rows)
     # Rows that were read by other rules: the next sync reads them again, but this campaign must not wait for it.
-    stops, rejected = map(open_rows, committed_rows(store, account, store.state(account)))
+    stops, rejected = map(open_rows, committed_rows(store, account, state))
     return suppression_list(stops, rejected)
 
 
@@ -111,13 +115,12 @@ def check_current(store: Store, account: str, *, now: datetime, max_age: timedel
     """When an account's list was last complete; None if a retired account's never was.
 
     Raises:
-        OutdatedListError: that is too long ago, or the list is behind the account's last commit.
+        OutdatedListError: there is no list, or that is too long ago.
     """
     record = account_record(store, account)
     state = store.state(account)
     run = f"run “stop-pipeline run --account {account}” first"
     if record is not None and record.retired_at is not None:
-        _refuse_behind(store, account, state, run)
         return state.verified_at
     if state.commit is None:
         raise OutdatedListError(
@@ -137,14 +140,4 @@ def check_current(store: Store, account: str, *, now: datetime, max_age: timedel
             f"than {max_age / timedelta(hours=1):g} h ago: {run}, or allow more with --max-age. If the account is no "
             f"longer in use: “stop-pipeline retire {account}”."
         )
-    _refuse_behind(store, account, state, run)
     return state.verified_at
-
-
-def _refuse_behind(store: Store, account: str, state: State, run: str) -> None:
-    derived = store.derived_info(SUPPRESSION_LIST, account)
-    if state.commit is not None and (derived is None or derived.commit != state.commit):
-        raise OutdatedListError(
-            f"The suppression_list of the account “{account}” is behind its last commit: {run}, or let the sync that "
-            "is running finish."
-        )

@@ -133,7 +133,7 @@ FIVE = ", ".join([PLAIN] * 5)
 CONFLICT = ",".join([PLAIN, PLAIN.replace("+33", '"},{"id'), PLAIN])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(text=JSON_TEXTS, **SIZES)
 @example(text=AROUND[0].replace("%s", FIVE), block_bytes=90, end_bytes=65_536)
 @example(text=AROUND[0].replace("%s", CONFLICT), block_bytes=60, end_bytes=65_536)
@@ -151,8 +151,7 @@ def test_wherever_any_json_is_cut_it_gives_what_it_gives_as_one(text: str, block
 
 @pytest.mark.parametrize("text", AROUND)
 def test_whatever_surrounds_the_list_it_is_found_or_the_document_is_parsed_as_one(text: str) -> None:
-    for rows in ("", f"{plain(1)}, {plain(2)}, {plain(3)}"):
-        check_blocks(text.replace("%s", rows), "json", 100, 65_536)
+    check_blocks(text.replace("%s", f"{plain(1)}, {plain(2)}, {plain(3)}"), "json", 100, 65_536)
 
 
 @pytest.mark.parametrize("between", [",", ", "])
@@ -256,7 +255,7 @@ XML_TEXTS = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(text=XML_TEXTS, **SIZES)
 @example(text=XML_AROUND[0].replace("%s", "\n    ".join([XML_PLAIN] * 5)), block_bytes=300, end_bytes=65_536)
 @example(
@@ -282,8 +281,7 @@ def test_wherever_any_xml_is_cut_it_gives_what_it_gives_as_one(text: str, block_
 
 @pytest.mark.parametrize("text", XML_AROUND)
 def test_whatever_surrounds_the_rows_of_xml_they_are_found_or_it_is_parsed_as_one(text: str) -> None:
-    for rows in ("", f"{XML_PLAIN}\n{XML_PLAIN.replace('>1<', '>2<')}"):
-        check_blocks(text.replace("%s", rows), "xml", 100, 65_536)
+    check_blocks(text.replace("%s", f"{XML_PLAIN}\n{XML_PLAIN.replace('>1<', '>2<')}"), "xml", 100, 65_536)
 
 
 @pytest.mark.parametrize("between", ["", "\n    ", "\r\n"])

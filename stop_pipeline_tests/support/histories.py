@@ -88,6 +88,18 @@ STEPS = st.builds(
 )
 HISTORIES = st.lists(STEPS, min_size=1, max_size=6)
 
+VARIED = [
+    Step((0, 0, 0, 0, 0, 0, 0)),
+    Step((1, 0, ABSENT, 1, 0, 1, 1)),
+    Step((1, 0, ABSENT, 1, 0, 1, 1), repeated=True),
+    Step((ABSENT, 0, 0, 1, ABSENT, 0, 1), complete=False),
+    Step((ABSENT, 0, 0, 1, ABSENT, 0, ABSENT), accepted=False),
+    Step((ABSENT, 0, 0, 0, ABSENT, ABSENT, 0)),
+    Step((0, 0, 0, 0, 1, ABSENT, 0)),
+    Step((0, 0, 0, 0, 1, ABSENT, 0), repeated=True),
+]
+"""Rows that are altered, leave and come back; a repeated, an incomplete and a withheld response."""
+
 
 @dataclass
 class Response:
