@@ -14,7 +14,6 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -60,21 +59,17 @@ def stops_alone(state: Path, response: Path, fetched_at: datetime) -> None:
     from stop_pipeline.table.store import Store
 
     snapshot = parse(open_list(response, "json"), fetched_at=fetched_at, timezone=TIMEZONE)
-    diffs = {month: compare(STOPS.empty, listed) for month, listed in split_by_month(snapshot.listed).items()}
+    diff = compare(STOPS.empty, snapshot.listed)
     plan = plan_merge(
-        diffs.values(),
-        unchanged_elsewhere=0,
-        complete=True,
-        policy=RemovalPolicy(),
-        state=State(),
-        fetched_at=fetched_at,
+        diff, unchanged_elsewhere=0, complete=True, policy=RemovalPolicy(), state=State(), fetched_at=fetched_at
     )
+    stops = apply(STOPS.empty, diff, plan, fetched_at=fetched_at)
     store = Store(state)
     with store.locked(ACCOUNT):
         store.commit(
             ACCOUNT,
             State(applied_at=fetched_at, sha256="0" * 64, complete=True, rows=snapshot.rows, counts=plan.counts),
-            {month: partial(apply, STOPS.empty, diff, plan, fetched_at=fetched_at) for month, diff in diffs.items()},
+            split_by_month(stops),
         )
 
 

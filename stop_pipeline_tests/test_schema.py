@@ -15,7 +15,6 @@ from stop_pipeline.smspartner.document import open_list
 from stop_pipeline.smspartner.response import parse
 from stop_pipeline.table.derive import stops_per_day, suppression_list
 from stop_pipeline.table.merge import apply, compare, merge_rejected, plan_merge
-from stop_pipeline.table.periods import split_by_month
 from stop_pipeline.table.removals import RemovalPolicy
 from stop_pipeline.table.state import State
 from stop_pipeline_tests.support.syncing import IN_MEMORY, PARIS, START, Row, Syncer, response_body, rows
@@ -67,23 +66,20 @@ def test_from_the_response_to_the_derived_tables_every_frame_has_the_declared_dt
     assert_declared(snapshot.listed, schema.LISTED)
     assert_declared(snapshot.rejected, schema.REJECTED_ROWS)
 
-    by_month = split_by_month(snapshot.listed) or {"2025-06": snapshot.listed}
-    diffs = {month: compare(schema.STOPS.empty, listed) for month, listed in by_month.items()}
+    diff = compare(schema.STOPS.empty, snapshot.listed)
     plan = plan_merge(
-        diffs.values(), unchanged_elsewhere=0, complete=True, policy=RemovalPolicy(), state=State(), fetched_at=START
+        diff, unchanged_elsewhere=0, complete=True, policy=RemovalPolicy(), state=State(), fetched_at=START
     )
-    months = [apply(schema.STOPS.empty, diff, plan, fetched_at=START) for diff in diffs.values()]
-    for month in months:
-        assert_declared(month, schema.STOPS)
-        diff = compare(month, schema.LISTED.empty)
-        assert_declared(diff.ended, schema.STOPS)
-        assert_declared(diff.added.drop(columns="restored"), schema.LISTED)
+    stops = apply(schema.STOPS.empty, diff, plan, fetched_at=START)
+    assert_declared(stops, schema.STOPS)
+    diff = compare(stops, schema.LISTED.empty)
+    assert_declared(diff.ended, schema.STOPS)
+    assert_declared(diff.added.drop(columns="restored"), schema.LISTED)
     rejected = merge_rejected(
         schema.REJECTED.empty, snapshot.rejected, fetched_at=START, sha256="0" * 64, removals_withheld=False
     )
     assert_declared(rejected, schema.REJECTED)
 
-    stops = pd.concat(months)
     assert_declared(suppression_list(stops, rejected).numbers, schema.SUPPRESSION_LIST)
     assert_declared(stops_per_day(stops), schema.STOPS_PER_DAY)
 
@@ -94,8 +90,7 @@ def test_every_frame_that_the_store_gives_has_the_declared_dtypes(syncer: Syncer
     assert info is not None
     for month in [*state.months, "1999-01"]:
         assert_declared(store.read_month("main", month, state), schema.STOPS)
-    for listed in store.read_snapshot("main", info, info.months).values():
-        assert_declared(listed, schema.LISTED)
+    assert_declared(store.read_snapshot("main", info, info.months), schema.LISTED)
     assert_declared(store.read_stops("main", state, schema.STOPS.names), schema.STOPS)
     assert_declared(store.read_rejected("main", state), schema.REJECTED)
     assert_declared(store.read_snapshot_rejected("main", info), schema.REJECTED_ROWS)

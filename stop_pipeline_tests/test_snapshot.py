@@ -67,8 +67,7 @@ def snapshot(syncer: Syncer) -> SnapshotInfo:
 def parsed_ids(syncer: Syncer) -> list[int]:
     """The ids of the good rows that the snapshot holds."""
     info = snapshot(syncer)
-    months = syncer.store.read_snapshot(syncer.account, info, info.months)
-    return sorted(row_id for month in months.values() for row_id in month["id"])
+    return sorted(syncer.store.read_snapshot(syncer.account, info, info.months)["id"])
 
 
 def tables(syncer: Syncer) -> dict[str, bytes]:

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +231,7 @@ def commit(**months: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path],
         store = Store(root)
         state = store.state("main")
         changes = {name[1:].replace("_", "-"): change for name, change in months.items()}
-        made = {month: partial(change, store.read_month("main", month, state)) for month, change in changes.items()}
+        made = {month: change(store.read_month("main", month, state)) for month, change in changes.items()}
         store.commit("main", state, made)
 
     return damage

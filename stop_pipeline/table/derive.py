@@ -78,15 +78,14 @@ def suppression_list(stops: pd.DataFrame, rejected: pd.DataFrame) -> Suppression
         rejected: Open rows of `rejected`: `raw` and `phone_number`.
     """
     blocked = blocked_numbers(stops[["phone_number", "country", "created_at"]], rejected)
-    listed = blocked.rows.groupby("phone_number", sort=False, as_index=False).agg(
+    numbers = blocked.rows.groupby("phone_number", as_index=False).agg(
         first_stop_at=("created_at", "min"),
         last_stop_at=("created_at", "max"),
         stop_count=("origin", "size"),
         origin=("origin", "min"),
     )
-    names = listed["origin"].map(dict(enumerate(ORIGINS)))
-    numbers = listed.assign(origin=names).astype(SUPPRESSION_LIST.dtypes)
-    return SuppressionList(numbers.sort_values("phone_number", ignore_index=True), blocked.unreadable_rows)
+    names = numbers["origin"].map(dict(enumerate(ORIGINS)))
+    return SuppressionList(numbers.assign(origin=names).astype(SUPPRESSION_LIST.dtypes), blocked.unreadable_rows)
 
 
 def stops_per_day(stops: pd.DataFrame) -> pd.DataFrame:

@@ -1,19 +1,18 @@
 """What a response changes: the set difference between the open rows and the listed rows.
 
 A row is (`id`, `phone_number`, `created_at_local`). A listed row that is not open is added; an open row that is not
-listed ends. A row never changes its month, so months are compared one by one (`compare`), what they have in common is
-decided once (`plan_merge`), and then it is applied to each (`apply`). Pure functions: DataFrames in, DataFrames out.
+listed ends. Pure functions: `compare` finds the difference, `plan_merge` decides what of it may happen, and `apply`
+makes it happen.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
 import pandas as pd
 
 from stop_pipeline.errors import ForeignListError
-from stop_pipeline.schema import LISTED, REJECTED, STOPS, TableSchema
-from stop_pipeline.table.periods import REJECTED_ORDER, STOPS_ORDER, open_rows
+from stop_pipeline.schema import REJECTED, STOPS, TableSchema
+from stop_pipeline.table.periods import REJECTED_ORDER, STOPS_ORDER, months_of, open_rows
 from stop_pipeline.table.removals import RemovalPolicy, recent_removals
 from stop_pipeline.table.state import Counts, Removal, State
 
@@ -23,67 +22,40 @@ FOREIGN_LIST_ROWS = 20
 ROW = ["id", "phone_number", "created_at_local"]
 """The columns by which rows are compared."""
 
-_NOTHING_ADDED = LISTED.empty.assign(restored=pd.Series(dtype=bool))
-
 
 @dataclass(frozen=True)
-class MonthDiff:
-    """How the list of one month differs from its open rows.
+class Diff:
+    """How listed rows differ from open rows."""
 
-    Attributes:
-        added: Listed rows that are not open (`schema.LISTED`), and `restored`: whether the same row had ended before.
-        ended: Open rows that are not listed (`schema.STOPS`), under their index in the month.
-        open_rows: How many rows are open.
-        shares_ids: Whether the list has the `id` of any open row.
-    """
-
-    added: pd.DataFrame
-    ended: pd.DataFrame
+    added: pd.DataFrame  # listed rows that are not open (`schema.LISTED`), and `restored`: whether the row ended before
+    ended: pd.DataFrame  # open rows that are not listed (`schema.STOPS`), under their index in the table compared
     open_rows: int
-    shares_ids: bool
+    shares_ids: bool  # whether the list has the `id` of any open row
 
 
 @dataclass(frozen=True)
 class MergePlan:
-    """What a response does to an account.
-
-    Attributes:
-        counts: What happens, over all months.
-        withheld_because: Why ends are withheld; None if none are.
-        withheld_from: Open rows when withholding began; None if nothing is withheld.
-        removals: Removals of the last 24 hours, those of this response included.
-    """
+    """What a response does to an account."""
 
     counts: Counts
-    withheld_because: str | None
-    withheld_from: int | None
-    removals: tuple[Removal, ...]
-
-    def changes(self, diff: MonthDiff) -> bool:
-        """Whether the file of a month has to be written."""
-        return bool(len(diff.added) or (len(diff.ended) and self.withheld_because is None))
+    withheld_because: str | None  # why ends are withheld; None if none are
+    withheld_from: int | None  # open rows when withholding began; None if nothing is withheld
+    removals: tuple[Removal, ...]  # of the last 24 hours, those of this response included
 
 
-def compare(stops: pd.DataFrame, listed: pd.DataFrame) -> MonthDiff:
-    """Compare the list of one month with its open rows.
-
-    Args:
-        stops: Every period of the month (`schema.STOPS`).
-        listed: The listed rows of the month (`schema.LISTED`), each `id` once.
-    """
+def compare(stops: pd.DataFrame, listed: pd.DataFrame) -> Diff:
+    """Compare periods (`schema.STOPS`) with listed rows (`schema.LISTED`, each `id` once)."""
     if stops.empty:
-        return MonthDiff(listed.assign(restored=False), stops, open_rows=0, shares_ids=False)
+        return Diff(listed.assign(restored=False), stops, open_rows=0, shares_ids=False)
     standing = open_rows(stops)
-    listed = listed.reset_index(drop=True)
     pairs = standing[ROW].reset_index().merge(listed[ROW].reset_index(), on="id", suffixes=("", "_listed"))
     unchanged = pairs[
         (pairs["phone_number"] == pairs["phone_number_listed"])
         & (pairs["created_at_local"] == pairs["created_at_local_listed"])
     ]
     added = listed.drop(unchanged["index_listed"])
-    ended_before = stops[stops["removed_at"].notna()]
-    return MonthDiff(
-        added=added.assign(restored=_is_in(added, ended_before)),
+    return Diff(
+        added=added.assign(restored=_is_in(added, stops[stops["removed_at"].notna()])),
         ended=standing.drop(unchanged["index"]),
         open_rows=len(standing),
         shares_ids=not pairs.empty,
@@ -91,7 +63,7 @@ def compare(stops: pd.DataFrame, listed: pd.DataFrame) -> MonthDiff:
 
 
 def plan_merge(
-    diffs: Collection[MonthDiff],
+    diff: Diff,
     *,
     unchanged_elsewhere: int,
     complete: bool,
@@ -103,7 +75,7 @@ def plan_merge(
     """Decide what a response may do.
 
     Args:
-        diffs: Differences of all months that differ.
+        diff: How the months that differ do so.
         unchanged_elsewhere: Open rows of the other months, all of them listed.
         complete: Whether the response is complete.
         policy: How many rows may end.
@@ -114,15 +86,13 @@ def plan_merge(
     Raises:
         ForeignListError: the list belongs to another account.
     """
-    added = pd.concat([_NOTHING_ADDED, *(diff.added for diff in diffs if len(diff.added))])
-    ended = pd.concat([_NOTHING_ADDED[ROW], *(diff.ended[ROW] for diff in diffs if len(diff.ended))])
-    open_total = unchanged_elsewhere + sum(diff.open_rows for diff in diffs)
+    added, ended = diff.added, diff.ended
+    open_total = unchanged_elsewhere + diff.open_rows
     listed_total = open_total - len(ended) + len(added)
     replaced = _counterparts(ended, added)
     altered = replaced if standing is None else replaced | _counterparts(ended, standing[~_is_in(standing, ended)])
     changed = _counterparts(added, ended)
-    shares_ids = unchanged_elsewhere or any(diff.shares_ids for diff in diffs) or ended["id"].isin(added["id"]).any()
-    if not shares_ids:
+    if not (unchanged_elsewhere or diff.shares_ids):
         _refuse_foreign_list(listed_total, open_total, int(replaced.sum()))
     recent = recent_removals(state.removals, fetched_at)
     objection = policy.objection(
@@ -151,20 +121,21 @@ def plan_merge(
     )
 
 
-def apply(stops: pd.DataFrame, diff: MonthDiff, plan: MergePlan, *, fetched_at: datetime) -> pd.DataFrame:
-    """Every period of a month after the merge (`schema.STOPS`), sorted.
+def apply(stops: pd.DataFrame, diff: Diff, plan: MergePlan, *, fetched_at: datetime) -> pd.DataFrame:
+    """Every period of the months that change (`schema.STOPS`), sorted.
 
     Args:
-        stops: Every period of the month before: what `diff` was made from.
-        diff: How its list differs.
+        stops: The periods that were compared.
+        diff: How they differ from the list.
         plan: What the response may do.
         fetched_at: Fetch time of the response.
     """
     moment = pd.Timestamp(fetched_at).as_unit("us")
-    if plan.withheld_because is None and len(diff.ended):
-        stops = stops.assign(removed_at=stops["removed_at"].mask(stops.index.isin(diff.ended.index), moment))
-    added = diff.added.drop(columns="restored")
-    return _with_added(stops, added.assign(first_seen_at=moment), STOPS, STOPS_ORDER)
+    ended = diff.ended if plan.withheld_because is None else diff.ended.iloc[:0]
+    changed = {*months_of(diff.added).unique(), *months_of(ended).unique()}
+    periods = stops[months_of(stops).isin(changed)]
+    periods = periods.assign(removed_at=periods["removed_at"].mask(periods.index.isin(ended.index), moment))
+    return _with_added(periods, diff.added.assign(first_seen_at=moment), STOPS, STOPS_ORDER)
 
 
 def merge_rejected(

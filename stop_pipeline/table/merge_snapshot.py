@@ -1,14 +1,12 @@
 """Merges a snapshot into the tables of an account: months that differ are read, merged, and written as one commit."""
 
 import logging
-from collections.abc import Mapping
-from functools import partial
 
 import pandas as pd
 
-from stop_pipeline.schema import LISTED
-from stop_pipeline.table.merge import ROW, MergePlan, MonthDiff, apply, compare, merge_rejected, plan_merge
-from stop_pipeline.table.periods import open_rows
+from stop_pipeline.schema import LISTED, STOPS
+from stop_pipeline.table.merge import ROW, MergePlan, apply, compare, merge_rejected, plan_merge
+from stop_pipeline.table.periods import open_rows, split_by_month
 from stop_pipeline.table.removals import RemovalPolicy
 from stop_pipeline.table.state import SnapshotInfo, State
 from stop_pipeline.table.store import Store
@@ -36,25 +34,26 @@ def merge_snapshot(
         ForeignListError: the list belongs to another account; nothing was changed.
         StoreError: the data root refuses.
     """
-    diffs = _compare_months(store, account, state, info)
+    months = _months_that_differ(state, info)
+    stops = store.read_stops(account, state, STOPS.names, [month for month in months if month in state.months])
+    listed = store.read_snapshot(account, info, months)
+    if info.builds_on is not None:  # the snapshot holds the appended rows alone
+        listed = pd.concat([open_rows(stops)[list(LISTED.names)], listed], ignore_index=True)
+    diff = compare(stops, listed)
     plan = plan_merge(
-        diffs.values(),
-        unchanged_elsewhere=sum(month.open_rows for name, month in state.months.items() if name not in diffs),
+        diff,
+        unchanged_elsewhere=sum(recorded.open_rows for month, recorded in state.months.items() if month not in months),
         complete=info.complete,
         policy=policy,
         state=state,
         fetched_at=info.fetched_at,
         standing=_standing(store, account, state) if state.withheld_because is not None else None,
     )
-    changed = tuple(month for month, diff in diffs.items() if plan.changes(diff))
-
-    def merged(month: str) -> pd.DataFrame:
-        return apply(store.read_month(account, month, state), diffs[month], plan, fetched_at=info.fetched_at)
-
+    changed = split_by_month(apply(stops, diff, plan, fetched_at=info.fetched_at))
     committed = store.commit(
         account,
-        _new_state(store, account, state, info, plan, diffs, policy, settings),
-        {month: partial(merged, month) for month in changed},
+        _new_state(store, account, state, info, plan, diff.added["id"], policy, settings),
+        changed,
         _merged_rejected(store, account, state, info, plan),
     )
     log.info(
@@ -65,27 +64,15 @@ def merge_snapshot(
         f"{plan.counts.removed:,}",
         len(changed),
     )
-    return committed, changed
+    return committed, tuple(changed)
 
 
-def _compare_months(store: Store, account: str, state: State, info: SnapshotInfo) -> dict[str, MonthDiff]:
-    """How each month that differs from the snapshot differs; the others are not read."""
-    standing = {month for month, recorded in state.months.items() if recorded.open_rows}
-    if info.builds_on is None:
-        same = {month for month in standing if state.months[month].fingerprint == info.months.get(month)}
-        months = sorted({*info.months, *standing} - same)
-    else:
-        months = sorted(info.months)
-    listed_by_month = store.read_snapshot(account, info, months)
-
-    def compared(month: str) -> MonthDiff:
-        stops = store.read_month(account, month, state)
-        listed = listed_by_month.get(month, LISTED.empty)
-        if info.builds_on is not None:  # the snapshot holds the appended rows alone
-            listed = pd.concat([open_rows(stops)[list(LISTED.names)], listed])
-        return compare(stops, listed)
-
-    return dict(zip(months, store.in_threads(compared, months), strict=True))
+def _months_that_differ(state: State, info: SnapshotInfo) -> list[str]:
+    """The months whose open rows are not, or may not be, those of the snapshot; the others are not read."""
+    if info.builds_on is not None:
+        return sorted(info.months)
+    standing = {month: recorded.fingerprint for month, recorded in state.months.items() if recorded.open_rows}
+    return sorted(month for month in {*info.months, *standing} if info.months.get(month) != standing.get(month))
 
 
 def _standing(store: Store, account: str, state: State) -> pd.DataFrame:
@@ -116,12 +103,11 @@ def _new_state(
     state: State,
     info: SnapshotInfo,
     plan: MergePlan,
-    diffs: Mapping[str, MonthDiff],
+    added_ids: "pd.Series[int]",
     policy: RemovalPolicy,
     settings: dict[str, str],
 ) -> State:
     """The state after the merge, as far as it does not follow from the files."""
-    added_ids = pd.concat([LISTED.empty["id"], *(diff.added["id"] for diff in diffs.values())])
     withheld = plan.withheld_because is not None
     doubled = 0
     if withheld:  # otherwise the open rows are the listed ones, each id once

@@ -166,7 +166,7 @@ class Store:
         self,
         account: str,
         state: State,
-        months: Mapping[str, Callable[[], pd.DataFrame]],
+        months: Mapping[str, pd.DataFrame],
         rejected: pd.DataFrame | None = None,
     ) -> State:
         """Write some months, `rejected` and the next row of `commits`, as one commit.
@@ -174,8 +174,7 @@ class Store:
         Args:
             account: Account name.
             state: The new state, as far as it does not follow from the files.
-            months: For each month to be written, what gives all of its periods (`schema.STOPS`); without rows, the
-                file is removed.
+            months: All periods (`schema.STOPS`) of each month to be written; without rows, its file is removed.
             rejected: All periods of malformed rows (`schema.REJECTED`); None leaves their file as it is.
 
         Returns:
@@ -186,7 +185,7 @@ class Store:
         """
 
         def stage_month(month: str) -> tuple[str | None, MonthInfo]:
-            return self._stage(account, months[month](), STOPS)
+            return self._stage(account, months[month], STOPS)
 
         staged_months = dict(zip(months, self.in_threads(stage_month, months), strict=True))
         staged = {month_file(account, month): name for month, (name, _) in staged_months.items()}
@@ -322,15 +321,15 @@ class Store:
             )  # of schema version 1; if killed, the next sync goes on
         self.files.write(account, SNAPSHOT_FILE.format(account), data)
 
-    def read_snapshot(self, account: str, info: SnapshotInfo, months: Iterable[str]) -> dict[str, pd.DataFrame]:
-        """The good rows (`schema.LISTED`) of some months of the snapshot; a month without rows is left out.
+    def read_snapshot(self, account: str, info: SnapshotInfo, months: Iterable[str]) -> pd.DataFrame:
+        """The good rows (`schema.LISTED`) of some months of the snapshot.
 
         Raises:
             StoreError: it is damaged, or not the snapshot that `info` describes.
         """
         wanted = set(months)
         groups = [group for group, month in enumerate(info.months) if month in wanted]
-        return split_by_month(self._read_snapshot(account, info, groups, LISTED))
+        return self._read_snapshot(account, info, groups, LISTED)
 
     def read_snapshot_rejected(self, account: str, info: SnapshotInfo) -> pd.DataFrame:
         """The malformed rows (`schema.REJECTED_ROWS`) of the snapshot; raises as `read_snapshot` does."""

@@ -6,7 +6,6 @@ What changes is one commit of its own, so that a new reading rule never looks li
 import dataclasses
 import logging
 from collections.abc import Callable
-from functools import partial
 
 import pandas as pd
 
@@ -74,7 +73,7 @@ def bring_up_to_date(
             text=None,  # its rows were read by other rules
             largest_id=max(state.largest_id, int(ids.max()) if len(ids) else 0),
         ),
-        {month: partial(month_now, month) for month in changed},
+        {month: month_now(month) for month in changed},
         None if rejected.equals(stored_rejected) else rejected,
     )
 

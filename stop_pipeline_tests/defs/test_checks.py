@@ -68,7 +68,7 @@ def test_an_id_that_is_open_twice_without_a_reason_fails_its_check(
         state = syncer.store.state("main")
         month = syncer.store.read_month("main", "2025-06", state)
         periods = pd.concat([month, month.head(doubled)]).sort_values(STOPS_ORDER, ignore_index=True)
-        syncer.store.commit("main", state, {"2025-06": lambda: periods})
+        syncer.store.commit("main", state, {"2025-06": periods})
 
     merged = syncer.sync([*rows(30)[: 30 - gone], Row(99, created_at="2025-07-01 10:00:00")], nb_data=99)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stop_pipeline.errors import ForeignListError
 from stop_pipeline.schema import LISTED, REJECTED, REJECTED_ROWS, STOPS
-from stop_pipeline.table.merge import MergePlan, MonthDiff, apply, compare, merge_rejected, plan_merge
+from stop_pipeline.table.merge import Diff, MergePlan, apply, compare, merge_rejected, plan_merge
 from stop_pipeline.table.periods import STOPS_ORDER, split_by_month
 from stop_pipeline.table.removals import RemovalPolicy
 from stop_pipeline.table.state import Removal, State
@@ -101,20 +101,12 @@ def as_periods(stops: pd.DataFrame) -> list[Period]:
     ]
 
 
-def compared(known: Collection[Period], response: Collection[Listed]) -> dict[str, tuple[pd.DataFrame, MonthDiff]]:
-    """Each month before, and how its list differs."""
-    before, listed = split_by_month(as_stops(known)), split_by_month(as_listed(response))
-    return {
-        month: (
-            before.get(month, STOPS.empty),
-            compare(before.get(month, STOPS.empty), listed.get(month, LISTED.empty)),
-        )
-        for month in sorted(before.keys() | listed.keys())
-    }
+def compared(known: Collection[Period], response: Collection[Listed]) -> Diff:
+    return compare(as_stops(known), as_listed(response))
 
 
 def planned(
-    diffs: Collection[MonthDiff],
+    diff: Diff,
     *,
     elsewhere: int = 0,
     complete: bool = True,
@@ -122,7 +114,7 @@ def planned(
     state: State = State(),  # noqa: B008
 ) -> MergePlan:
     return plan_merge(
-        diffs, unchanged_elsewhere=elsewhere, complete=complete, policy=policy, state=state, fetched_at=NOW
+        diff, unchanged_elsewhere=elsewhere, complete=complete, policy=policy, state=state, fetched_at=NOW
     )
 
 
@@ -144,7 +136,7 @@ STATES = st.builds(
 
 @settings(max_examples=30, deadline=None)
 @given(case=cases(), complete=st.booleans(), policy=POLICIES, state=STATES)
-def test_the_merge_month_by_month_is_the_set_difference_of_all_rows(
+def test_the_merge_is_the_set_difference_of_all_rows(
     case: tuple[list[Period], list[Listed]], *, complete: bool, policy: RemovalPolicy, state: State
 ) -> None:
     known, response = case
@@ -155,17 +147,16 @@ def test_the_merge_month_by_month_is_the_set_difference_of_all_rows(
     def altered(row: Listed, others: set[Listed]) -> bool:
         return any(row.id == other.id or row[1:] == other[1:] for other in others)
 
-    months = compared(known, response)
-    diffs = [diff for _, diff in months.values()]
+    diff = compared(known, response)
     shared = {row.id for row in response} & {row.id for row in standing}
     same_rows = [row for row in standing if row[1:] in {other[1:] for other in response}]
     foreign = bool(response) and len(standing) >= 20 and not shared and len(same_rows) * 2 <= len(standing)
     if foreign:
         with pytest.raises(ForeignListError):
-            planned(diffs, complete=complete, policy=policy, state=state)
+            planned(diff, complete=complete, policy=policy, state=state)
         return
 
-    plan = planned(diffs, complete=complete, policy=policy, state=state)
+    plan = planned(diff, complete=complete, policy=policy, state=state)
 
     changed = [row for row in added if altered(row, gone)]
     restored = [row for row in added if row in ended and row not in changed]
@@ -195,19 +186,18 @@ def test_the_merge_month_by_month_is_the_set_difference_of_all_rows(
     ends = {period: period._replace(removed_at=NOW) for period in known if period.row in gone and not objection}
     expected = [period if period.removed_at else ends.get(period, period) for period in known]
     expected += [Period(row, NOW, None) for row in added]
-    assert after(months, plan) == sorted(expected, key=in_order)
+    assert after(known, diff, plan) == sorted(expected, key=in_order)
 
 
-def after(months: dict[str, tuple[pd.DataFrame, MonthDiff]], plan: MergePlan) -> list[Period]:
-    """All periods after the sync, each month in the order in which it is written."""
-    periods: list[Period] = []
-    for before, diff in months.values():
-        merged = apply(before, diff, plan, fetched_at=NOW)
-        assert {name: str(dtype) for name, dtype in merged.dtypes.items()} == STOPS.dtypes
-        assert merged.index.equals(pd.RangeIndex(len(merged)))
-        assert plan.changes(diff) is not merged.equals(before.reset_index(drop=True))
-        periods += as_periods(merged)
-    return periods
+def after(known: Collection[Period], diff: Diff, plan: MergePlan) -> list[Period]:
+    """All periods after the sync, in the order in which they are written; only months that change are given anew."""
+    before = as_stops(known)
+    merged = apply(before, diff, plan, fetched_at=NOW)
+    assert {name: str(dtype) for name, dtype in merged.dtypes.items()} == STOPS.dtypes
+    assert merged.index.equals(pd.RangeIndex(len(merged)))
+    old, new = split_by_month(before), split_by_month(merged)
+    assert all(not rows.reset_index(drop=True).equals(old.get(month, STOPS.empty)) for month, rows in new.items())
+    return [period for _, rows in sorted({**old, **new}.items()) for period in as_periods(rows)]
 
 
 def in_order(period: Period) -> tuple[datetime, int, datetime, str]:
@@ -220,17 +210,25 @@ def in_order(period: Period) -> tuple[datetime, int, datetime, str]:
 def test_months_that_are_left_out_since_nothing_changed_in_them_change_nothing(
     case: tuple[list[Period], list[Listed]], *, complete: bool
 ) -> None:
-    diffs = [diff for _, diff in compared(*case).values()]
-    differ = [diff for diff in diffs if len(diff.added) or len(diff.ended)]
-    same = [diff for diff in diffs if not (len(diff.added) or len(diff.ended))]
+    known, response = case
+    before, listed = split_by_month(as_stops(known)), split_by_month(as_listed(response))
+    empty = (STOPS.empty, LISTED.empty)
+    by_month = {
+        month: (before.get(month, empty[0]), listed.get(month, empty[1])) for month in sorted({*before, *listed})
+    }
+    same = {month: compare(*rows) for month, rows in by_month.items()}
+    same = {month: diff for month, diff in same.items() if diff.added.empty and diff.ended.empty}
+    differ = [rows for month, rows in by_month.items() if month not in same]
+    stops, rows = (pd.concat([none, *parts], ignore_index=True) for none, *parts in zip(empty, *differ, strict=True))
 
-    def plan(of: list[MonthDiff], elsewhere: int) -> MergePlan | str:
+    def plan(diff: Diff, elsewhere: int) -> MergePlan | str:
         try:
-            return planned(of, elsewhere=elsewhere, complete=complete, policy=RemovalPolicy())
+            return planned(diff, elsewhere=elsewhere, complete=complete, policy=RemovalPolicy())
         except ForeignListError as error:
             return str(error)
 
-    assert plan(differ, sum(diff.open_rows for diff in same)) == plan(diffs, 0)
+    unchanged = sum(diff.open_rows for diff in same.values())
+    assert plan(compare(stops, rows), unchanged) == plan(compared(known, response), 0)
 
 
 @settings(max_examples=15, deadline=None)
@@ -266,12 +264,12 @@ def test_a_list_of_other_ids_is_this_accounts_if_it_has_most_open_rows_numbers_a
     known = rows_of(20)
     response = [*renumbered(known[:same], 100), *rows_of(20, first_id=500)[same:]]
     response = [row if row.id < 500 else row._replace(phone_number="+33639989999") for row in response]
-    diffs = [diff for _, diff in compared(open_periods(known), response).values()]
+    diff = compared(open_periods(known), response)
     if not accepted:
         with pytest.raises(ForeignListError, match="shares no id with the 20 open rows"):
-            planned(diffs)
+            planned(diff)
         return
-    counts = planned(diffs, policy=RemovalPolicy(accept_removals=20)).counts
+    counts = planned(diff, policy=RemovalPolicy(accept_removals=20)).counts
     assert (counts.changed, counts.new) == (same, 20 - same)
     assert counts.removed == 20 - same
 
@@ -282,15 +280,15 @@ def test_the_same_number_at_another_time_does_not_make_a_list_of_other_ids_this_
         row._replace(id=row.id + 100, created_at_local=row.created_at_local + timedelta(hours=1)) for row in known
     ]
     with pytest.raises(ForeignListError):
-        planned([diff for _, diff in compared(open_periods(known), response).values()])
+        planned(compared(open_periods(known), response))
 
 
 def test_the_ends_of_renumbered_rows_are_withheld_as_altered_ones_and_can_be_accepted() -> None:
     known = rows_of(60)
-    diffs = [diff for _, diff in compared(open_periods(known), renumbered(known, 100)).values()]
-    counts = planned(diffs, policy=RemovalPolicy()).counts
+    diff = compared(open_periods(known), renumbered(known, 100))
+    counts = planned(diff, policy=RemovalPolicy()).counts
     assert (counts.changed, counts.new, counts.withheld, counts.withheld_altered) == (60, 0, 60, 60)
-    accepted = planned(diffs, policy=RemovalPolicy(accept_removals=60))
+    accepted = planned(diff, policy=RemovalPolicy(accept_removals=60))
     assert accepted.withheld_because is None
     assert (accepted.counts.changed, accepted.counts.removed) == (60, 0)
 
@@ -298,17 +296,17 @@ def test_the_ends_of_renumbered_rows_are_withheld_as_altered_ones_and_can_be_acc
 @pytest.mark.parametrize(("stored", "refused"), [(19, False), (20, True)])
 def test_fewer_than_twenty_open_rows_say_nothing_about_whose_list_it_is(stored: int, *, refused: bool) -> None:
     response = [row._replace(phone_number="+33639989999") for row in rows_of(19, first_id=1_000)]
-    diffs = [diff for _, diff in compared(open_periods(rows_of(stored)), response).values()]
+    diff = compared(open_periods(rows_of(stored)), response)
     if refused:
         with pytest.raises(ForeignListError):
-            planned(diffs)
+            planned(diff)
     else:
-        assert planned(diffs).counts.new == 19
+        assert planned(diff).counts.new == 19
 
 
 def test_an_empty_list_is_not_another_accounts() -> None:
-    diffs = [diff for _, diff in compared(open_periods(rows_of(30)), []).values()]
-    assert planned(diffs, policy=RemovalPolicy(accept_removals=30)).counts.removed == 30
+    diff = compared(open_periods(rows_of(30)), [])
+    assert planned(diff, policy=RemovalPolicy(accept_removals=30)).counts.removed == 30
 
 
 # Malformed rows
