@@ -114,22 +114,11 @@ def _parse_appended(document: ListDocument, state: State, *, fetched_at: datetim
 
     Only rows with new ids are appended: any other could contradict a row that is not read again.
     """
-    if state.reading_rules != READING_RULES or state.settings.get("timezone") != timezone:
+    same_rules = state.reading_rules == READING_RULES and state.settings.get("timezone") == timezone
+    if not same_rules or state.text is None or state.text.format != document.format:
         return None
-    span = _appended_span(document, state.text)
+    span = appended_span(document, size=state.text.size, sha256=state.text.sha256)
     snapshot = span and parse_span(document, span, fetched_at=fetched_at, timezone=timezone)
     if not snapshot or len(snapshot.rejected) or snapshot.duplicates or snapshot.listed.empty:
         return None
     return snapshot if snapshot.listed["id"].min() > state.largest_id else None
-
-
-def _appended_span(document: ListDocument, merged: ListText | None) -> tuple[int, int] | None:
-    """Where the rows are that come before or after the text merged last; None if that text is not there as it was."""
-    if document.span is None or merged is None or merged.format != document.format:
-        return None
-    start, end = document.span
-    for at_end, span in ((False, (end - merged.size, end)), (True, (start, start + merged.size))):
-        appended = appended_span(document, merged.size, at_end=at_end)
-        if appended is not None and text_sha256(document, span) == merged.sha256:
-            return appended
-    return None

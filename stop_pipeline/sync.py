@@ -1,7 +1,8 @@
 """One sync without Dagster: fetch → parse → merge → derive.
 
 Each step reads what it needs from the data root and writes what it made, under the account's lock. A step can be
-repeated, or killed at any point and run again: it looks at what is stored, not at who called it before.
+repeated, or killed at any point and run again: it looks at what is stored, not at who called it before. Every step
+raises a StoreError if the data root refuses, or if the step before it was never done.
 """
 
 import dataclasses
@@ -58,7 +59,6 @@ def fetch(store: Store, account: str, client: Client) -> Fetched:
     Raises:
         KeyRefusedError: the API key is refused; the message names its variable.
         ApiError: there was no list, or not a readable one; nothing was kept.
-        StoreError: the data root refuses.
     """
     with store.locked(account):
         register(store, account, now=datetime.now(UTC))
@@ -97,7 +97,6 @@ def parse(store: Store, account: str, *, timezone: str) -> Parsed:
 
     Raises:
         UnreadableResponseError: it is not a list of rows.
-        StoreError: no response is kept yet, or the data root refuses.
     """
     with store.locked(account):
         kept = store.responses.newest(account)
@@ -124,7 +123,6 @@ def merge(store: Store, account: str, policy: RemovalPolicy, *, raw_days: int | 
 
     Raises:
         ForeignListError: the list belongs to another account; nothing was changed.
-        StoreError: no response is parsed yet, or the data root refuses.
     """
     with store.locked(account):
         before = store.state(account)
@@ -144,9 +142,15 @@ def merge(store: Store, account: str, policy: RemovalPolicy, *, raw_days: int | 
         months_written: tuple[str, ...] = ()
         if _is_known(state, info):
             _tell_acceptance(account, state, policy)
-        elif not _is_newer(state, info):
+        elif state.last_response_at is not None and info.fetched_at <= state.last_response_at:
             outcome, counts = "older", Counts()
-            _warn_older(account, state, info)
+            log.warning(
+                "Account %s: the response fetched at %s is not later than the last one, of %s, and is left out; check "
+                "this machine's clock. Responses are merged again after that time.",
+                account,
+                info.fetched_at,
+                state.last_response_at,
+            )
         elif state.sha256 == info.sha256 and state.settings == settings and state.withheld_because is None:
             log.info("Account %s: the list is unchanged", account)
             if state.complete:
@@ -162,11 +166,7 @@ def merge(store: Store, account: str, policy: RemovalPolicy, *, raw_days: int | 
 
 
 def derive_suppression_list(store: Store, account: str) -> Derived:
-    """Make `suppression_list` again if it was not made from the commit that stands.
-
-    Raises:
-        StoreError: nothing is committed yet, or the data root refuses.
-    """
+    """Make `suppression_list` again if it was not made from the commit that stands."""
 
     def make(state: State) -> tuple[pd.DataFrame, int]:
         stops = open_rows(store.read_stops(account, state, ["phone_number", "country", "created_at", "removed_at"]))
@@ -177,11 +177,7 @@ def derive_suppression_list(store: Store, account: str) -> Derived:
 
 
 def derive_stops_per_day(store: Store, account: str) -> Derived:
-    """Make `stops_per_day` again if it was not made from the commit that stands.
-
-    Raises:
-        StoreError: nothing is committed yet, or the data root refuses.
-    """
+    """Make `stops_per_day` again if it was not made from the commit that stands."""
 
     def make(state: State) -> tuple[pd.DataFrame, int]:
         columns = ["id", "country", "created_at_local", "first_seen_at"]
@@ -223,10 +219,6 @@ def _is_known(state: State, info: SnapshotInfo) -> bool:
     return state.sha256 == info.sha256 and info.fetched_at in (state.applied_at, state.verified_at)
 
 
-def _is_newer(state: State, info: SnapshotInfo) -> bool:
-    return all(info.fetched_at > time for time in (state.applied_at, state.verified_at) if time is not None)
-
-
 def _tell_acceptance(account: str, state: State, policy: RemovalPolicy) -> None:
     log.info("Account %s: this response was merged before", account)
     if policy.accept_removals is not None and state.withheld_because is not None:
@@ -235,30 +227,19 @@ def _tell_acceptance(account: str, state: State, policy: RemovalPolicy) -> None:
         )
 
 
-def _warn_older(account: str, state: State, info: SnapshotInfo) -> None:
-    last = max(time for time in (state.applied_at, state.verified_at) if time is not None)
-    log.warning(
-        "Account %s: the response fetched at %s is not later than the last one, of %s, and is left out; check this "
-        "machine's clock. Responses are merged again after that time.",
-        account,
-        info.fetched_at,
-        last,
-    )
-
-
 def _forget_old_responses(store: Store, account: str, state: State, kept_for: timedelta) -> None:
     """Remove responses kept for longer than `kept_for` before the last one that was merged or found unchanged.
 
     Never the newest, and never the one that the commit was made from. If the disk refuses, that is a warning: the
     commit stands, and the tables made from it must not wait for this.
     """
-    last = max((time for time in (state.applied_at, state.verified_at) if time), default=None)
     try:
         newest, responses = store.responses.newest(account), store.responses.all(account)
         committed = [raw.file for raw in responses if state.sha256 and state.sha256.startswith(raw.sha256_start)]
         kept = {newest and newest.file, *committed[-1:]}
         for raw in responses:
-            if last is not None and last - raw.fetched_at > kept_for and raw.file not in kept:
+            is_old = state.last_response_at is not None and state.last_response_at - raw.fetched_at > kept_for
+            if is_old and raw.file not in kept:
                 store.responses.forget(account, raw)
     except StoreError as error:
         log.warning("Account %s: an old response could not be removed. %s", account, error)

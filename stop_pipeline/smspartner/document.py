@@ -21,27 +21,20 @@ _END_BYTES = 64 * 1024
 _BLOCK_BYTES = 16_000_000
 _COPY_BYTES = 1 << 20
 _BEGINNING_BYTES = 4096
+WHITE_SPACE = b" \t\n\r"
+"""That of JSON and XML; Python calls more characters white space."""
 _MODULES: dict[str, ModuleType] = {"json": json_rows, "xml": xml_rows}
 
 
 @dataclass(frozen=True)
 class ListDocument:
-    """What surrounds the rows of a response.
+    """What surrounds the rows of a response."""
 
-    Attributes:
-        path: The body, uncompressed.
-        format: “json” or “xml”.
-        code: The provider's code; None if the response has none.
-        nb_data: The number of rows that it announces; None if it has none.
-        span: Where the text of its rows begins and ends, in bytes, without white space around it; None if the two ends
-            of the document did not show that.
-    """
-
-    path: Path
-    format: str
-    code: int | None
-    nb_data: int | None
-    span: tuple[int, int] | None
+    path: Path  # the body, uncompressed
+    format: str  # “json” or “xml”
+    code: int | None  # the provider's; None if the response has none
+    nb_data: int | None  # rows that it announces; None if it has no number
+    span: tuple[int, int] | None  # the bytes of its rows, without white space around them; None if that was not seen
 
 
 def open_list(path: Path, response_format: str, *, secrets: Collection[str] = ()) -> ListDocument:
@@ -90,34 +83,32 @@ def text_sha256(document: ListDocument, span: tuple[int, int]) -> str:
     return digest.hexdigest()
 
 
-def appended_span(document: ListDocument, before: int, *, at_end: bool) -> tuple[int, int] | None:
-    """The part of a list's text that was added to an earlier list's text.
+def appended_span(document: ListDocument, *, size: int, sha256: str) -> tuple[int, int] | None:
+    """The part of a list's text that comes before or after the text of an earlier list, if that is there unchanged.
 
     Args:
         document: The response.
-        before: Length of the earlier text, in bytes.
-        at_end: Whether the new rows come last instead of first.
+        size: Length of the earlier text, in bytes.
+        sha256: SHA-256 of the earlier text.
 
     Returns:
-        The span of the new rows; None if they are not separated from the others as rows are, or are too many.
+        The span of the new rows; None if there are none, too many, or not separated from the others as rows are.
     """
     if document.span is None:
         return None
-    module = _MODULES[document.format]
-    first, last = document.span
-    start, end = (first + before, last) if at_end else (first, last - before)
-    if end - start > _BLOCK_BYTES:
-        return None
-    with document.path.open("rb") as file:
-        file.seek(start)
-        text = file.read(max(0, end - start))
-    rows = text.strip(module.WHITE_SPACE)
-    separated = rows.startswith(module.SEPARATOR) if at_end else rows.endswith(module.SEPARATOR)
-    if not rows or not separated:
-        return None
-    width = len(module.SEPARATOR)
-    first = start + text.index(rows)
-    return (first + width, first + len(rows)) if at_end else (first, first + len(rows) - width)
+    separator = _MODULES[document.format].SEPARATOR
+    start, end = document.span
+    for earlier, first, last in (((end - size, end), start, end - size), ((start, start + size), start + size, end)):
+        if not 0 < last - first <= _BLOCK_BYTES:
+            continue
+        with document.path.open("rb") as file:
+            text = os.pread(file.fileno(), last - first, first)
+        rows = text.strip(WHITE_SPACE)
+        separated = rows.endswith(separator) if first == start else rows.startswith(separator)
+        if rows and separated and text_sha256(document, earlier) == sha256:
+            begin, width = first + text.index(rows), len(separator)
+            return (begin, begin + len(rows) - width) if first == start else (begin + width, begin + len(rows))
+    return None
 
 
 def blocks(file: BinaryIO, document: ListDocument, span: tuple[int, int]) -> Iterator[tuple[int, int]]:
@@ -153,8 +144,8 @@ def _find_list(file: BinaryIO, module: ModuleType) -> tuple[Any, tuple[int, int]
     if around is None:
         return None
     first, last = head[begins.end() :], tail[:ends_at]
-    start = begins.end() + len(first) - len(first.lstrip(module.WHITE_SPACE))
-    end = tail_at + len(last.rstrip(module.WHITE_SPACE))
+    start = begins.end() + len(first) - len(first.lstrip(WHITE_SPACE))
+    end = tail_at + len(last.rstrip(WHITE_SPACE))
     return around, (start, max(start, end))
 
 

@@ -12,9 +12,6 @@ import pyarrow.json
 from stop_pipeline.smspartner.envelope import Envelope, whole_code, whole_count
 from stop_pipeline.smspartner.rows import NumberText, Rows, check_rows
 
-WHITE_SPACE = b" \t\n\r"
-"""JSON's own; Python calls more characters white space."""
-
 LIST_BEGINS = re.compile(rb'"data"[ \t\n\r]*:[ \t\n\r]*\[')
 LIST_ENDS = b"]"
 SEPARATOR = b","

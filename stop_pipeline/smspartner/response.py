@@ -18,7 +18,7 @@ from stop_pipeline.errors import excerpt
 from stop_pipeline.phone_numbers import read_phone_numbers
 from stop_pipeline.schema import BAD_CREATED_AT, CONFLICTING_ID, LISTED, REASONS, REJECTED_ROWS
 from stop_pipeline.smspartner import json_rows, xml_rows
-from stop_pipeline.smspartner.document import ListDocument, blocks, load_rows
+from stop_pipeline.smspartner.document import WHITE_SPACE, ListDocument, blocks, load_rows
 from stop_pipeline.smspartner.rows import Malformed, Rows, check_rows, raw_of_fields
 from stop_pipeline.smspartner.timestamps import FORM, local_to_utc, read_local_times
 
@@ -30,32 +30,20 @@ MAX_EXTRA_FIELD_LENGTH = 40
 
 _READERS = 2
 _READ_BLOCK = {"json": json_rows.read_block, "xml": xml_rows.read_block}
-_WHITE_SPACE = b" \t\n\r"
-"""That of JSON and XML; Python calls more characters white space."""
 _SAME_ID = ["id", "created_at_local", "phone_number"]
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The rows of one response.
+    """The rows of one response."""
 
-    Attributes:
-        listed: The good rows (`schema.LISTED`), each `id` once, sorted by `created_at_local`, `id`.
-        rejected: The malformed rows (`schema.REJECTED_ROWS`), each `raw` once, sorted by `raw`.
-        rows: Rows in the response; always `listed` + `rejected` + `duplicates`.
-        duplicates: Rows equal to another one.
-        extra_fields: Names of undocumented row fields, sorted, their digits masked.
-        any_too_late: Whether a row was rejected because its `createdAt` was still too far ahead.
-        span: The part of the text that holds these rows and nothing else; None if that was not seen.
-    """
-
-    listed: pd.DataFrame
-    rejected: pd.DataFrame
-    rows: int
-    duplicates: int
-    extra_fields: tuple[str, ...]
-    any_too_late: bool
-    span: tuple[int, int] | None
+    listed: pd.DataFrame  # the good rows (`schema.LISTED`), each `id` once, sorted by `created_at_local`, `id`
+    rejected: pd.DataFrame  # the malformed rows (`schema.REJECTED_ROWS`), each `raw` once, sorted by `raw`
+    rows: int  # in the response; always `listed` + `rejected` + `duplicates`
+    duplicates: int  # rows equal to another one
+    extra_fields: tuple[str, ...]  # names of undocumented row fields, sorted, their digits masked
+    any_too_late: bool  # whether a row was rejected because its `createdAt` was still too far ahead
+    span: tuple[int, int] | None  # the part of the text that holds just these rows; None if that was not seen
 
 
 class _NotAListError(Exception):
@@ -68,8 +56,7 @@ def parse(document: ListDocument, *, fetched_at: datetime, timezone: str, secret
     Args:
         document: What `open_list` found.
         fetched_at: When it was fetched, UTC; a `createdAt` well after that is not usable.
-        timezone: IANA name of the zone in which `createdAt` is read. A local time that happens twice means the earlier
-            instant, one that never happens the next valid instant.
+        timezone: IANA name of the zone in which `createdAt` is read.
         secrets: As in `open_list`.
 
     Raises:
@@ -100,19 +87,10 @@ def shown_fields(extra_fields: Collection[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Part:
-    """The rows of one block.
+    """The rows of one block."""
 
-    Attributes:
-        good: `schema.LISTED`; with it `spelling`, null where it is the phone number, and `raw` as in `rows.Rows`.
-        malformed: All others.
-        rows: How many there are of both.
-        extra_fields: As in `rows.Rows`.
-        any_too_late: As in `Snapshot`.
-    """
-
-    good: pd.DataFrame
-    malformed: Sequence[Malformed]
-    rows: int
+    good: pd.DataFrame  # `schema.LISTED`; with it `spelling`, null where it is the phone number, and `raw` as in `Rows`
+    malformed: Sequence[Malformed]  # all others
     extra_fields: frozenset[str]
     any_too_late: bool
 
@@ -137,21 +115,15 @@ def _typed(rows: Rows, zone: ZoneInfo, latest: datetime) -> _Part:
             "raw": usable["raw"],
         }
     )
-    count = len(usable) + len(rows.malformed)
-    return _Part(
-        good if dated.all() else good[dated],
-        [*rows.malformed, *misdated],
-        count,
-        rows.extra_fields,
-        bool(too_late.any()),
-    )
+    good = good if dated.all() else good[dated]
+    return _Part(good, [*rows.malformed, *misdated], rows.extra_fields, bool(too_late.any()))
 
 
 def _snapshot(parts: Sequence[_Part], span: tuple[int, int] | None) -> Snapshot:
     """The rows of all blocks, each `id` once."""
     good = pd.concat([part.good for part in parts], ignore_index=True) if parts else LISTED.empty
     malformed = [row for part in parts for row in part.malformed]
-    rows = sum(part.rows for part in parts)
+    rows = len(good) + len(malformed)
     repeated = good["id"].duplicated(keep=False)
     if repeated.any():
         kept, conflicting = _one_row_per_id(good[repeated])
@@ -225,7 +197,7 @@ def _read_blocks(
     read_block = _READ_BLOCK[document.format]
 
     def read(block: tuple[int, int]) -> _Part:
-        text = os.pread(file.fileno(), block[1] - block[0], block[0]).strip(_WHITE_SPACE)
+        text = os.pread(file.fileno(), block[1] - block[0], block[0]).strip(WHITE_SPACE)
         rows = read_block(text)
         if rows is None:
             raise _NotAListError

@@ -22,17 +22,11 @@ _CANONICAL_DIGITS = re.compile(r"[1-9][0-9]{0,18}")
 
 @dataclass(frozen=True)
 class Malformed:
-    """A row to reject.
+    """A row to reject."""
 
-    Attributes:
-        raw: The row as JSON text.
-        reason: One of `schema.REASONS`.
-        spelling: Its phone number as spelled; None if it has none.
-    """
-
-    raw: str
-    reason: str
-    spelling: str | None
+    raw: str  # the row as JSON text
+    reason: str  # one of `schema.REASONS`
+    spelling: str | None  # its phone number as spelled; None if it has none
 
 
 @dataclass(frozen=True)
@@ -44,18 +38,12 @@ class NumberText:
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of a response.
+    """Some rows of a response."""
 
-    Attributes:
-        usable: `id` (int64, from 1), `spelling` and `created_at_text` (str), and `raw` (str): the row as JSON text,
-            null where it follows from the other three.
-        malformed: The rows without a usable `id` or phone number.
-        extra_fields: Names of undocumented fields.
-    """
-
-    usable: pd.DataFrame
-    malformed: Sequence[Malformed] = ()
-    extra_fields: frozenset[str] = field(default=frozenset())
+    usable: pd.DataFrame  # `id` (int64, from 1), `spelling` and `created_at_text` (str), and `raw` (str): the row as
+    # JSON text, null where it follows from the other three
+    malformed: Sequence[Malformed] = ()  # the rows without a usable `id` or phone number
+    extra_fields: frozenset[str] = field(default=frozenset())  # names of undocumented fields
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=lambda number: number.text)

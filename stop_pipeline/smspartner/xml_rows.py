@@ -14,7 +14,6 @@ from defusedxml.ElementTree import ParseError, XMLParser
 from stop_pipeline.smspartner.envelope import Envelope, whole_code, whole_count
 from stop_pipeline.smspartner.rows import FIELDS, Rows, check_rows
 
-WHITE_SPACE = b" \t\n\r"
 LIST_BEGINS = re.compile(rb"<result>\s*(?:<entry>[^<]*</entry>\s*){3}<entry>")
 LIST_ENDS = b"</entry>"
 SEPARATOR = b""

@@ -1,6 +1,6 @@
 """Tables made from a commit: the numbers that must not be texted, and counts per day. Pure functions."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -14,31 +14,19 @@ ORIGINS = (LISTED_ORIGIN, REJECTED_ORIGIN, FOUND_ORIGIN)
 """From the strongest to the weakest; a number has the strongest of its rows."""
 
 
-@dataclass(frozen=True)
-class BlockedNumbers:
-    """The numbers that rows block.
+class BlockedNumbers(NamedTuple):
+    """The numbers that rows block."""
 
-    Attributes:
-        rows: One row for each number and each row that blocks it: `phone_number`, the row's other columns, and
-            `origin`, the place of its origin in `ORIGINS`.
-        unreadable_rows: Rows in which nothing like a phone number was found, so that they block nobody.
-    """
-
-    rows: pd.DataFrame
-    unreadable_rows: int
+    rows: pd.DataFrame  # one row for each number and each row that blocks it: `phone_number`, the row's other columns,
+    # and `origin`, the place of its origin in `ORIGINS`
+    unreadable_rows: int  # rows in which nothing like a phone number was found, so that they block nobody
 
 
-@dataclass(frozen=True)
-class SuppressionList:
-    """The numbers that must not be texted.
+class SuppressionList(NamedTuple):
+    """The numbers that must not be texted."""
 
-    Attributes:
-        numbers: One row per number (`schema.SUPPRESSION_LIST`), sorted by number.
-        unreadable_rows: As in `BlockedNumbers`.
-    """
-
-    numbers: pd.DataFrame
-    unreadable_rows: int
+    numbers: pd.DataFrame  # one row per number (`schema.SUPPRESSION_LIST`), sorted by number
+    unreadable_rows: int  # as in `BlockedNumbers`
 
 
 def blocked_numbers(stops: pd.DataFrame, rejected: pd.DataFrame) -> BlockedNumbers:
@@ -59,14 +47,20 @@ def blocked_numbers(stops: pd.DataFrame, rejected: pd.DataFrame) -> BlockedNumbe
         _blocking_nobody(rows["phone_number"], found["phone_number"])
         for rows, found in ((unreadable, in_spellings), (rejected, in_rows))
     )
-    parts = [
-        stops.assign(origin=0),
-        rejected.dropna(subset="phone_number").assign(origin=1),
-        in_spellings.explode("phone_number").dropna(subset="phone_number").assign(origin=2),
-        in_rows.explode("phone_number").dropna(subset="phone_number").assign(origin=2),
+    by_origin = [
+        (stops, 0),
+        (rejected, 1),
+        (in_spellings.explode("phone_number"), 2),
+        (in_rows.explode("phone_number"), 2),
     ]
     dtypes = {**stops.dtypes, "origin": "int64"}
-    rows = pd.concat([part.reindex(columns=list(dtypes)).astype(dtypes) for part in parts], ignore_index=True)
+    rows = pd.concat(
+        [
+            part.dropna(subset="phone_number").assign(origin=origin).reindex(columns=list(dtypes)).astype(dtypes)
+            for part, origin in by_origin
+        ],
+        ignore_index=True,
+    )
     return BlockedNumbers(rows, unreadable_rows)
 
 

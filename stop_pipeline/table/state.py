@@ -1,9 +1,8 @@
-"""What a data root records about one account: the commit, the kept responses and the snapshot.
+"""What a data root records about one account: the commit, the kept responses, the snapshot and the derived tables.
 
-Plain frozen values. Times are timezone-aware UTC with microseconds.
+Plain frozen values. Times are timezone-aware UTC with microseconds. A fingerprint is that of `periods.fingerprint`.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,34 +15,21 @@ TIME_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 
 @dataclass(frozen=True)
 class ListText:
-    """The text of the rows of a response, between the brackets of its list.
+    """The text of the rows of a response, between the brackets of its list."""
 
-    Attributes:
-        format: “json” or “xml”.
-        size: Its length in bytes.
-        sha256: Its SHA-256.
-    """
-
-    format: str
-    size: int
+    format: str  # “json” or “xml”
+    size: int  # in bytes
     sha256: str
 
 
 @dataclass(frozen=True)
 class KeptResponse:
-    """The newest response kept: the content of `raw/account=…/latest.json`.
+    """The newest response kept: the content of `raw/account=…/latest.json`."""
 
-    Attributes:
-        fetched_at: When a response with these bytes was last fetched.
-        sha256: SHA-256 of the uncompressed body.
-        size_bytes: Size of the uncompressed body.
-        file: Name of the file that holds it, compressed, in the same folder.
-    """
-
-    fetched_at: datetime
-    sha256: str
-    size_bytes: int
-    file: str
+    fetched_at: datetime  # when a response with these bytes was last fetched
+    sha256: str  # of the uncompressed body
+    size_bytes: int  # of the uncompressed body
+    file: str  # name of the compressed file, in the same folder
 
     @property
     def format(self) -> str:
@@ -53,58 +39,33 @@ class KeptResponse:
 
 @dataclass(frozen=True)
 class RawFile:
-    """A response kept as received, as its file name describes it.
-
-    Attributes:
-        file: Name of the file, in the account's folder of `raw`.
-        fetched_at: When a response with these bytes was first fetched.
-        sha256_start: The first 12 digits of its SHA-256.
-        format: “json” or “xml”.
-    """
+    """A response kept as received, as its file name describes it."""
 
     file: str
-    fetched_at: datetime
-    sha256_start: str
-    format: str
+    fetched_at: datetime  # when a response with these bytes was first fetched
+    sha256_start: str  # the first 12 digits
+    format: str  # “json” or “xml”
 
 
 @dataclass(frozen=True)
 class SnapshotInfo:
-    """What is known about the snapshot without reading its rows.
+    """What is known about the snapshot without reading its rows."""
 
-    Attributes:
-        fetched_at: Fetch time of the response; when the snapshot is read from the store, of the newest with its bytes.
-        sha256: SHA-256 of the response.
-        timezone: Zone in which `createdAt` was read.
-        reading_rules: Version of the rules by which phone numbers were read.
-        rows: Rows in the response; always `listed` + `rejected` + `duplicates`.
-        listed: Good rows.
-        rejected: Malformed rows.
-        duplicates: Rows equal to another one.
-        code: The provider's code; None if the response has none.
-        nb_data: The number of rows that the provider announced; None if the response has none.
-        extra_fields: Names of undocumented row fields, sorted, their digits masked.
-        any_too_late: Whether a row was rejected because its `createdAt` was still too far ahead.
-        text: The text of the response's rows; None if it could not be told apart from the rest.
-        builds_on: Commit to whose response this one only appends rows; the snapshot then holds these rows alone.
-        months: Fingerprint (`merge.fingerprint`) of the good rows of each month that the snapshot holds.
-    """
-
-    fetched_at: datetime
-    sha256: str
-    timezone: str
-    reading_rules: str
-    rows: int
-    listed: int
-    rejected: int
-    duplicates: int
-    code: int | None
-    nb_data: int | None
-    extra_fields: tuple[str, ...] = ()
-    any_too_late: bool = False
-    text: ListText | None = None
-    builds_on: str | None = None
-    months: Mapping[str, str] = field(default_factory=dict)
+    fetched_at: datetime  # of the response; when read from the store, of the newest response with its bytes
+    sha256: str  # of the response
+    timezone: str  # in which `createdAt` was read
+    reading_rules: str  # version of the rules by which phone numbers were read
+    rows: int  # in the response; always listed + rejected + duplicates
+    listed: int  # good rows
+    rejected: int  # malformed rows
+    duplicates: int  # rows equal to another one
+    code: int | None  # the provider's; None if the response has none
+    nb_data: int | None  # rows that the provider announced; None if the response has no number
+    extra_fields: tuple[str, ...] = ()  # names of undocumented row fields, sorted, their digits masked
+    any_too_late: bool = False  # whether a row was rejected because its `createdAt` was still too far ahead
+    text: ListText | None = None  # of the response's rows; None if it could not be told apart from the rest
+    builds_on: str | None = None  # commit to whose response this one only appends rows: only these are in the snapshot
+    months: Mapping[str, str] = field(default_factory=dict)  # fingerprint of the good rows of each month in it
 
     @property
     def complete(self) -> bool:
@@ -113,7 +74,7 @@ class SnapshotInfo:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """What `to_json` gave."""
+        """The value that a file's footer holds."""
         text = document["text"]
         return cls(
             **{
@@ -127,112 +88,65 @@ class SnapshotInfo:
 
 @dataclass(frozen=True)
 class Counts:
-    """What one sync did to the open rows of `stops`.
+    """What one sync did to the open rows of `stops`."""
 
-    Attributes:
-        listed: Good rows in the response.
-        new: Rows added under an `id` that was not open.
-        changed: Rows added because the provider altered the row of an open `id`.
-        restored: Rows added that had ended before.
-        unchanged: Rows listed as before.
-        removed: Rows ended because they are no longer listed.
-        withheld: Ends that the removal policy withheld, altered rows included.
-        withheld_altered: How many of these belong to altered rows.
-    """
-
-    listed: int = 0
-    new: int = 0
-    changed: int = 0
-    restored: int = 0
-    unchanged: int = 0
-    removed: int = 0
-    withheld: int = 0
-    withheld_altered: int = 0
+    listed: int = 0  # good rows in the response
+    new: int = 0  # added under an `id` that was not open
+    changed: int = 0  # added because the provider altered the row of an open `id`
+    restored: int = 0  # added, and had ended before
+    unchanged: int = 0  # listed as before
+    removed: int = 0  # ended because they are no longer listed
+    withheld: int = 0  # ends that the removal policy withheld, altered rows included
+    withheld_altered: int = 0  # how many of these belong to altered rows
 
 
 @dataclass(frozen=True)
 class Removal:
-    """Ends that one sync applied without a person's word.
+    """Ends that one sync applied without a person's word."""
 
-    Attributes:
-        at: Fetch time of the response.
-        rows: How many rows ended.
-        open_rows: How many rows were open before.
-    """
-
-    at: datetime
-    rows: int
-    open_rows: int
+    at: datetime  # fetch time of the response
+    rows: int  # that ended
+    open_rows: int  # before
 
 
 @dataclass(frozen=True)
 class MonthInfo:
-    """One file of `stops` or `rejected`, as the commit records it.
+    """One file of `stops` or `rejected`, as the commit records it."""
 
-    Attributes:
-        rows: Periods.
-        open_rows: Periods that have not ended.
-        fingerprint: Fingerprint of the open rows.
-    """
-
-    rows: int
-    open_rows: int
-    fingerprint: str
+    rows: int  # periods
+    open_rows: int  # periods that have not ended
+    fingerprint: str  # of the open rows
 
 
 @dataclass(frozen=True)
 class State:
-    """The commit of one account: the content of `state/account=….json`.
+    """The commit of one account: the content of `state/account=….json`."""
 
-    Attributes:
-        schema_version: Version of the data root that wrote it.
-        applied_at: Fetch time of the last response merged; None before the first.
-        parent: Name of the commit before this one.
-        sha256: SHA-256 of the last response merged.
-        complete: Whether that response was complete.
-        verified_at: Fetch time of the last complete response, merged or found unchanged.
-        rows, rejected, duplicates: How many rows that response had, how many malformed, how many equal to another.
-        extra_fields: Names of its undocumented row fields, as in `SnapshotInfo`.
-        counts: What merging it did.
-        doubled_open_ids: Open rows beyond the first of their `id`.
-        withheld_because: Why removals were withheld, as a sentence; None if none were.
-        withheld_from: Open rows when withholding began; None while nothing is withheld.
-        accepted_removals: The largest number of removals that a person allowed in that sync.
-        removals: Removals of the last 24 hours.
-        settings: Settings that bear on the result, as text.
-        reading_rules: Version of the rules by which the stored phone numbers were read.
-        text: The text of the rows merged last, if a response that only appends to it can be merged by itself.
-        largest_id: The largest `id` ever merged.
-        months: The files of `stops`, by month.
-        rejected_file: The file of `rejected`; None if there is none.
-        commits: How many rows the file of `commits` has.
-        staged: Files that this commit has not published yet: their place, and the staged file (None: to be removed).
-    """
-
-    schema_version: int = 2
-    applied_at: datetime | None = None
-    parent: str | None = None
-    sha256: str | None = None
+    schema_version: int = 2  # of the data root
+    applied_at: datetime | None = None  # fetch time of the last response merged; None before the first
+    parent: str | None = None  # name of the commit before this one
+    sha256: str | None = None  # of the last response merged; the next ten describe that response and its merge
     complete: bool = False
-    verified_at: datetime | None = None
+    verified_at: datetime | None = None  # fetch time of the last complete response, merged or found unchanged
     rows: int = 0
-    rejected: int = 0
-    duplicates: int = 0
-    extra_fields: tuple[str, ...] = ()
+    rejected: int = 0  # malformed rows
+    duplicates: int = 0  # rows equal to another one
+    extra_fields: tuple[str, ...] = ()  # as in `SnapshotInfo`
     counts: Counts = field(default=Counts())
-    doubled_open_ids: int = 0
-    withheld_because: str | None = None
-    withheld_from: int | None = None
-    accepted_removals: int | None = None
-    removals: tuple[Removal, ...] = ()
-    settings: Mapping[str, str] = field(default_factory=dict)
-    reading_rules: str | None = None
-    text: ListText | None = None
-    largest_id: int = 0
-    months: Mapping[str, MonthInfo] = field(default_factory=dict)
-    rejected_file: MonthInfo | None = None
-    commits: int = 0
+    doubled_open_ids: int = 0  # open rows beyond the first of their `id`
+    withheld_because: str | None = None  # why removals were withheld, as a part of a sentence; None if none were
+    withheld_from: int | None = None  # open rows when withholding began; None while nothing is withheld
+    accepted_removals: int | None = None  # the largest number of removals that a person allowed
+    removals: tuple[Removal, ...] = ()  # of the last 24 hours
+    settings: Mapping[str, str] = field(default_factory=dict)  # those that bear on the result, as text
+    reading_rules: str | None = None  # version of the rules by which the stored phone numbers were read
+    text: ListText | None = None  # of the rows merged last, if a response that only appends to it needs no other
+    largest_id: int = 0  # ever merged
+    months: Mapping[str, MonthInfo] = field(default_factory=dict)  # the files of `stops`
+    rejected_file: MonthInfo | None = None  # the file of `rejected`; None if there is none
+    commits: int = 0  # rows of the file of `commits`
     staged: Mapping[str, str | None] = field(default_factory=dict)
+    """Files that this commit has not published yet: their place, and the staged file (None: to be removed)."""
 
     @property
     def commit(self) -> str | None:
@@ -240,6 +154,11 @@ class State:
         if self.applied_at is None or self.sha256 is None:
             return None
         return f"{self.applied_at:{TIME_FORMAT}}-{self.sha256[:12]}"
+
+    @property
+    def last_response_at(self) -> datetime | None:
+        """Fetch time of the last response that was merged or found unchanged; None before the first."""
+        return max((time for time in (self.applied_at, self.verified_at) if time), default=None)
 
     @property
     def total_rows(self) -> int:
@@ -253,7 +172,7 @@ class State:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """What `to_json` gave."""
+        """The value that the state file holds."""
         text, rejected_file = document["text"], document["rejected_file"]
         return cls(
             **{
@@ -274,34 +193,17 @@ class State:
 
 @dataclass(frozen=True)
 class DerivedInfo:
-    """A derived table, as its file describes it.
+    """A derived table, as its file describes it."""
 
-    Attributes:
-        commit: The commit that it was made from.
-        rows: How many it holds.
-        reading_rules: Version of the rules by which it was made; None if schema version 1 made it.
-        unreadable_rows: Listed rows that contain no phone number and so block nobody; `suppression_list` only.
-        timezone: Zone in which `createdAt` was read.
-    """
-
-    commit: str
+    commit: str  # that it was made from
     rows: int
-    reading_rules: str | None = None
-    unreadable_rows: int = 0
-    timezone: str | None = None
-
-
-def to_json(value: Any) -> dict[str, Any]:
-    """One of these values as a document; times become ISO 8601 texts when it is written."""
-    return dataclasses.asdict(value)
+    reading_rules: str | None = None  # version of the rules by which it was made; None if schema version 1 made it
+    unreadable_rows: int = 0  # listed rows that contain no phone number and so block nobody; `suppression_list` only
+    timezone: str | None = None  # in which `createdAt` was read
 
 
 def parse_time(text: str | None) -> Any:
-    """A time as a document holds it.
-
-    Raises:
-        ValueError: it has no time zone.
-    """
+    """A time as a document holds it, None as None; a ValueError says that it has no time zone."""
     if text is None:
         return None
     time = datetime.fromisoformat(text)

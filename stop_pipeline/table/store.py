@@ -73,12 +73,10 @@ SNAPSHOT_FILE = "snapshot/account={}/stop_snapshot.parquet"
 
 
 class Store:
-    """One data root, a folder or a prefix in a bucket.
+    """One data root: a folder, or the URI of a bucket and a prefix.
 
-    Every method that writes is to be called under `locked`.
-
-    Args:
-        root: Folder, or URI of a bucket and prefix.
+    Every method that writes is to be called under `locked`. Every method raises a StoreError if the data root refuses,
+    or if a file is damaged or missing.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -88,11 +86,7 @@ class Store:
 
     @classmethod
     def existing(cls, root: str | Path) -> "Store":
-        """The store of a data root that exists.
-
-        Raises:
-            StoreError: it does not exist.
-        """
+        """The store of a data root that exists; a StoreError says that it does not."""
         store = cls(root)
         if not store.files.has_root():
             raise StoreError(
@@ -112,11 +106,7 @@ class Store:
 
     @contextmanager
     def locked(self, account: str) -> Iterator[None]:
-        """Hold the account's lock, and publish what a killed process has committed but not published.
-
-        Raises:
-            StoreError: another process held the lock for too long, or the data root refuses.
-        """
+        """Hold the account's lock, and publish what a killed process has committed but not published."""
         with self.files.locked(account):
             state = self.state(account)
             if state.staged:
@@ -141,7 +131,6 @@ class Store:
 
         Raises:
             SchemaVersionError: a later version of this package wrote it.
-            StoreError: it cannot be read.
         """
         name = f"state/account={account}.json"
         document = read_document(self.files, name)
@@ -179,9 +168,6 @@ class Store:
 
         Returns:
             The state as written.
-
-        Raises:
-            StoreError: the data root refuses.
         """
 
         def stage_month(month: str) -> tuple[str | None, MonthInfo]:
@@ -223,11 +209,7 @@ class Store:
     # Opt-outs and malformed rows
 
     def recorded_months(self, account: str) -> dict[str, MonthInfo]:
-        """What the files of `stops` say about themselves, by month.
-
-        Raises:
-            StoreError: a file cannot be read, or was written by another program.
-        """
+        """What the files of `stops` say about themselves, by month."""
 
         def recorded(name: str) -> tuple[str, MonthInfo]:
             with reading(self.files.shown(name)):
@@ -268,11 +250,7 @@ class Store:
         return self._read(table_file(REJECTED.name, account), REJECTED, state=state)
 
     def read_commits(self, account: str, state: State) -> pd.DataFrame:
-        """Every response that was merged (`schema.COMMITS`), in order.
-
-        Raises:
-            StoreError: the file does not hold what the commit records.
-        """
+        """Every response that was merged (`schema.COMMITS`), in order."""
         if state.commits == 0:
             return COMMITS.empty
         name = table_file(COMMITS.name, account)
@@ -306,33 +284,23 @@ class Store:
     def write_snapshot(self, account: str, listed: pd.DataFrame, rejected: pd.DataFrame, info: SnapshotInfo) -> None:
         """Replace the snapshot: a row group for each month of good rows, and a last one of malformed rows.
 
-        Args:
-            account: Account name.
-            listed: Good rows (`schema.LISTED`), sorted.
-            rejected: Malformed rows (`schema.REJECTED_ROWS`), sorted.
-            info: What the file says about itself.
+        Good rows are `schema.LISTED` and malformed ones `schema.REJECTED_ROWS`, sorted. `info` goes into the footer.
         """
         groups = [len(rows) for rows in split_by_month(listed).values()]
         rows = pd.concat([_conformed(part, STOP_SNAPSHOT) for part in (listed, rejected)], ignore_index=True)
         data = encode(rows, STOP_SNAPSHOT, dataclasses.asdict(info), row_groups=[*groups, len(rejected)])
         for folder in self.files.matching(f"snapshot/account={account}/created_month=*"):
-            self.files.remove(
-                f"{folder}/stop_snapshot.parquet"
-            )  # of schema version 1; if killed, the next sync goes on
+            self.files.remove(f"{folder}/stop_snapshot.parquet")  # of schema version 1
         self.files.write(account, SNAPSHOT_FILE.format(account), data)
 
     def read_snapshot(self, account: str, info: SnapshotInfo, months: Iterable[str]) -> pd.DataFrame:
-        """The good rows (`schema.LISTED`) of some months of the snapshot.
-
-        Raises:
-            StoreError: it is damaged, or not the snapshot that `info` describes.
-        """
+        """The good rows (`schema.LISTED`) of some months of the snapshot that `info` describes."""
         wanted = set(months)
         groups = [group for group, month in enumerate(info.months) if month in wanted]
         return self._read_snapshot(account, info, groups, LISTED)
 
     def read_snapshot_rejected(self, account: str, info: SnapshotInfo) -> pd.DataFrame:
-        """The malformed rows (`schema.REJECTED_ROWS`) of the snapshot; raises as `read_snapshot` does."""
+        """The malformed rows (`schema.REJECTED_ROWS`) of the snapshot that `info` describes."""
         return self._read_snapshot(account, info, [len(info.months)], REJECTED_ROWS)
 
     # Tables made from a commit
