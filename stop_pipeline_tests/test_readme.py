@@ -1,10 +1,12 @@
 """The README and the code say the same: its tables, its variables, its commands, and its Python runs."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from stop_pipeline import schema
@@ -13,10 +15,8 @@ from stop_pipeline_tests.support.commands import run_command
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 TABLES = {
-    "stops": (*schema.STOPS.columns, schema.ACCOUNT, schema.CREATED_MONTH),
-    "rejected": (*schema.REJECTED.columns, schema.ACCOUNT),
-    "suppression_list": (*schema.SUPPRESSION_LIST.columns, schema.ACCOUNT),
-    "stops_per_day": (*schema.STOPS_PER_DAY.columns, schema.ACCOUNT),
+    table.name: table.columns
+    for table in (schema.STOPS, schema.REJECTED, schema.SUPPRESSION_LIST, schema.STOPS_PER_DAY)
 }
 
 
@@ -61,6 +61,49 @@ def test_the_python_of_the_readme_runs_on_the_demo_data(name: str, code: str, de
         [sys.executable, "-W", "error", "-c", code], cwd=demo, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def _shell(name: str) -> str:
+    found = re.search(rf"<!-- shell: {name} -->\n```sh\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def _run_shell(lines: str, demo: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["/bin/sh", "-e", "-c", lines],
+        cwd=demo,
+        env={**os.environ, "PATH": path, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_opening_question_is_answered_as_the_readme_shows(demo: Path) -> None:
+    shown = re.search(r"<!-- shell: lookup -->.*?```text\n(.*?)```", README, re.DOTALL)
+    assert shown is not None
+
+    def without_times(text: str) -> str:
+        return re.sub(r"[0-9a-f]{64}", "<SHA-256>", re.sub(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}", "<time>", text))
+
+    done = _run_shell(_shell("lookup"), demo)
+    assert (done.returncode, done.stderr) == (4, "")
+    assert without_times(done.stdout) == without_times(shown[1])
+
+
+def test_another_tool_is_kept_up_to_date_by_the_lines_of_the_readme(demo: Path) -> None:
+    done = _run_shell(_shell("export"), demo, STOP_PIPELINE_DATA="demo/data")
+    assert done.returncode == 0, done.stderr
+    listed = set(pd.read_csv(demo / "stop-list.csv", dtype=str)["phone_number"])
+    changes = pd.read_parquet(demo / "changes.parquet")
+    assert set(changes["phone_number"]) == listed != set()
+    assert (demo / "cursor").exists()
+    for_cron = _shell("export").splitlines()[-1].replace("%F", "%F-again")
+    again = _run_shell(for_cron, demo, STOP_PIPELINE_DATA="demo/data")
+    assert again.returncode == 0, again.stderr
+    assert "0 added, 0 removed" in again.stdout
 
 
 def test_every_way_to_read_gives_the_same_rows(demo: Path) -> None:
