@@ -12,15 +12,12 @@ import pandas as pd
 
 from stop_pipeline.errors import ForeignListError
 from stop_pipeline.schema import REJECTED, STOPS, TableSchema
-from stop_pipeline.table.periods import REJECTED_ORDER, STOPS_ORDER, months_of, open_rows
+from stop_pipeline.table.periods import REJECTED_ORDER, ROW, STOPS_ORDER, months_of, open_rows
 from stop_pipeline.table.removals import RemovalPolicy, recent_removals
 from stop_pipeline.table.state import Counts, Removal, State
 
 FOREIGN_LIST_ROWS = 20
 """With this many open rows, a list that shares no `id` with them belongs to another account."""
-
-ROW = ["id", "phone_number", "created_at_local"]
-"""The columns by which rows are compared."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import logging
 import pandas as pd
 
 from stop_pipeline.schema import LISTED, STOPS
-from stop_pipeline.table.merge import ROW, MergePlan, apply, compare, merge_rejected, plan_merge
-from stop_pipeline.table.periods import open_rows, split_by_month
+from stop_pipeline.table.merge import MergePlan, apply, compare, merge_rejected, plan_merge
+from stop_pipeline.table.periods import ROW, open_rows, split_by_month
 from stop_pipeline.table.removals import RemovalPolicy
 from stop_pipeline.table.state import SnapshotInfo, State
 from stop_pipeline.table.store import Store

@@ -16,7 +16,9 @@ STOPS_ORDER = ["created_at_local", "id", "first_seen_at"]
 
 REJECTED_ORDER = ["raw", "first_seen_at"]
 
-_ROW = ["id", "phone_number", "created_at_local"]
+ROW = ["id", "phone_number", "created_at_local"]
+"""The columns by which rows are compared."""
+
 _NEVER = pd.Timestamp("9999-12-31", tz="UTC")
 
 
@@ -45,7 +47,7 @@ def open_rows(periods: pd.DataFrame) -> pd.DataFrame:
     return periods[periods["removed_at"].isna()]
 
 
-def joined_periods(periods: pd.DataFrame, key: list[str] = _ROW) -> pd.DataFrame:
+def joined_periods(periods: pd.DataFrame, key: list[str] = ROW) -> pd.DataFrame:
     """Periods in which those of one row that overlap or touch are one.
 
     Spellings that used to be read as two numbers, so that each was a row of its own, may be read as one number today.

@@ -17,14 +17,10 @@ class RemovalPolicy:
 
     Within 24 hours `max_removed_share` of the rows that were open at their beginning may end, or `ALWAYS_ALLOWED` rows
     if that is more, but never more than half.
-
-    Attributes:
-        max_removed_share: Share of the open rows.
-        accept_removals: The largest number of ends that a person allows this once; None if nobody was asked.
     """
 
     max_removed_share: float = MAX_REMOVED_SHARE
-    accept_removals: int | None = None
+    accept_removals: int | None = None  # the largest number of ends that a person allows this once
 
     def objection(
         self,
