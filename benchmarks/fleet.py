@@ -28,8 +28,7 @@ import sqlalchemy
 
 from stop_pipeline import sync
 from stop_pipeline.smspartner.client import StopListClient
-from stop_pipeline.smspartner.sandbox import Sandbox, today
-from stop_pipeline.smspartner.sandbox_list import StopList
+from stop_pipeline.smspartner.sandbox import Sandbox
 from stop_pipeline.table.removals import RemovalPolicy
 from stop_pipeline.table.store import Store
 
@@ -114,7 +113,7 @@ def measure(accounts: int, accounts_per_run: int, *, rows: int, most_runs: int, 
     synced = [name for run in runs for name in run]
     home = make_home(folder)
     store = Store(folder / "data")
-    with Sandbox({f"key-{name}": StopList(rows, seed, until=today()) for seed, name in enumerate(synced)}) as sandbox:
+    with Sandbox(rows=rows, api_keys=[f"key-{name}" for name in synced]) as sandbox:
         plain_seconds = [
             plain_sync(store, name, StopListClient(f"key-{name}", base_url=sandbox.base_url)) for name in synced * 2
         ][len(synced) :]

@@ -4,7 +4,7 @@ For a notebook: `read_stops` and its siblings, `lookup`, `read_changes` and `sup
 
 Read `defs/assets.py`, then `sync.py`, and you know the pipeline. The package from the outside in:
 
-    cli, list_commands      the command `stop-pipeline`
+    cli, commands           the command `stop-pipeline`
     local_dagster           Dagster on this machine: one run, or the UI and its daemon
     definitions, defs/      what Dagster loads: assets, checks, schedules, alerts
     fleet/                  Dagster's configuration for many accounts
@@ -15,7 +15,7 @@ Read `defs/assets.py`, then `sync.py`, and you know the pipeline. The package fr
     campaign/               a campaign file checked against the suppression list
     verify, rebuild         the data root checked; kept responses replayed
     phone_numbers, times    spellings of numbers and of points in time
-    schema, settings, account_keys, storage_uri, errors, redaction
+    schema, settings, errors
 """
 
 from importlib import import_module
@@ -28,7 +28,7 @@ _MODULES = {
     "read_stops": "stop_pipeline.table.reading",
     "read_stops_per_day": "stop_pipeline.table.reading",
     "read_suppression_list": "stop_pipeline.table.reading",
-    "suppress": "stop_pipeline.campaign",
+    "suppress": "stop_pipeline.campaign.suppression",
 }
 
 __all__ = list(_MODULES)

@@ -1,4 +1,4 @@
-from stop_pipeline.campaign import suppress as suppress
+from stop_pipeline.campaign.suppression import suppress as suppress
 from stop_pipeline.table.changes import read_changes as read_changes
 from stop_pipeline.table.lookup import lookup as lookup
 from stop_pipeline.table.reading import read_rejected as read_rejected

@@ -1,4 +1,4 @@
-"""The command `stop-pipeline`: its subcommands and exit codes. What they print is in `cli_output`.
+"""The command `stop-pipeline`: its subcommands and exit codes.
 
 Nothing large is imported before a command needs it, so that `--help` is instant.
 
@@ -11,22 +11,36 @@ import atexit
 import gc
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import click
 
-from stop_pipeline.account_keys import DEFAULT_ACCOUNT, account_names, key_variable, missing_key
 from stop_pipeline.errors import ConfigurationError, InputError, OutdatedListError, StopPipelineError
-from stop_pipeline.settings import Settings, parse_age
+from stop_pipeline.settings import DEFAULT_ACCOUNT, Settings, account_names, key_variable, missing_key, parse_age
 
-DEMO_FOLDER = "demo"
-"""Where `demo` and `dev --sandbox` keep the data and Dagster's home, unless the environment says otherwise."""
+DEMO_ROOT = "demo/data"
+"""Data root of `demo` and `dev --sandbox`, unless the environment says otherwise. Dagster's home is beside it."""
 
 _OBJECTS_PER_COLLECTION = 100_000
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class _Commands(click.Group):
+    """Ends with the exit code that a command returns; what it raises becomes one sentence on stderr and a code."""
+
+    def invoke(self, ctx: click.Context) -> NoReturn:
+        try:
+            code = super().invoke(ctx) or 0
+        except StopPipelineError as error:
+            click.echo(str(error), err=True)
+            wrong = isinstance(error, ConfigurationError | InputError)
+            code = 2 if wrong else 3 if isinstance(error, OutdatedListError) else 1
+        ctx.exit(code)
 
 
 def _age(_context: click.Context, _option: click.Parameter, text: str) -> timedelta:
@@ -37,7 +51,26 @@ def _age(_context: click.Context, _option: click.Parameter, text: str) -> timede
         raise click.BadParameter(str(error)) from None
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _account(use: str) -> Callable[[_Command], _Command]:
+    return click.option("--account", metavar="NAME", help=use)
+
+
+def _max_age(exception: str = "") -> Callable[[_Command], _Command]:
+    use = f"How long ago the list may have been verified, such as 90m, 24h or 2d{exception}."
+    return click.option("--max-age", callback=_age, default="24h", show_default=True, metavar="AGE", help=use)
+
+
+def _out(metavar: str, use: str) -> Callable[[_Command], _Command]:
+    return click.option("--out", type=_PATH, metavar=metavar, required=True, help=use)
+
+
+_PATH = click.Path(path_type=Path)
+_LIST_ACCOUNT = _account("Use only this account's list; by default, all lists.")
+_LIST_AGE = _max_age("; past times do not need it")
+_OUT_FILE = _out("FILE", "File to be written, .csv or .parquet; it must not exist.")
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="stop_pipeline")
 def main() -> None:
     """SMS Partner's STOP list as a table that compliance can rely on and analysts can read."""
@@ -45,38 +78,44 @@ def main() -> None:
     os.umask(0o077)
 
 
+# Syncs
+
+
 @main.command()
-@click.option("--account", metavar="NAME", help="Sync only this account.")
+@_account("Sync only this account.")
 @click.option(
     "--accept-removals",
     type=click.IntRange(min=0),
     metavar="N",
     help="Accept up to N removals that would otherwise be withheld.",
 )
-def run(account: str | None, accept_removals: int | None) -> None:
+def run(account: str | None, accept_removals: int | None) -> int:
     """Fetch the list of every account once and merge it into the table; no server is needed."""
-    with _plain_errors():
-        settings = Settings.from_environment()
-        accounts = _chosen(settings, account)
-        if accept_removals is not None and len(accounts) > 1:
-            raise ConfigurationError("--accept-removals is for one account: name it with --account.")
-        if not set(accounts) & set(settings.accounts_with_key()):
-            raise missing_key(accounts[0], settings.accounts_file)
-        sys.exit(_sync(settings, accounts, accept_removals))
+    settings = Settings.from_environment()
+    if account is not None and account not in settings.accounts:
+        raise ConfigurationError(
+            f"--account {account} is not one of the accounts that are set up ({', '.join(settings.accounts)})."
+        )
+    accounts = settings.accounts if account is None else (account,)
+    if accept_removals is not None and len(accounts) > 1:
+        raise ConfigurationError("--accept-removals is for one account: name it with --account.")
+    if not set(accounts) & set(settings.accounts_with_key()):
+        raise missing_key(accounts[0], settings.accounts_file)
+    return _sync(settings, accounts, accept_removals)
 
 
 @main.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the UI.")
 @click.option("--sandbox", is_flag=True, help="Use a stand-in for SMS Partner, which needs no key.")
-def dev(port: int, *, sandbox: bool) -> None:
+def dev(port: int, *, sandbox: bool) -> int:
     """Open the Dagster UI and run the schedule, until Ctrl-C."""
     _end_when_asked()
-    with _plain_errors(), _sandboxed(os.environ) if sandbox else nullcontext():
-        settings = Settings.from_environment()  # before the import below, which would refuse a setting by a traceback
-        from stop_pipeline.local_dagster import serve
+    from stop_pipeline.local_dagster import serve
 
+    with _sandboxed() if sandbox else nullcontext():
+        settings = Settings.from_environment()
         _warn_of_another_owner(settings)
-        sys.exit(serve(settings, port, lambda url: click.echo(f"Open {url} in a browser. Ctrl-C ends it.")))
+        return serve(settings, port, lambda url: click.echo(f"Open {url} in a browser. Ctrl-C ends it."))
 
 
 @main.command()
@@ -90,37 +129,56 @@ def dev(port: int, *, sandbox: bool) -> None:
 @click.option(
     "--accounts", default=DEFAULT_ACCOUNT, metavar="A,B,…", help="Names of the accounts, each with its own list."
 )
-def sandbox(port: int, rows: int, seed: int, accounts: str) -> None:
+def sandbox(port: int, rows: int, seed: int, accounts: str) -> int:
     """Run a stand-in for SMS Partner on this machine, until Ctrl-C."""
-    from stop_pipeline.cli_output import sandbox_instructions
-    from stop_pipeline.smspartner.sandbox import serve
+    from stop_pipeline.smspartner.sandbox import API_KEY, Sandbox
 
-    with _plain_errors():
-        keys = {name: _sandbox_key(name) for name in account_names(accounts, "--accounts")}
+    names = account_names(accounts, "--accounts")
+    keys = {name: API_KEY if name == DEFAULT_ACCOUNT else f"{API_KEY}-{name}" for name in names}
     try:
-        server = serve(port=port, rows=rows, seed=seed, api_keys=tuple(keys.values()))
+        server = Sandbox(port=port, rows=rows, seed=seed, api_keys=tuple(keys.values()))
     except OSError as error:
         click.echo(f"The stand-in cannot listen on port {port} ({error.strerror}): name another with --port.", err=True)
-        sys.exit(1)
+        return 1
     variables = {"SMSPARTNER_BASE_URL": server.base_url}
-    if len(keys) > 1:
-        variables["SMSPARTNER_ACCOUNTS"] = ",".join(keys)
+    if len(names) > 1:
+        variables["SMSPARTNER_ACCOUNTS"] = ",".join(names)
     variables |= {key_variable(name): key for name, key in keys.items()}
-    variables["STOP_PIPELINE_DATA"] = f"{DEMO_FOLDER}/data"
+    variables["STOP_PIPELINE_DATA"] = DEMO_ROOT
+    exports = "".join(f"  export {name}={value}\n" for name, value in variables.items())
     _end_when_asked()
     with server, suppress(KeyboardInterrupt):
-        click.echo(sandbox_instructions(server.base_url, variables))
+        click.echo(
+            f"A stand-in for SMS Partner listens at {server.base_url}. To use it, in another terminal:\n\n{exports}"
+            "  stop-pipeline run\n\nCtrl-C ends it."
+        )
         server.run_forever()
+    return 0
 
 
 @main.command()
-@click.option("--account", metavar="NAME", help="Verify only this account.")
-def verify(account: str | None) -> None:
-    """Read everything in the data root and name every problem; nothing is changed."""
-    from stop_pipeline.root_commands import verify_accounts
+def demo() -> int:
+    """Show a whole sync without a key: a stand-in for SMS Partner, one sync, and the result, verified."""
+    from stop_pipeline.commands import print_how_to_read, verify_accounts
 
-    with _plain_errors():
-        sys.exit(verify_accounts(Settings.from_environment(), account))
+    with _sandboxed():
+        settings = Settings.from_environment()
+        code = _sync(settings, settings.accounts, None) or verify_accounts(settings, None)
+    if code == 0:
+        print_how_to_read(settings)
+    return code
+
+
+# The data root
+
+
+@main.command()
+@_account("Verify only this account.")
+def verify(account: str | None) -> int:
+    """Read everything in the data root and name every problem; nothing is changed."""
+    from stop_pipeline.commands import verify_accounts
+
+    return verify_accounts(Settings.from_environment(), account)
 
 
 @main.command()
@@ -130,132 +188,79 @@ def verify(account: str | None) -> None:
     required=True,
     help="Folder, or prefix in a bucket, for the result; it must be empty or not exist.",
 )
-@click.option("--account", metavar="NAME", help="Rebuild only this account.")
+@_account("Rebuild only this account.")
 def rebuild(into: str, account: str | None) -> None:
     """Replay the kept responses into a fresh folder, to see what they give by this version's rules."""
-    from stop_pipeline.root_commands import rebuild_accounts
+    from stop_pipeline.commands import rebuild_accounts
 
-    with _plain_errors():
-        rebuild_accounts(Settings.from_environment(), into, account)
-
-
-@main.command("suppress")
-@click.argument("campaign", type=click.Path(path_type=Path))
-@click.option("--column", default="phone", show_default=True, metavar="NAME", help="Column of the phone numbers.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    required=True,
-    help="Folder for the three files; it must be empty or not exist.",
-)
-@click.option("--account", metavar="NAME", help="Use only this account's list; by default, the lists of all accounts.")
-@click.option(
-    "--max-age",
-    callback=_age,
-    default="24h",
-    show_default=True,
-    metavar="AGE",
-    help="How long ago the list may have been verified, such as 90m, 24h or 2d.",
-)
-def suppress_campaign(campaign: Path, column: str, out: Path, account: str | None, max_age: timedelta) -> None:
-    """Split a campaign file (CSV or Parquet) into clean, blocked and invalid rows.
-
-    “clean” holds the rows to send to, “blocked” those whose number has opted out, and “invalid” those without a phone
-    number. If the list is missing, or too old to rely on, nothing is written and the exit code is 3.
-    """
-    from stop_pipeline.campaign import suppress_file
-    from stop_pipeline.cli_output import suppressed_lines
-    from stop_pipeline.progress import progress_shown
-
-    with _plain_errors():
-        root = Settings.from_environment().data_root
-        with progress_shown():
-            done = suppress_file(campaign, column, out, root=root, account=account, max_age=max_age)
-        click.echo(suppressed_lines(campaign, out, **vars(done)))
+    rebuild_accounts(Settings.from_environment(), into, account)
 
 
 @main.command()
 def accounts() -> None:
     """List the accounts in the data root and the state of each."""
-    from stop_pipeline.root_commands import list_accounts
+    from stop_pipeline.commands import list_accounts
 
-    with _plain_errors():
-        list_accounts(Settings.from_environment())
+    list_accounts(Settings.from_environment())
 
 
 @main.command()
 @click.argument("name")
 def retire(name: str) -> None:
     """Stop expecting syncs of an account. Its numbers stay blocked, but its list may be of any age."""
-    from stop_pipeline.root_commands import retire_account
+    from stop_pipeline.commands import retire_account
 
-    with _plain_errors():
-        retire_account(Settings.from_environment(), name)
-
-
-@main.command()
-def demo() -> None:
-    """Show a whole sync without a key: a stand-in for SMS Partner, one sync, and the result, verified."""
-    with _plain_errors(), _sandboxed(os.environ):
-        from stop_pipeline.root_commands import how_to_read, verify_accounts
-
-        settings = Settings.from_environment()
-        code = _sync(settings, settings.accounts, None) or verify_accounts(settings, None)
-        if code == 0:
-            click.echo(how_to_read(settings))
-        sys.exit(code)
+    retire_account(Settings.from_environment(), name)
 
 
-def _list_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of every command that reads the suppression list."""
-    account = click.option("--account", metavar="NAME", help="Use only this account's list; by default, all lists.")
-    max_age = click.option(
-        "--max-age",
-        callback=_age,
-        default="24h",
-        show_default=True,
-        metavar="AGE",
-        help="How long ago the list may have been verified, such as 90m, 24h or 2d; past times do not need it.",
-    )
-    return account(max_age(command))
+# The suppression list
 
 
-_out_file = click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    required=True,
-    help="File to be written, .csv or .parquet; it must not exist.",
-)
+@main.command("suppress")
+@click.argument("campaign", type=_PATH)
+@click.option("--column", default="phone", show_default=True, metavar="NAME", help="Column of the phone numbers.")
+@_out("DIR", "Folder for the three files; it must be empty or not exist.")
+@_account("Use only this account's list; by default, the lists of all accounts.")
+@_max_age()
+def suppress_campaign(campaign: Path, column: str, out: Path, account: str | None, max_age: timedelta) -> None:
+    """Split a campaign file (CSV or Parquet) into clean, blocked and invalid rows.
+
+    “clean” holds the rows to send to, “blocked” those whose number has opted out, and “invalid” those without a phone
+    number. If the list is missing, or too old to rely on, nothing is written and the exit code is 3.
+    """
+    from stop_pipeline.commands import split_campaign
+
+    root = Settings.from_environment().data_root
+    split_campaign(root, campaign, column, out, account=account, max_age=max_age)
 
 
 @main.command("lookup")
 @click.argument("number", nargs=-1, required=True)
 @click.option("--on", metavar="TIME", help="Tell what was known then; of a date, at the end of that day in Paris.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-@_list_options
+@_LIST_ACCOUNT
+@_LIST_AGE
 def lookup_number(
     number: tuple[str, ...], on: str | None, account: str | None, max_age: timedelta, *, as_json: bool
-) -> None:
+) -> int:
     """Tell whether a number may be texted, since when not, and which responses show that.
 
     The number may be in any spelling. The exit code is 0 if it may be texted (or was not on the list at that time), 4
     if it must not be, and 3 if the list is missing or too old to tell.
     """
-    from stop_pipeline.list_commands import print_lookup
+    from stop_pipeline.commands import print_lookup
 
-    with _plain_errors():
-        root = Settings.from_environment().data_root
-        sys.exit(print_lookup(root, " ".join(number), on=on, account=account, as_json=as_json, max_age=max_age))
+    root = Settings.from_environment().data_root
+    return print_lookup(root, " ".join(number), on=on, account=account, as_json=as_json, max_age=max_age)
 
 
 @main.command()
 @click.option("--since", metavar="TIME", help="Begin here; with --since-file, only while that file does not exist.")
-@click.option("--since-file", type=click.Path(path_type=Path), metavar="PATH", help="File that keeps where to go on.")
+@click.option("--since-file", type=_PATH, metavar="PATH", help="File that keeps where to go on.")
 @click.option("--until", metavar="TIME", help="End here; by default, where the lists are known to.")
-@_out_file
-@_list_options
+@_OUT_FILE
+@_LIST_ACCOUNT
+@_LIST_AGE
 def changes(
     since: str | None, since_file: Path | None, until: str | None, out: Path, account: str | None, max_age: timedelta
 ) -> None:
@@ -263,39 +268,21 @@ def changes(
 
     A time is a date, which means the end of that day in Paris, or a time such as 2026-11-05T09:30+01:00.
     """
-    from stop_pipeline.list_commands import write_changes
+    from stop_pipeline.commands import write_changes
 
-    with _plain_errors():
-        root = Settings.from_environment().data_root
-        write_changes(root, out, since=since, since_file=since_file, until=until, account=account, max_age=max_age)
+    root = Settings.from_environment().data_root
+    write_changes(root, out, since=since, since_file=since_file, until=until, account=account, max_age=max_age)
 
 
 @main.command()
-@_out_file
-@_list_options
+@_OUT_FILE
+@_LIST_ACCOUNT
+@_LIST_AGE
 def export(out: Path, account: str | None, max_age: timedelta) -> None:
     """Write the suppression list, one row per number, for the import page of another tool."""
-    from stop_pipeline.list_commands import export_list
+    from stop_pipeline.commands import export_list
 
-    with _plain_errors():
-        export_list(Settings.from_environment().data_root, out, account=account, max_age=max_age)
-
-
-def _sandbox_key(account: str) -> str:
-    """The API key with which the stand-in serves the list of `account`."""
-    from stop_pipeline.smspartner.sandbox import API_KEY
-
-    return API_KEY if account == DEFAULT_ACCOUNT else f"{API_KEY}-{account}"
-
-
-def _chosen(settings: Settings, account: str | None) -> tuple[str, ...]:
-    if account is None:
-        return settings.accounts
-    if account not in settings.accounts:
-        raise ConfigurationError(
-            f"--account {account} is not one of the accounts that are set up ({', '.join(settings.accounts)})."
-        )
-    return (account,)
+    export_list(Settings.from_environment().data_root, out, account=account, max_age=max_age)
 
 
 def _sync(settings: Settings, accounts: tuple[str, ...], accept_removals: int | None) -> int:
@@ -304,10 +291,9 @@ def _sync(settings: Settings, accounts: tuple[str, ...], accept_removals: int | 
     # process ends and Python takes it apart, again and again: a fifth.
     gc.set_threshold(_OBJECTS_PER_COLLECTION)
     atexit.register(gc.freeze)
-    from stop_pipeline.cli_output import sync_line
+    from stop_pipeline.commands import print_sync, progress_shown
     from stop_pipeline.definitions import build_definitions
     from stop_pipeline.local_dagster import run_syncs
-    from stop_pipeline.progress import progress_shown
 
     _warn_of_another_owner(settings)
     code = 0
@@ -318,7 +304,7 @@ def _sync(settings: Settings, accounts: tuple[str, ...], accept_removals: int | 
             for name, advice in report.failed_checks:
                 click.echo(f"Warning: {report.account}: check {name} failed. {advice}", err=True)
             if report.error is None:
-                click.echo(sync_line(report.account, report.figures))
+                print_sync(report.account, report.figures)
             else:
                 click.echo(f"{report.account}: {report.error}", err=True)
                 code = 1
@@ -353,30 +339,13 @@ def _end_when_asked() -> None:
 
 
 @contextmanager
-def _sandboxed(environ: MutableMapping[str, str]) -> Iterator[None]:
+def _sandboxed() -> Iterator[None]:
     """Run a stand-in for SMS Partner on a free port, and point the environment to it."""
-    from stop_pipeline.smspartner.sandbox import serve
+    from stop_pipeline.smspartner.sandbox import Sandbox
 
-    with serve() as server:
+    with Sandbox() as server:
         for variable in ("SMSPARTNER_ACCOUNTS", "SMSPARTNER_ACCOUNTS_FILE"):
-            environ.pop(variable, None)
-        environ.update(SMSPARTNER_BASE_URL=server.base_url, SMSPARTNER_API_KEY=server.api_key)
-        environ.setdefault("STOP_PIPELINE_DATA", f"{DEMO_FOLDER}/data")
+            os.environ.pop(variable, None)
+        os.environ.update(SMSPARTNER_BASE_URL=server.base_url, SMSPARTNER_API_KEY=server.api_key)
+        os.environ.setdefault("STOP_PIPELINE_DATA", DEMO_ROOT)
         yield
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Print one sentence on stderr in place of a traceback."""
-    try:
-        yield
-    except (ConfigurationError, InputError) as error:
-        sentence, code = str(error), 2
-    except OutdatedListError as error:
-        sentence, code = str(error), 3
-    except StopPipelineError as error:
-        sentence, code = str(error), 1
-    else:
-        return
-    click.echo(sentence, err=True)
-    sys.exit(code)

@@ -13,8 +13,7 @@ import filelock
 import yaml
 
 from stop_pipeline.errors import ConfigurationError, StopPipelineError, StoreError, excerpt
-from stop_pipeline.settings import Settings, check_dagster_home, dagster_home
-from stop_pipeline.storage_uri import is_remote
+from stop_pipeline.settings import Settings, check_dagster_home, dagster_home, is_remote
 
 _CONFIGURATION = "dagster.yaml"
 _UNHARMED = "The tables of the data root are not affected."
@@ -29,13 +28,15 @@ def use_home(settings: Settings) -> Path:
         ConfigurationError: DAGSTER_HOME is not a folder that Dagster can use, or its `dagster.yaml` is wrong.
         StoreError: the folder cannot be made.
     """
-    given = dagster_home()
-    if given is not None and not (given.is_absolute() and given.is_dir()):
+    if (home := dagster_home()) is None:
+        home = Path(settings.data_root).absolute().parent / ".dagster_home"
+        if is_remote(settings.data_root):
+            home = Path.home() / ".stop_pipeline"
+    elif not (home.is_absolute() and home.is_dir()):
         raise ConfigurationError(
-            f"DAGSTER_HOME is “{given}”, but Dagster needs the absolute path of a folder that exists: make the folder, "
+            f"DAGSTER_HOME is “{home}”, but Dagster needs the absolute path of a folder that exists: make the folder, "
             "or leave DAGSTER_HOME unset."
         )
-    home = given or _default_home(settings)
     check_dagster_home(home)
     with _plain_errors(home):
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -50,11 +51,7 @@ def use_home(settings: Settings) -> Path:
 
 @contextmanager
 def open_instance(home: Path, *, with_launcher: bool = False) -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance in a home, for the block.
-
-    Args:
-        home: The folder.
-        with_launcher: Whether what starts runs is checked as well.
+    """Dagster's instance in a home, for the block; `with_launcher` checks what starts runs as well.
 
     Raises:
         ConfigurationError: `dagster.yaml` cannot be used, here or in the block.
@@ -77,12 +74,6 @@ def unwritable(home: Path, reason: str) -> str:
         f"Dagster cannot write its history in {home} ({reason}): make room there, make it writable for this user, or "
         f"set DAGSTER_HOME to another folder. {_UNHARMED}"
     )
-
-
-def _default_home(settings: Settings) -> Path:
-    if is_remote(settings.data_root):
-        return Path.home() / ".stop_pipeline"
-    return Path(settings.data_root).absolute().parent / ".dagster_home"
 
 
 def _opening(home: Path) -> filelock.BaseFileLock:
@@ -116,18 +107,17 @@ def _plain_errors(home: Path) -> Iterator[None]:
     except StopPipelineError:
         raise
     except Exception as error:
-        failure = _explained(error, home)
-        if failure is None:
+        explained = _explained(error, home)
+        if explained is None:
             raise
-    else:
-        return
-    raise failure
+        raise explained from None
 
 
 def _explained(error: Exception, home: Path) -> StopPipelineError | None:
     """The sentence for an error; None if it is not about the home."""
     file = home / _CONFIGURATION
-    for cause in _causes(error):
+    cause: BaseException | None = error
+    while cause is not None:
         if isinstance(cause, ImportError):
             needed = f"the package “{cause.name}”" if cause.name else "a package"
             return ConfigurationError(
@@ -141,15 +131,10 @@ def _explained(error: Exception, home: Path) -> StopPipelineError | None:
         if isinstance(cause, sqlite3.Error | OSError):
             reason = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else str(cause)
             return StoreError(unwritable(home, reason))
+        cause = cause.__cause__ or cause.__context__
     if (refusal := getattr(error, "orig", None)) is not None:  # of a database server, by SQLAlchemy
         return StoreError(f"Dagster cannot use its database ({excerpt(str(refusal))}): check the server and {file}.")
     if isinstance(error, dg.DagsterError):
         reason = next((line for line in str(error).splitlines() if "Error 1" in line), str(error))
         return ConfigurationError(f"Dagster cannot use {file}: {excerpt(reason)}.")
     return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -1,21 +1,22 @@
-"""The errors that this package raises on purpose: a class for each that callers, the command or the alerts tell apart.
+"""The errors that this package raises on purpose, and what keeps secrets and phone numbers out of messages and logs.
 
-A message is one or two plain sentences: what was expected, what came, what to do. It never holds an API key or a phone
-number: text from outside goes through `redact` and `excerpt` first. The command ends with exit code 2 after a
-`ConfigurationError` or an `InputError`, 3 after an `OutdatedListError` and 1 after any other.
+There is a class for each error that callers, the command or the alerts tell apart. A message is one or two plain
+sentences: what was expected, what came, what to do. It never holds an API key or a phone number: text from outside goes
+through `redact` and `excerpt` first. The command ends with exit code 2 after a `ConfigurationError` or an `InputError`,
+3 after an `OutdatedListError` and 1 after any other.
 """
 
+import logging
 import re
-from collections.abc import Iterable
-from typing import Self
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from urllib.parse import quote, quote_plus
+
+_URLLIB3_LOGGERS = ("urllib3.connection", "urllib3.connectionpool", "urllib3.response", "urllib3.util.retry")
 
 
 class StopPipelineError(Exception):
     """Base class of every error that this package raises on purpose."""
-
-    def redacted(self, secrets: Iterable[str]) -> Self:
-        """Return the same error with `secrets` removed from its message, and without cause or context."""
-        return type(self)(redact(str(self), secrets))
 
 
 class ConfigurationError(StopPipelineError):
@@ -78,6 +79,12 @@ class CampaignError(StopPipelineError):
     """A campaign file cannot be read, or the results cannot be written."""
 
 
+def secret_forms(key: str) -> tuple[str, ...]:
+    """Return the spellings of `key` that a text can hold: raw, percent-encoded, and as `excerpt` masks them."""
+    forms = (key, quote(key), quote(key, safe=""), quote_plus(key))
+    return tuple(dict.fromkeys(forms + tuple(re.sub(r"\d", "•", form) for form in forms)))
+
+
 def redact(text: str, secrets: Iterable[str]) -> str:
     """Return `text` with every occurrence of every secret replaced by `[redacted]`."""
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
@@ -89,3 +96,20 @@ def excerpt(text: str) -> str:
     """Return the start of a text from outside, fit for a message: at most 80 characters, one line, digits masked."""
     line = re.sub(r"\s+", " ", "".join(char if char.isprintable() else " " for char in text)).strip()
     return re.sub(r"\d", "•", line[:80])
+
+
+@contextmanager
+def redacted_logs(secrets: Iterable[str]) -> Iterator[None]:
+    """Remove secrets from urllib3's log records, which hold paths and whatever a server echoes of a request."""
+
+    def redacted(record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact(record.getMessage(), secrets), None
+        record.exc_info = record.exc_text = None
+        return True
+
+    with ExitStack() as stack:
+        for name in _URLLIB3_LOGGERS:  # each of them, because a parent's filter does not see their records
+            logger = logging.getLogger(name)
+            logger.addFilter(redacted)
+            stack.callback(logger.removeFilter, redacted)
+        yield

@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-import pwd
 import re
 import socket
 import sys
@@ -16,13 +15,12 @@ from typing import Any
 
 import dagster as dg
 
-from stop_pipeline import errors
 from stop_pipeline.dagster_home import open_instance, unwritable, use_home
-from stop_pipeline.defs.schedules import SYNC_JOB, partition_tags
+from stop_pipeline.defs.runs import error_of, failed_accounts, partition_tags
+from stop_pipeline.defs.schedules import SYNC_JOB
 from stop_pipeline.errors import StoreError
 from stop_pipeline.process_group import process_group
-from stop_pipeline.settings import Settings
-from stop_pipeline.storage_uri import is_remote
+from stop_pipeline.settings import Settings, is_remote
 
 _PROCESS_TAG = "stop_pipeline/process"
 """Tag of a run that runs in the process of `stop-pipeline run`: its machine and process id."""
@@ -32,34 +30,20 @@ _LOOPBACK = "127.0.0.1"
 
 @dataclass
 class SyncReport:
-    """What one sync of one account did.
-
-    Attributes:
-        account: Its name.
-        error: Why it failed, as a sentence; None if it succeeded.
-        figures: The metadata of each asset that was materialized and of each check, by name.
-        failed_checks: Name of each check that failed, and what to do.
-    """
+    """What one sync of one account did."""
 
     account: str
-    error: str | None = None
-    figures: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    failed_checks: list[tuple[str, str]] = field(default_factory=list)
+    error: str | None = None  # why it failed, as a sentence
+    figures: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # metadata of assets and checks, by their name
+    failed_checks: list[tuple[str, str]] = field(default_factory=list)  # names, and what to do
 
 
 def run_syncs(
     definitions: dg.Definitions, settings: Settings, accounts: Sequence[str], *, accept_removals: int | None
 ) -> list[SyncReport]:
-    """Run the job once for some accounts, in this process; Dagster's UI shows the run as any other.
+    """Run the job once for one of the accounts, or for neighbours, in this process; the UI shows the run as any other.
 
-    Args:
-        definitions: What Dagster loads by these settings.
-        settings: The settings.
-        accounts: One of the settings' accounts, or neighbours among them.
-        accept_removals: The largest number of removals that a person accepts; of one account only.
-
-    Returns:
-        A report for each account, in their order.
+    Returns a report for each account, in their order. Removals can be accepted of one account only.
 
     Raises:
         ConfigurationError, StoreError: Dagster's home cannot be used.
@@ -68,31 +52,21 @@ def run_syncs(
     config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     if accept_removals is not None:
         config["ops"] = {"stops": {"config": {"accept_removals": accept_removals}}}
-    job = definitions.resolve_job_def(SYNC_JOB.name)
-    several = len(settings.accounts) > 1
+    tags = {_PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"}
+    if len(settings.accounts) > 1:
+        tags |= partition_tags(accounts)
     with open_instance(use_home(settings)) as instance:
         _fail_killed_runs(instance)
-        result = job.execute_in_process(
-            run_config=config,
-            instance=instance,
-            partition_key=accounts[0] if several and len(accounts) == 1 else None,
-            tags={_PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"}
-            | (partition_tags(tuple(accounts)) if len(accounts) > 1 else {}),
-            raise_on_error=False,
-        )
+        job = definitions.resolve_job_def(SYNC_JOB.name)
+        result = job.execute_in_process(config, instance=instance, tags=tags, raise_on_error=False)
     return _reports(result, accounts)
 
 
 def serve(settings: Settings, port: int, ready: Callable[[str], None]) -> int:
     """Run the Dagster UI and its daemon until this process is asked to end; whatever ends it ends them too.
 
-    Args:
-        settings: The settings.
-        port: Port of the UI.
-        ready: Is told the address of the UI, once it can be opened.
-
-    Returns:
-        The exit code: 0 if it was asked to end, by `KeyboardInterrupt`, else that of `dagster dev`.
+    `ready` is told the address of the UI, once it can be opened. Returns the exit code: 0 if this process was asked to
+    end, by `KeyboardInterrupt`, else that of `dagster dev`.
 
     Raises:
         ConfigurationError, StoreError: Dagster's home cannot be used, another `dev` uses it, or the port is taken.
@@ -119,15 +93,13 @@ def owned_by_another(settings: Settings) -> str | None:
 
     Only the owner of a file can read it, so the files written by this process would lock the owner of the root out.
     """
-    if is_remote(settings.data_root) or not Path(settings.data_root).exists():
-        return None
-    owner = Path(settings.data_root).stat().st_uid
-    if owner == os.geteuid():
+    root = Path(settings.data_root)
+    if is_remote(settings.data_root) or not root.exists() or root.stat().st_uid == os.geteuid():
         return None
     try:
-        return pwd.getpwuid(owner).pw_name
+        return root.owner()
     except KeyError:
-        return f"user {owner}"
+        return f"user {root.stat().st_uid}"
 
 
 def _fail_killed_runs(instance: dg.DagsterInstance) -> None:
@@ -180,33 +152,27 @@ def _failures(result: dg.ExecuteInProcessResult, accounts: Sequence[str]) -> dic
     """
     if result.success:
         return {}
-    sentence = "the run failed before its first step; the Dagster UI shows more"
-    for event in result.all_events:
-        if event.is_step_failure and event.step_failure_data.error is not None:
-            by_account = event.step_failure_data.user_failure_data
-            if by_account is not None:  # the step went on to its end, and names the accounts itself
-                return {account: str(reason.value) for account, reason in by_account.metadata.items()}
-            error = event.step_failure_data.error.cause or event.step_failure_data.error
-            if error.cls_name == "DagsterExecutionInterruptedError":
-                raise KeyboardInterrupt
-            sentence = re.sub(r"^[\w.]+: ", "", error.message).strip()
-            if refusal := re.match(r"\(sqlite3\.\w+\) (.*)", sentence):  # Dagster's own, in the course of the step
-                sentence = unwritable(Path(os.environ["DAGSTER_HOME"]), refusal[1])
-            elif not hasattr(errors, error.cls_name or ""):
-                sentence = f"unexpected error ({error.cls_name}); the run's page in the Dagster UI shows more"
-            break
-    return dict.fromkeys(accounts, sentence)
+    failed = next((event for event in result.all_events if event.is_step_failure), None)
+    if failed is None:
+        return dict.fromkeys(accounts, "the run failed before its first step; the Dagster UI shows more")
+    kind, sentence = error_of(failed)
+    module, _, name = kind.rpartition(".")
+    if name == "DagsterExecutionInterruptedError":
+        raise KeyboardInterrupt
+    if refusal := re.match(r"\(sqlite3\.\w+\) (.*)", sentence):  # Dagster's own, in the course of the step
+        sentence = unwritable(Path(os.environ["DAGSTER_HOME"]), refusal[1])
+    elif module != StoreError.__module__:
+        sentence = f"unexpected error ({name}); the run's page in the Dagster UI shows more"
+    return failed_accounts(failed) or dict.fromkeys(accounts, sentence)
 
 
 def _refuse_taken(port: int) -> None:
     """Refuse a port on which the UI could not listen; Dagster would go on without a UI."""
     reason = os.strerror(errno.EADDRINUSE) if _responds(port) else None
     try:
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((_LOOPBACK, port))
+        socket.create_server((_LOOPBACK, port)).close()
     except OSError as error:
-        reason = error.strerror
+        reason = os.strerror(error.errno or 0)
     if reason is not None:
         raise StoreError(f"The UI cannot listen on port {port} ({reason}): name another port with --port.")
 
@@ -224,16 +190,12 @@ def _only_one_dev(home: Path) -> Iterator[int]:
     Raises:
         StoreError: another `dev` holds it.
     """
-    file = home / ".dev.lock"
-    refused = False
-    with file.open("w") as lock:
+    with (home / ".dev.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            refused = True
-        if refused:
             raise StoreError(
                 f"“stop-pipeline dev” is already running with DAGSTER_HOME {home}, and two would sync twice as often: "
                 "end that one first, or set DAGSTER_HOME to another folder."
-            )
+            ) from None
         yield lock.fileno()

@@ -35,15 +35,20 @@ def find_phone_numbers(text: str) -> list[str]:
     """Every phone number in a text that need not be one number: in E.164, sorted, each once."""
     if (whole := read_phone_number(text)).readable:
         return [whole.number]
-    visible = (char for char in text[:_LONGEST_SEARCHED] if unicodedata.category(char) != "Cf")
-    plain = "".join(" " if char.isspace() or char == "_" else to_ascii(char) for char in visible)
-    plain = _DATE.sub(";", plain)
+    lines = text[:_LONGEST_SEARCHED].splitlines()  # no number goes on in the next line, or two would make a third
+    plain = _DATE.sub(";", ";".join(map(_plain, lines)))
     spelled = {found[1] for found in _PLAN_NUMBER.finditer(plain)}
     spelled |= {found[0] for found in _BARE_NUMBER.finditer(plain)}
     for match in phonenumbers.PhoneNumberMatcher(plain, HOME, leniency=phonenumbers.Leniency.VALID):
         spelled.add(phonenumbers.format_number(match.number, phonenumbers.PhoneNumberFormat.E164))
     readings = map(read_phone_number, spelled)
     return sorted({reading.number for reading in readings if reading.readable})
+
+
+def _plain(line: str) -> str:
+    """The line with ASCII digits, its white space and underscores as spaces, and without invisible characters."""
+    visible = (char for char in line if unicodedata.category(char) != "Cf")
+    return "".join(" " if char.isspace() or char == "_" else to_ascii(char) for char in visible)
 
 
 def find_phone_numbers_in_row(raw: str) -> list[str]:

@@ -21,14 +21,9 @@ _ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def process_group(command: Sequence[str], *, kept_open: Sequence[int] = ()) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command until the block ends.
+    """Run a command until the block ends, which is given a process that ends with the command, with its exit code.
 
-    Args:
-        command: The program and its arguments.
-        kept_open: File descriptors, such as that of a lock, that stay open until everything has ended.
-
-    Yields:
-        A process that ends when the command has ended, with its exit code.
+    File descriptors that are `kept_open`, such as that of a lock, stay open until everything has ended.
     """
     watcher = [sys.executable, "-m", __name__, *command]
     with subprocess.Popen(  # noqa: S603 – our own arguments
@@ -37,9 +32,7 @@ def process_group(command: Sequence[str], *, kept_open: Sequence[int] = ()) -> I
         try:
             yield process
         finally:
-            if process.stdin is not None:
-                process.stdin.close()
-            process.wait()
+            process.communicate()  # closes standard input, and waits; the `with` does not wait on KeyboardInterrupt
 
 
 def main(command: Sequence[str]) -> int:

@@ -30,21 +30,12 @@ from stop_pipeline.table.store import Store
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """The result of replaying one account.
+    """The result of replaying one account."""
 
-    Attributes:
-        account: Its name.
-        replayed: How many responses were merged.
-        skipped: File name of each response that was refused, and why.
-        rows: Periods in `stops`.
-        open_rows: Periods that have not ended.
-    """
-
-    account: str
-    replayed: int
-    skipped: tuple[tuple[str, str], ...]
-    rows: int
-    open_rows: int
+    replayed: int  # responses that were merged
+    skipped: tuple[tuple[str, str], ...]  # file name of each response that was refused, and why
+    rows: int  # periods in `stops`
+    open_rows: int  # periods that have not ended
 
 
 def fresh_root(into: str | Path, source: Store) -> Store:
@@ -56,19 +47,13 @@ def fresh_root(into: str | Path, source: Store) -> Store:
     target = Store(into)
     if not target.files.is_unused():
         raise StoreError(f"{into} is not empty: name an empty folder, or one that does not exist yet.")
-    if source.files.encloses(target.files):
+    if source.files.encloses(target.root):
         raise StoreError(f"{into} is inside the data root {source.root}: name a folder outside it.")
     return target
 
 
 def rebuild(source: Store, into: Store, account: str, *, timezone: str) -> Rebuilt:
-    """Replay every response of an account that `source` keeps, in the order of their fetch times.
-
-    Args:
-        source: The data root that keeps the responses.
-        into: A fresh data root.
-        account: Account name.
-        timezone: Zone in which `createdAt` is read.
+    """Replay every response of an account that `source` keeps into a fresh data root, by their fetch times.
 
     Raises:
         StoreError: `source` keeps no response of the account, or one of the two data roots refuses.
@@ -93,19 +78,18 @@ def rebuild(source: Store, into: Store, account: str, *, timezone: str) -> Rebui
         sync.derive_suppression_list(into, account)
         sync.derive_stops_per_day(into, account)
     replayed = len(responses) - len(skipped)
-    return Rebuilt(account, replayed, tuple(skipped.items()), state.total_rows, state.open_rows)
+    return Rebuilt(replayed, tuple(skipped.items()), state.total_rows, state.open_rows)
 
 
+@dataclass(frozen=True)
 class _Replay:
-    """A kept response, in place of the client that fetched it."""
+    """A kept response, in place of the client that would fetch it."""
 
+    source: Store
+    account: str
+    response: RawFile
+    fetched_at: datetime
     secrets: tuple[str, ...] = ()
-
-    def __init__(self, source: Store, account: str, response: RawFile, fetched_at: datetime) -> None:
-        self._source = source
-        self._account = account
-        self._response = response
-        self._fetched_at = fetched_at
 
     def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:  # noqa: ARG002 – no download
         """Write the bytes to a new file, if they are those that were received.
@@ -113,17 +97,14 @@ class _Replay:
         Raises:
             UnreadableResponseError: the kept response is missing or damaged.
         """
-        body, damage = b"", None
         try:
-            body = self._source.responses.read(self._account, self._response.file)
+            body = self.source.responses.read(self.account, self.response.file)
         except StoreError as error:
-            damage = str(error)
+            raise UnreadableResponseError(str(error)) from None
         sha256 = hashlib.sha256(body).hexdigest()
-        if damage is None and not sha256.startswith(self._response.sha256_start):
-            damage = "Its bytes are not those that were received: restore it from a backup."
-        if damage is not None:
-            raise UnreadableResponseError(damage)
+        if not sha256.startswith(self.response.sha256_start):
+            raise UnreadableResponseError("Its bytes are not those that were received: restore it from a backup.")
         with writing(str(into)):
             into.write_bytes(body)
-        response_format: Format = "xml" if self._response.format == "xml" else "json"
-        return Response(into, response_format, self._fetched_at, sha256, len(body), seconds=0.0)
+        response_format: Format = "xml" if self.response.format == "xml" else "json"
+        return Response(into, response_format, self.fetched_at, sha256, len(body), seconds=0.0)

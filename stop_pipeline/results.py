@@ -12,60 +12,38 @@ Outcome = Literal["merged", "unchanged", "older"]
 
 @dataclass(frozen=True)
 class Fetched:
-    """What `fetch` did.
+    """What `fetch` did."""
 
-    Attributes:
-        response: As the client gave it; its file is gone by now.
-        kept: The newest response kept.
-        changed: Whether its bytes differ from those kept before.
-        in_order: False if a response that was fetched at the same time or later is kept already; then this one was not.
-    """
-
-    response: Response
-    kept: KeptResponse
-    changed: bool
-    in_order: bool
+    response: Response  # as the client gave it; its file is gone by now
+    kept: KeptResponse  # the newest response kept
+    changed: bool  # whether its bytes differ from those kept before
+    in_order: bool  # False if a response fetched at the same time or later is kept already; then this one was not
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """What `parse` did: the snapshot on disk, and whether it had to be made for that."""
+    """What `parse` did."""
 
-    info: SnapshotInfo
-    parsed: bool
+    info: SnapshotInfo  # the snapshot on disk
+    parsed: bool  # whether it had to be made for that
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What `merge` did.
+    """What `merge` did."""
 
-    Attributes:
-        info: The snapshot that was looked at.
-        state: The commit that stands now.
-        outcome: “merged”; “unchanged”, if the response was merged before; “older”, if it is older than the last one.
-        counts: What was changed; nothing unless the response was merged.
-        months_written: Months whose file was written for the response.
-        reread: Whether stored rows were first brought up to date, in a commit of their own.
-    """
-
-    info: SnapshotInfo
-    state: State
-    outcome: Outcome
-    counts: Counts
-    months_written: tuple[str, ...]
-    reread: bool
+    info: SnapshotInfo  # the snapshot that was looked at
+    state: State  # the commit that stands now
+    outcome: Outcome  # “unchanged”: the response was merged before; “older”: it is older than the last one merged
+    counts: Counts  # what was changed; nothing unless the response was merged
+    months_written: tuple[str, ...]  # months whose file was written for the response
+    reread: bool  # whether stored rows were first brought up to date, in a commit of their own
 
 
 @dataclass(frozen=True)
 class Derived:
-    """What a derived table is now.
+    """What a derived table is now."""
 
-    Attributes:
-        info: What its file says about itself.
-        merged_at: Fetch time of the commit's response.
-        remade: Whether it had to be made again.
-    """
-
-    info: DerivedInfo
-    merged_at: datetime
-    remade: bool
+    info: DerivedInfo  # what its file says about itself
+    merged_at: datetime  # fetch time of the commit's response
+    remade: bool  # whether it had to be made again

@@ -11,9 +11,8 @@ from zoneinfo import ZoneInfo
 import filelock
 
 from stop_pipeline import sync
-from stop_pipeline.account_keys import DEFAULT_ACCOUNT
 from stop_pipeline.errors import StoreError
-from stop_pipeline.settings import PROVIDER_TIMEZONE
+from stop_pipeline.settings import DEFAULT_ACCOUNT, PROVIDER_TIMEZONE
 from stop_pipeline.smspartner.client import Response
 from stop_pipeline.smspartner.sandbox_list import StopList
 from stop_pipeline.table.removals import RemovalPolicy
@@ -22,19 +21,15 @@ from stop_pipeline.table.store import Store
 ROWS = 6_000
 DAYS = 24
 CHANGES_A_DAY = 3
-"""How often the list changes between two fetches."""
-MAX_AGE = timedelta(hours=12)
-"""`suppress` refuses a list that is a day old."""
+MAX_AGE = timedelta(hours=12)  # `suppress` refuses a list that is a day old
 
 
 def sample_root(folder: Path | None = None) -> Path:
     """A data root whose first sync was `DAYS` days ago and whose last was today.
 
-    It is made in a few seconds, and made again in the same place when it is half a day old. It holds opt-outs that
-    came and some that went; their phone numbers belong to nobody.
-
-    Args:
-        folder: Where it is to be; by default `.stop_pipeline/sample_data` in the home folder.
+    It is made in a few seconds, by default in `.stop_pipeline/sample_data` in the home folder, and made again in the
+    same place when it is half a day old. It holds opt-outs that came and some that went; their phone numbers belong to
+    nobody.
     """
     root = folder or Path.home() / ".stop_pipeline" / "sample_data"
     root.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -72,10 +67,10 @@ def _day(time: datetime) -> date:
 
 @dataclass(frozen=True)
 class _Fetched:
-    """A response that was fetched at some time, in place of a client."""
+    """A client whose response was fetched before."""
 
     body: bytes
-    fetched_at: datetime
+    fetched_at: datetime  # UTC
     secrets: tuple[str, ...] = ()
 
     def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:  # noqa: ARG002 – no download

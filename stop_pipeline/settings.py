@@ -1,96 +1,74 @@
-"""The environment variables, read once into typed settings: each variable, its default, and what it accepts.
+"""The environment variables: read once into typed settings, and the API keys, read where they are needed.
 
-`Settings` never holds an API key (see `account_keys`). The address of the webhook is a secret as well, since whoever
-knows it can post to it: it is left out of `repr` and of every message.
+What is wrong with a value is a `ConfigurationError`, whose message names the variable. `Settings` never holds an API
+key. The address of the webhook is a secret as well, since whoever knows it can post to it: it is left out of `repr` and
+of every message.
 """
 
 import os
 import re
-from collections.abc import Callable, Mapping
+import stat
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 from zoneinfo import available_timezones
 
-from stop_pipeline.account_keys import DEFAULT_ACCOUNT, account_names, api_keys, read_keys
 from stop_pipeline.errors import ConfigurationError
-from stop_pipeline.storage_uri import checked_uri, is_remote
 
 Format = Literal["json", "xml"]
 """The two formats that SMS Partner can respond in."""
 
+DEFAULT_ACCOUNT = "main"
 DEFAULT_DATA_ROOT = "data"
 PROVIDER_TIMEZONE = "Europe/Paris"
 """`createdAt` has no zone; everything else that this provider shows is French time."""
 
+_Value = TypeVar("_Value")
+_ACCOUNT_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_NAME_RULE = "made of lower-case letters, digits and underscores, starting with a letter"
 _AGE = re.compile(r"([0-9]{1,6})([mhd])")
 _AGE_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _SAFE_URL = re.compile(
     r"https://([^/?#]*@)?\[?\w|http://(localhost|\[::1\]|127(\.[0-9]{1,3}){3})(:[0-9]+)?([/?#]|$)", re.IGNORECASE
 )
+_BUCKET_NAME = r"[\w.-]+"
+_BUCKET_URI = re.compile(rf"((s3|gs)://{_BUCKET_NAME}|abfs://{_BUCKET_NAME}@{_BUCKET_NAME})(/[^/?#]+)*/*")
 _BREAKS_SQLITE_URL = re.compile(r"\?|%[0-9A-Fa-f]{2}")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that the environment gives, checked.
+    """The settings that the environment gives, checked."""
 
-    Attributes:
-        accounts: Names of the SMS Partner accounts, in the order given.
-        accounts_file: Path of the file that holds their names and keys; None if variables hold them.
-        accounts_per_run: How many accounts one run syncs.
-        base_url: Address of the API, without a trailing slash.
-        response_format: Format to request.
-        timezone: IANA name of the time zone of `createdAt`.
-        data_root: Folder or URI of the data root; relative to the working directory unless absolute.
-        cron: When the schedule runs, in Europe/Paris.
-        raw_days: How many days a response is kept as received, once a newer one is committed.
-        history_days: How many days Dagster remembers a run.
-        alert_webhook: Address that alerts are posted to; None for none.
-        alert_after: How long an account may go without a successful sync before an alert says so.
-    """
-
-    accounts: tuple[str, ...] = (DEFAULT_ACCOUNT,)
-    accounts_file: Path | None = None
+    accounts: tuple[str, ...] = (DEFAULT_ACCOUNT,)  # in the order given
+    accounts_file: Path | None = None  # holds the names and keys of the accounts; None if variables do
     accounts_per_run: int = 1
-    base_url: str = "https://api.smspartner.fr/v1"
-    response_format: Format = "json"
-    timezone: str = PROVIDER_TIMEZONE
-    data_root: str = DEFAULT_DATA_ROOT
-    cron: str = "*/15 * * * *"
-    raw_days: int = 30
-    history_days: int = 14
-    alert_webhook: str | None = field(default=None, repr=False)
-    alert_after: timedelta = timedelta(hours=2)
+    base_url: str = "https://api.smspartner.fr/v1"  # without a trailing slash
+    response_format: Format = "json"  # to request
+    timezone: str = PROVIDER_TIMEZONE  # of `createdAt`, an IANA name
+    data_root: str = DEFAULT_DATA_ROOT  # folder or URI; relative to the working directory unless absolute
+    cron: str = "*/15 * * * *"  # when the schedule runs, in Europe/Paris
+    raw_days: int = 30  # how long a response is kept as received, once a newer one is committed
+    history_days: int = 14  # how long Dagster remembers a run
+    alert_webhook: str | None = field(default=None, repr=False)  # address that alerts are posted to
+    alert_after: timedelta = timedelta(hours=2)  # how long an account may go without a successful sync
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Read and check every variable; an empty one counts as not set.
-
-        Raises:
-            ConfigurationError: A value is wrong; the message names its variable.
-        """
-        names = _read(environ, "SMSPARTNER_ACCOUNTS", account_names, None)
-        file = _read(environ, "SMSPARTNER_ACCOUNTS_FILE", lambda text: Path(_expanded(text)).absolute(), None)
-        if names and file:
-            raise ConfigurationError(
-                "SMSPARTNER_ACCOUNTS and SMSPARTNER_ACCOUNTS_FILE are both set: name the accounts in one of them."
-            )
-        return cls(
-            accounts=tuple(read_keys(file)) if file else names or cls.accounts,
-            accounts_file=file,
-            accounts_per_run=_read(environ, "STOP_PIPELINE_ACCOUNTS_PER_RUN", _whole_number, cls.accounts_per_run),
-            base_url=_read(environ, "SMSPARTNER_BASE_URL", _base_url, cls.base_url),
-            response_format=_read(environ, "SMSPARTNER_FORMAT", _format, cls.response_format),
-            timezone=_read(environ, "SMSPARTNER_TIMEZONE", _timezone, cls.timezone),
-            data_root=_read(environ, "STOP_PIPELINE_DATA", _data_root, cls.data_root),
-            cron=_read(environ, "STOP_PIPELINE_CRON", str, cls.cron),
-            raw_days=_read(environ, "STOP_PIPELINE_RAW_DAYS", _whole_number, cls.raw_days),
-            history_days=_read(environ, "STOP_PIPELINE_HISTORY_DAYS", _whole_number, cls.history_days),
-            alert_webhook=_read(environ, "STOP_PIPELINE_ALERT_WEBHOOK", _url, None),
-            alert_after=_read(environ, "STOP_PIPELINE_ALERT_AFTER", _alert_after, cls.alert_after),
-        )
+        """Read and check every variable; an empty one counts as not set."""
+        values = {name: _read(environ, variable, parse) for name, (variable, parse) in _VARIABLES.items()}
+        given = {name: value for name, value in values.items() if value is not None}
+        if "accounts_file" in given:
+            if "accounts" in given:
+                raise ConfigurationError(
+                    "SMSPARTNER_ACCOUNTS and SMSPARTNER_ACCOUNTS_FILE are both set: name the accounts in one of them."
+                )
+            given["accounts"] = tuple(read_keys(given["accounts_file"]))
+        return cls(**given)
 
     def accounts_by_run(self) -> list[tuple[str, ...]]:
         """Group the accounts into runs: neighbours, as many as STOP_PIPELINE_ACCOUNTS_PER_RUN says."""
@@ -98,12 +76,87 @@ class Settings:
         return [self.accounts[at : at + size] for at in range(0, len(self.accounts), size)]
 
     def accounts_with_key(self, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-        """Return the accounts that have an API key at this moment.
-
-        Raises:
-            ConfigurationError: The file that holds the keys is refused.
-        """
+        """Return the accounts that have an API key at this moment."""
         return tuple(api_keys(self.accounts, self.accounts_file, environ))
+
+
+def account_names(text: str, given_by: str = "SMSPARTNER_ACCOUNTS") -> tuple[str, ...]:
+    """Split a comma-separated list of account names, given by a variable or an option, keeping its order.
+
+    A name that is empty, repeated, or unsafe in a path is refused.
+    """
+    names = tuple(name.strip() for name in text.split(","))
+    for name, count in Counter(names).items():
+        if not _ACCOUNT_NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"{given_by} holds “{name}”: an account name is {_NAME_RULE}; separate with commas."
+            )
+        if count > 1:
+            raise ConfigurationError(f"{given_by} names “{name}” more than once.")
+    return names
+
+
+def key_variable(account: str) -> str:
+    """Return the name of the environment variable that holds the API key of `account`."""
+    return "SMSPARTNER_API_KEY" if account == DEFAULT_ACCOUNT else f"SMSPARTNER_API_KEY_{account.upper()}"
+
+
+def api_keys(
+    accounts: Sequence[str], accounts_file: Path | None = None, environ: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Return the API key of each account that has one, from `accounts_file` if there is one, else from its variable."""
+    if accounts_file is None:
+        keys = {account: environ.get(key_variable(account), "").strip() for account in accounts}
+    else:
+        keys = read_keys(accounts_file)
+    return {account: keys[account] for account in accounts if keys.get(account)}
+
+
+def api_key(account: str, accounts_file: Path | None = None, environ: Mapping[str, str] = os.environ) -> str:
+    """Return the API key of one account, as `api_keys` does; `missing_key` is raised if it has none."""
+    keys = api_keys([account], accounts_file, environ)
+    if account not in keys:
+        raise missing_key(account, accounts_file)
+    return keys[account]
+
+
+def missing_key(account: str, accounts_file: Path | None = None) -> ConfigurationError:
+    """Return the error for an account without an API key, where keys are in variables or in `accounts_file`."""
+    if accounts_file is not None:
+        return ConfigurationError(
+            f"SMSPARTNER_ACCOUNTS_FILE: {accounts_file} has no API key for the account “{account}”: add the key shown "
+            "in that SMS Partner account."
+        )
+    return ConfigurationError(
+        f"{key_variable(account)} is not set: set it to the API key shown in the SMS Partner account “{account}”, or "
+        "try “stop-pipeline demo”, which needs none."
+    )
+
+
+def read_keys(file: Path) -> dict[str, str]:
+    """Read a TOML file with a table `accounts` of names and keys; an account with an empty key has none.
+
+    A file that others can read is refused. A message repeats nothing that the file holds, not even a name: someone who
+    swaps the two sides of a line has written a key there.
+    """
+    keys: Any = None
+    try:
+        with file.open("rb") as opened:
+            if os.fstat(opened.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                problem = f"can be read by others than its owner: run chmod 600 {file}"
+            else:
+                keys = tomllib.load(opened).get("accounts")
+                problem = _problem_of(keys)
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+    except UnicodeDecodeError:
+        problem = "is not in UTF-8"
+    except ValueError as error:
+        place = re.search(r"at line \d+", str(error))  # nothing else, because it may quote the file
+        problem = f"is not a TOML file that names each account once: look {place[0] if place else 'at its end'}"
+    if problem:
+        raise ConfigurationError(f"SMSPARTNER_ACCOUNTS_FILE: {file} {problem}.")
+    return {name: key.strip() for name, key in keys.items()}
 
 
 def parse_age(text: str) -> timedelta:
@@ -118,23 +171,34 @@ def parse_age(text: str) -> timedelta:
     return int(parts[1]) * _AGE_UNITS[parts[2]]
 
 
-def dagster_home(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Return the folder that DAGSTER_HOME names, with `~` expanded; None if the variable is not set.
+def is_remote(root: str | Path) -> bool:
+    """Return whether a data root is a prefix in a bucket, given as a URI, rather than a folder."""
+    return "://" in str(root)
 
-    Raises:
-        ConfigurationError: DAGSTER_HOME starts with the name of a user that this machine does not have.
+
+def checked_uri(root: str) -> str:
+    """Return the URI of a remote data root without a trailing slash, if it is a bucket and a prefix alone.
+
+    The message of a refusal does not repeat the URI, because it may hold a credential.
     """
-    home: Path | None = _read(environ, "DAGSTER_HOME", lambda text: Path(_expanded(text)), None)
-    return home
+    if not _BUCKET_URI.fullmatch(root):
+        raise ConfigurationError(
+            "STOP_PIPELINE_DATA is a URI that cannot be a data root: use a folder, s3://bucket/prefix, "
+            "gs://bucket/prefix or abfs://container@account.dfs.core.windows.net/prefix. Credentials and endpoint go "
+            "into the provider's own variables, such as AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL."
+        )
+    return root.rstrip("/")
+
+
+def dagster_home(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the folder that DAGSTER_HOME names, with `~` expanded; None if the variable is not set."""
+    return _read(environ, "DAGSTER_HOME", _path)
 
 
 def check_dagster_home(home: Path) -> None:
     """Refuse a folder in which Dagster could not open its database.
 
     Dagster writes the path into a SQLite URL unescaped, where “?” starts the query and a percent code is decoded.
-
-    Raises:
-        ConfigurationError: The absolute path of `home` holds one of them.
     """
     if _BREAKS_SQLITE_URL.search(str(home.absolute())):
         raise ConfigurationError(
@@ -143,11 +207,22 @@ def check_dagster_home(home: Path) -> None:
         )
 
 
-def _read(environ: Mapping[str, str], variable: str, parse: Callable[[str], Any], default: Any) -> Any:
-    """The value of a variable, or `default`. What a parser raises follows the name of the variable in the message."""
+def _problem_of(keys: Any) -> str:
+    if not isinstance(keys, dict) or not keys:
+        return 'needs a table [accounts] with one line per account, such as lyon = "its API key"'
+    for number, (name, key) in enumerate(keys.items(), 1):
+        if not _ACCOUNT_NAME.fullmatch(name):
+            return f"has a name, number {number}, that is not {_NAME_RULE}"
+        if not isinstance(key, str):
+            return f"has a key, number {number}, that is not in quotes"
+    return ""
+
+
+def _read(environ: Mapping[str, str], variable: str, parse: Callable[[str], _Value]) -> _Value | None:
+    """The value of a variable; None if it is not set. The message of a ValueError follows the variable's name."""
     text = environ.get(variable, "").strip()
     try:
-        return parse(text) if text else default
+        return parse(text) if text else None
     except ValueError as error:
         raise ConfigurationError(f"{variable} {error}.") from error
 
@@ -160,6 +235,10 @@ def _expanded(text: str) -> str:
             "has that name"
         )
     return path
+
+
+def _path(text: str) -> Path:
+    return Path(_expanded(text))
 
 
 def _data_root(text: str) -> str:
@@ -201,3 +280,20 @@ def _whole_number(text: str) -> int:
     if not re.fullmatch("[0-9]{1,6}", text) or int(text) == 0:
         raise ValueError(f"is “{text}”: it must be a whole number from 1 to 999999")
     return int(text)
+
+
+_VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "accounts": ("SMSPARTNER_ACCOUNTS", account_names),
+    "accounts_file": ("SMSPARTNER_ACCOUNTS_FILE", lambda text: _path(text).absolute()),
+    "accounts_per_run": ("STOP_PIPELINE_ACCOUNTS_PER_RUN", _whole_number),
+    "base_url": ("SMSPARTNER_BASE_URL", _base_url),
+    "response_format": ("SMSPARTNER_FORMAT", _format),
+    "timezone": ("SMSPARTNER_TIMEZONE", _timezone),
+    "data_root": ("STOP_PIPELINE_DATA", _data_root),
+    "cron": ("STOP_PIPELINE_CRON", str),
+    "raw_days": ("STOP_PIPELINE_RAW_DAYS", _whole_number),
+    "history_days": ("STOP_PIPELINE_HISTORY_DAYS", _whole_number),
+    "alert_webhook": ("STOP_PIPELINE_ALERT_WEBHOOK", _url),
+    "alert_after": ("STOP_PIPELINE_ALERT_AFTER", _alert_after),
+}
+"""For each field of `Settings`, its variable and what reads the variable's text."""

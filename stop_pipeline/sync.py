@@ -16,11 +16,11 @@ from zoneinfo import ZoneInfo
 
 import pandas as pd
 
-from stop_pipeline.account_keys import key_variable
 from stop_pipeline.errors import KeyRefusedError, StoreError
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.results import Derived, Fetched, Merged, Outcome, Parsed
 from stop_pipeline.schema import STOPS_PER_DAY, SUPPRESSION_LIST, TableSchema
+from stop_pipeline.settings import key_variable
 from stop_pipeline.smspartner.client import Response
 from stop_pipeline.smspartner.document import open_list
 from stop_pipeline.smspartner.timestamps import local_to_utc
@@ -33,7 +33,7 @@ from stop_pipeline.table.reading import with_numbers_reread
 from stop_pipeline.table.refusals import reading_temporary
 from stop_pipeline.table.removals import RemovalPolicy
 from stop_pipeline.table.state import Counts, DerivedInfo, SnapshotInfo, State
-from stop_pipeline.table.store import Store
+from stop_pipeline.table.store import SNAPSHOT_FILE, Store, table_file
 from stop_pipeline.table.upgrade import bring_up_to_date
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,8 @@ def parse(store: Store, account: str, *, timezone: str) -> Parsed:
         state = store.state(account)
         info = store.snapshot_info(account)
         fetched_at = merged_as_of(state, kept, timezone) or kept.fetched_at
-        if info and is_current(info, kept, state, fetched_at=fetched_at, timezone=timezone):
+        current = info and is_current(info, kept, state, fetched_at=fetched_at, timezone=timezone)
+        if info and current and store.is_intact(SNAPSHOT_FILE.format(account)):
             return Parsed(dataclasses.replace(info, fetched_at=kept.fetched_at), parsed=False)
         info = make_snapshot(store, account, kept, state, fetched_at=fetched_at, timezone=timezone)
     log.info("Account %s: parsed %s rows, %s malformed", account, f"{info.rows:,}", f"{info.rejected:,}")
@@ -255,7 +256,9 @@ def _derive(
             raise StoreError(f"Nothing is committed yet for the account “{account}”: materialize stops first.")
         info = store.derived_info(schema, account)
         timezone = state.settings.get("timezone")
-        if info and (info.commit, info.reading_rules, info.timezone) == (state.commit, state.reading_rules, timezone):
+        made_from = info and (info.commit, info.reading_rules, info.timezone)
+        current = made_from == (state.commit, state.reading_rules, timezone)
+        if info and current and store.is_intact(table_file(schema.name, account)):
             return Derived(info, state.applied_at, remade=False)
         rows, unreadable_rows = make(state)
         info = DerivedInfo(state.commit, len(rows), state.reading_rules, unreadable_rows, timezone)

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stop_pipeline.account_keys import api_key, key_variable, read_keys
 from stop_pipeline.errors import ConfigurationError
-from stop_pipeline.settings import Settings
+from stop_pipeline.settings import Settings, api_key, key_variable, read_keys
 
 
 def test_the_key_of_main_and_of_another_account_have_their_own_variables() -> None:

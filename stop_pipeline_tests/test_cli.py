@@ -14,7 +14,7 @@ from click.testing import Result
 
 from stop_pipeline import read_rejected, read_stops
 from stop_pipeline.cli import main
-from stop_pipeline.smspartner.sandbox import serve
+from stop_pipeline.smspartner.sandbox import Sandbox
 from stop_pipeline_tests.support.commands import COMMAND, clean_environment, run_command, sandbox
 from stop_pipeline_tests.support.in_process import run_in_process
 from stop_pipeline_tests.support.loopback import Loopback, Script, reply, reply_json
@@ -289,7 +289,7 @@ def test_a_data_root_that_cannot_be_made_is_told_in_one_sentence(machine: Machin
 
 @pytest.mark.slow
 def test_run_can_sync_against_the_sandbox_in_xml(machine: Machine) -> None:
-    with serve(rows=50) as server:
+    with Sandbox(rows=50) as server:
         done = run_in_process(
             "run",
             cwd=machine.folder,

@@ -18,7 +18,7 @@ import pytest
 
 from stop_pipeline import read_stops, read_stops_per_day, read_suppression_list
 from stop_pipeline.errors import StoreError
-from stop_pipeline.table.files import LocalFiles
+from stop_pipeline.table.files import Files
 from stop_pipeline_tests.support.commands import COMMAND, GIVE_UP_SECONDS, clean_environment, wait_until
 from stop_pipeline_tests.support.loopback import Exchange, Loopback, Script, head, reply
 from stop_pipeline_tests.support.syncing import response_body, rows
@@ -108,7 +108,7 @@ def held_until(condition: Callable[[], bool], body: bytes, responded: list[float
 
 def refused_lock(root: Path) -> str:
     """Why the account's lock is not to be had."""
-    with pytest.raises(StoreError) as refused, LocalFiles(root).locked("main", timeout_seconds=0.2):
+    with pytest.raises(StoreError) as refused, Files(root).locked("main", timeout_seconds=0.2):
         pass
     return str(refused.value)
 

@@ -19,7 +19,7 @@ from click.testing import Result
 
 from stop_pipeline import read_suppression_list
 from stop_pipeline.campaign.output import TEMPORARY_PREFIX
-from stop_pipeline.list_commands import write_changes
+from stop_pipeline.commands import write_changes
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline_tests.support.in_process import run_in_process
 from stop_pipeline_tests.support.syncing import Row, Syncer, response_body, rows

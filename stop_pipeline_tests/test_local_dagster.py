@@ -220,12 +220,12 @@ def test_a_run_that_waits_says_for_whom_and_goes_on_once_the_account_is_free(goo
     holder, noticed = threading.Thread(target=hold), Noticed()
     holder.start()
     assert held.wait(60)
-    logging.getLogger("stop_pipeline.table.lock").addHandler(noticed)
+    logging.getLogger("stop_pipeline.table.files").addHandler(noticed)
     try:
         with Loopback(reply(200, response_body(rows(3)))) as server:
             done = _run(tmp_path, good_home, server)
     finally:
-        logging.getLogger("stop_pipeline.table.lock").removeHandler(noticed)
+        logging.getLogger("stop_pipeline.table.files").removeHandler(noticed)
     holder.join()
     assert done.exit_code == 0
     waiting = [line for line in done.stderr.splitlines() if "waiting" in line]

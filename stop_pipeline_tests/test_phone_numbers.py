@@ -557,6 +557,7 @@ def test_different_numbers_have_different_keys(numbers: list[str]) -> None:
         ("6,12E+08", []),
         ("ref 123456789", []),
         ("Dupont", []),
+        ("tel: 06 39 98 00 06\n06 39 98 00 00 (client)", ["+33639980000", "+33639980006"]),
         ("", []),
         ("\ud800", []),
     ],

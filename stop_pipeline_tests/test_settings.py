@@ -11,8 +11,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from stop_pipeline.errors import ConfigurationError
-from stop_pipeline.settings import Settings, check_dagster_home, dagster_home, parse_age
-from stop_pipeline.storage_uri import is_remote
+from stop_pipeline.settings import Settings, check_dagster_home, dagster_home, is_remote, parse_age
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:

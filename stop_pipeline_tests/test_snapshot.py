@@ -25,6 +25,7 @@ from stop_pipeline.smspartner.response import parse
 from stop_pipeline.table.removals import RemovalPolicy
 from stop_pipeline.table.state import SnapshotInfo
 from stop_pipeline.table.store import SNAPSHOT_FILE
+from stop_pipeline_tests.support.damage import flip_a_bit, overwrite_pages
 from stop_pipeline_tests.support.syncing import IN_MEMORY, Row, Syncer, response_body, rows, tree
 
 LATE = "2026-01-03 16:30:00"
@@ -367,7 +368,7 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-@pytest.mark.parametrize("harm", [damaged, cut, Path.unlink])
+@pytest.mark.parametrize("harm", [damaged, cut, overwrite_pages, flip_a_bit, Path.unlink])
 def test_a_damaged_or_missing_snapshot_is_made_again(in_memory: Path, harm: Callable[[Path], None]) -> None:
     syncer = syncer_after_all(in_memory)
     harm(syncer.root / SNAPSHOT_FILE.format("main"))
@@ -376,6 +377,21 @@ def test_a_damaged_or_missing_snapshot_is_made_again(in_memory: Path, harm: Call
     harm(syncer.root / SNAPSHOT_FILE.format("main"))
     merge(syncer, [*ALL, NEW[0]])
     merge(syncer, [*ALL, *NEW])
+    check_open_rows(syncer, response_body([*ALL, *NEW]))
+
+
+@pytest.mark.parametrize("harm", [overwrite_pages, flip_a_bit])
+def test_a_merge_of_a_snapshot_with_damaged_rows_says_what_helps(in_memory: Path, harm: Callable[[Path], None]) -> None:
+    syncer = syncer_after_all(in_memory)
+    syncer.fetch(response_body([*ALL, *NEW]))
+    sync.parse(syncer.store, "main", timezone=syncer.timezone)
+    harm(syncer.root / SNAPSHOT_FILE.format("main"))
+    before = tree(syncer.root, "stops", "state")
+    with pytest.raises(StoreError, match=r"damaged.* Materialize stop_snapshot again, or leave that to the next sync"):
+        sync.merge(syncer.store, "main", RemovalPolicy())
+    assert tree(syncer.root, "stops", "state") == before
+    assert sync.parse(syncer.store, "main", timezone=syncer.timezone).parsed
+    sync.merge(syncer.store, "main", RemovalPolicy())
     check_open_rows(syncer, response_body([*ALL, *NEW]))
 
 
@@ -523,7 +539,7 @@ def test_any_responses_leave_what_they_leave_when_each_is_parsed_as_a_whole(bodi
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(responses(), st.none() | st.just(30))
 @example([("json", response_body(rows(count))) for count in (10, 11, 12)], None)
 def test_many_responses_leave_what_they_leave_when_each_is_parsed_as_a_whole(

@@ -238,7 +238,7 @@ def test_any_sequence_of_responses_gives_the_table_of_the_model(steps: list[Step
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, min_size=1, max_size=20))
 def test_any_long_sequence_of_responses_gives_the_table_of_the_model(steps: list[Step]) -> None:
     _run_in_memory(steps)

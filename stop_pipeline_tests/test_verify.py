@@ -28,6 +28,7 @@ from stop_pipeline.table.store import Store
 from stop_pipeline.verify import verify
 from stop_pipeline_tests.support import version_1
 from stop_pipeline_tests.support.commands import run_command
+from stop_pipeline_tests.support.damage import flip_a_bit, overwrite_pages
 from stop_pipeline_tests.support.in_process import run_in_process
 from stop_pipeline_tests.support.sequences import RESPONSES, RandomResponse
 from stop_pipeline_tests.support.syncing import IN_MEMORY, Row, Syncer, response_body, rows, tree
@@ -109,6 +110,13 @@ def test_withheld_refused_forgotten_and_unchanged_responses_leave_no_problem(tmp
     merge(syncer.store, "main", RemovalPolicy(), raw_days=30)
     assert len(syncer.store.responses.all("main")) == 1
     assert [problem.split()[0] for problem in problems(syncer.root)] == [SUPPRESSED, PER_DAY]  # not derived yet
+
+
+def test_a_malformed_row_that_an_incomplete_response_lacks_is_no_problem(tmp_path: Path) -> None:
+    syncer = Syncer(tmp_path / "data")
+    syncer.sync([*rows(40), MALFORMED])
+    syncer.sync(rows(40), nb_data=41)
+    assert problems(syncer.root) == ()
 
 
 def test_before_the_first_commit_there_is_no_problem(tmp_path: Path) -> None:
@@ -381,6 +389,11 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "holds other responses than the commit records",
     ),
     "the snapshot is cut": (cut(SNAPSHOT), SNAPSHOT, "it is damaged"),
+    "the snapshot has other bytes": (
+        lambda root: flip_a_bit(root / SNAPSHOT),
+        SNAPSHOT,
+        "it is damaged. The next sync makes it again.",
+    ),
     "the snapshot is deleted": (delete(SNAPSHOT), SNAPSHOT, "is missing: the next sync makes it again"),
     "the snapshot lacks a row": (rewrite(SNAPSHOT, lambda t: t.slice(1)), SNAPSHOT, "holds other rows than it records"),
     "the snapshot lacks a malformed row": (
@@ -389,6 +402,16 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "holds other rows than it records",
     ),
     "the suppression list is cut": (cut(SUPPRESSED), SUPPRESSED, "it is damaged"),
+    "the suppression list has other bytes": (
+        lambda root: flip_a_bit(root / SUPPRESSED),
+        SUPPRESSED,
+        "it is damaged. The next sync makes it again.",
+    ),
+    "the counts per day are overwritten": (
+        lambda root: overwrite_pages(root / PER_DAY),
+        PER_DAY,
+        "it is damaged. The next sync makes it again.",
+    ),
     "the suppression list is deleted": (delete(SUPPRESSED), SUPPRESSED, "is missing: the next sync makes it again"),
     "the suppression list is of another commit": (
         derive_again(SUPPRESSION_LIST, IDENTITY, commit="20250101T000000.000000Z-0123456789ab"),

@@ -16,61 +16,41 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from stop_pipeline.campaign.campaign_file import NO_NUMBER, OWN_COLUMNS, as_text, find_column, readable
-from stop_pipeline.campaign.csv_file import CsvFile
+from stop_pipeline.campaign.formats import NO_NUMBER, OWN_COLUMNS, as_text, find_column, open_campaign
 from stop_pipeline.campaign.output import complete_folder
-from stop_pipeline.campaign.parquet_file import ParquetFile
 from stop_pipeline.errors import CampaignError
 from stop_pipeline.phone_numbers import is_rounded, match_keys, read_phone_numbers
 from stop_pipeline.settings import parse_age
-from stop_pipeline.table.current_list import current_list
-from stop_pipeline.table.files import LocalFiles
+from stop_pipeline.table.current_list import DEFAULT_MAX_AGE, current_list
 from stop_pipeline.table.reading import existing_store
 
 log = logging.getLogger(__name__)
 
-DEFAULT_MAX_AGE = timedelta(hours=24)
-
+# With `formats.NO_NUMBER` and `formats.RAGGED`, the reasons why a row is invalid.
 ROUNDED = "rounded by a spreadsheet"
 NOT_A_NUMBER = "no phone number of any country"
-"""With `campaign_file.NO_NUMBER` and `csv_file.RAGGED`, the reasons why a row is invalid."""
 
 _BATCHES_PER_LINE = 8  # about a million rows
-_PARQUET = b"PAR1"
-_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 
 
 class Suppressed(NamedTuple):
-    """A campaign in three parts, which together hold each of its rows once, in order.
+    """A campaign in three parts, which together hold each of its rows once, in order."""
 
-    Attributes:
-        clean: Rows that may be texted.
-        blocked: Rows whose number has opted out, with `first_stop_at` (datetime64[us, UTC]; null if no date is known).
-        invalid: Rows without a phone number that can be checked, with the `reason` (str).
-    """
-
-    clean: pd.DataFrame
+    clean: pd.DataFrame  # rows that may be texted
+    # Rows whose number has opted out, with `first_stop_at` (datetime64[us, UTC]; null if no date is known).
     blocked: pd.DataFrame
-    invalid: pd.DataFrame
+    invalid: pd.DataFrame  # rows without a phone number that can be checked, with the `reason` (str)
 
 
 @dataclass(frozen=True)
 class SuppressedFile:
-    """What `suppress_file` did.
+    """What `suppress_file` did."""
 
-    Attributes:
-        form: What kind of file the campaign is, in words.
-        rows: Number of rows, not counting the header.
-        parts: Path and number of rows of “clean”, “blocked” and “invalid”.
-        verified_at: When the list was last complete, UTC; with several accounts, the earliest of these times.
-        unreadable_rows: Number of listed rows that contain no phone number and therefore block nobody.
-    """
-
-    form: str
-    rows: int
-    parts: dict[str, tuple[Path, int]]
-    verified_at: datetime
-    unreadable_rows: int
+    form: str  # what kind of file the campaign is, in words
+    rows: int  # not counting the header
+    parts: dict[str, tuple[Path, int]]  # path and number of rows of “clean”, “blocked” and “invalid”
+    verified_at: datetime  # as in `CurrentList`
+    unreadable_rows: int  # as in `CurrentList`
 
 
 def suppress(
@@ -129,9 +109,9 @@ def suppress_file(
     """
     listed = current_list(root, account, max_age=max_age)
     store = existing_store(root)
-    if store.files.encloses(LocalFiles(into)):
+    if store.files.encloses(into):
         raise CampaignError(f"{into} is inside the data root {store.root}: name a folder elsewhere.")
-    campaign = _open_campaign(path, column)
+    campaign = open_campaign(path, column)
     first_stops = first_stops_by_key(listed.numbers)
     files = {name: f"{name}{campaign.suffix}" for name in OWN_COLUMNS}
     rows = dict.fromkeys(OWN_COLUMNS, 0)
@@ -153,25 +133,12 @@ def suppress_file(
     return SuppressedFile(campaign.form, sum(rows.values()), parts, listed.verified_at, listed.unreadable_rows)
 
 
-def _open_campaign(path: Path, column: str) -> CsvFile | ParquetFile:
-    with readable(path), path.open("rb") as file:
-        start = file.read(4)
-    if start in _WORKBOOKS:
-        raise CampaignError(f"{path} is a workbook: save it as “CSV UTF-8” in the spreadsheet first.")
-    return ParquetFile(path, column) if start == _PARQUET else CsvFile(path, column)
-
-
 def check(spellings: pd.Series, first_stops: pd.Series, null_reason: str = NO_NUMBER) -> pd.DataFrame:
-    """Decide for each row of a campaign which part it belongs to.
-
-    Args:
-        spellings: Phone numbers as text (`str`), with a RangeIndex.
-        first_stops: As `first_stops_by_key` gives it.
-        null_reason: Why a row without a spelling is invalid.
+    """Decide for each row of a campaign, given as text with a RangeIndex, which part it belongs to.
 
     Returns:
         A DataFrame with the columns `part` (“clean”, “blocked” or “invalid”), `first_stop_at` of blocked rows, and the
-        `reason` of invalid ones.
+        `reason` of invalid ones, which is `null_reason` where there is no spelling.
     """
     readings = read_phone_numbers(spellings)
     keys = match_keys(readings["phone_number"])

@@ -5,22 +5,29 @@ It is not a `run_status_sensor`: that one sees neither a failed check, which lea
 reads the runs that ended, oldest first, and moves its cursor only once the webhook has accepted what there was to tell.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import html
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import dagster as dg
+import requests
 from pydantic import TypeAdapter
+from urllib3.exceptions import HTTPError
 
 from stop_pipeline.defs.incidents import OVERDUE, THE_RUN, Incident, Outcome, failure, follow, joined, overdue
+from stop_pipeline.defs.runs import accounts_of, error_of, failed_accounts
 from stop_pipeline.defs.schedules import SYNC_JOB
-from stop_pipeline.defs.webhook import post
-from stop_pipeline.errors import AlertError, StopPipelineError, StoreError
+from stop_pipeline.errors import AlertError, StopPipelineError, StoreError, redacted_logs
 from stop_pipeline.schema import ASSET_TABLES
 from stop_pipeline.settings import Settings
 from stop_pipeline.table.store import Store
 
 INTERVAL_SECONDS = 30
+TIMEOUT_SECONDS = (5, 15)
+"""To connect to the webhook, and for its response. Together less than the minute that Dagster gives a sensor."""
+
 FIRST_LOOK_BACK = timedelta(hours=1)
 """How old a failure can be that the very first evaluation tells."""
 
@@ -40,19 +47,12 @@ _EVENTS = {
 
 @dataclass(frozen=True)
 class Cursor:
-    """How far the runs have been read, and what is wrong as of then.
+    """How far the runs have been read, and what is wrong as of then."""
 
-    Attributes:
-        since: Latest change of a run that was read.
-        read: Runs that were read and changed no longer than `OVERLAP` before that.
-        incidents: The open incidents, by account.
-        ages_read_at: When the ages of the lists were last looked at.
-    """
-
-    since: datetime
-    read: frozenset[str] = frozenset()
-    incidents: Mapping[str, Incident] = field(default_factory=dict)
-    ages_read_at: datetime | None = None
+    since: datetime  # latest change of a run that was read
+    read: frozenset[str] = frozenset()  # runs that were read and changed no longer than `OVERLAP` before that
+    incidents: Mapping[str, Incident] = field(default_factory=dict)  # the open ones, by account
+    ages_read_at: datetime | None = None  # when the ages of the lists were last looked at
 
 
 CURSOR = TypeAdapter(Cursor)
@@ -76,7 +76,7 @@ def alert_sensor(settings: Settings) -> dg.SensorDefinition:
         outcomes = [
             outcome
             for record in records
-            if _is_new(record, before) and _is_ours(record)
+            if _is_new(record, before) and _is_ours(record.dagster_run)
             for outcome in _outcomes(context.instance, record, settings.accounts)
         ]
         ages_read_at = before.ages_read_at
@@ -89,10 +89,10 @@ def alert_sensor(settings: Settings) -> dg.SensorDefinition:
                 post(webhook, joined(messages))
             except AlertError as error:
                 return dg.SensorResult(skip_reason=f"{error} The next try is in {INTERVAL_SECONDS} s.")
-        after = _moved_on(before, records, incidents, ages_read_at)
-        return dg.SensorResult(
-            skip_reason="\n".join(messages) or "Nothing new.", cursor=CURSOR.dump_json(after).decode()
-        )
+        since = max([before.since, *(record.update_timestamp for record in records)])
+        read = {record.dagster_run.run_id for record in records if record.update_timestamp > since - OVERLAP}
+        after = CURSOR.dump_json(Cursor(since, frozenset(read), incidents, ages_read_at)).decode()
+        return dg.SensorResult(skip_reason="\n".join(messages) or "Nothing new.", cursor=after)
 
     return dg.SensorDefinition(
         name="alerts",
@@ -102,6 +102,31 @@ def alert_sensor(settings: Settings) -> dg.SensorDefinition:
         description="Posts failed runs, failed checks and overdue lists to STOP_PIPELINE_ALERT_WEBHOOK: one message "
         "for each problem of an incident, and one when it is over.",
     )
+
+
+def post(url: str, text: str) -> None:
+    """Post `text` as `{"text": …}`, which Slack, Mattermost, Rocket.Chat and others show.
+
+    The address is a secret, since whoever knows it can post to it: no message or log has it.
+
+    Raises:
+        AlertError: the webhook could not be reached, or did not respond with a status of success.
+    """
+    parts = urlsplit(url)
+    secrets = tuple(secret for secret in (url, parts.path, parts.query) if len(secret) > 1)
+    body = {"text": html.escape(text, quote=False)}  # these three characters are Slack's markup
+    with redacted_logs(secrets), requests.Session() as session:
+        session.trust_env = parts.scheme == "https"  # a loopback address never goes through a proxy
+        try:
+            # The body of the response does not matter, so it is not waited for.
+            with session.post(url, json=body, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True) as response:
+                status = response.status_code
+        except (OSError, HTTPError, ValueError) as error:
+            refused = f"The webhook could not be reached ({type(error).__name__})."
+        else:
+            refused = "" if 200 <= status < 300 else f"The webhook responded with HTTP {status}."  # noqa: PLR2004
+    if refused:  # out of the `except` block, or the cause would carry the address along
+        raise AlertError(refused)
 
 
 def _ages(settings: Settings, now: datetime, loaded_at: datetime) -> list[Outcome]:
@@ -116,9 +141,8 @@ def _ages(settings: Settings, now: datetime, loaded_at: datetime) -> list[Outcom
             verified_at = store.state(account).verified_at
         except StoreError:  # no run can read the data root either, and each says so
             return None
-        if now - (verified_at or loaded_at) > settings.alert_after:
-            return Outcome(account, now, {OVERDUE: overdue(verified_at, settings.alert_after)}, ())
-        return Outcome(account, now, {}, (OVERDUE,))
+        late = now - (verified_at or loaded_at) > settings.alert_after
+        return Outcome(account, now, {OVERDUE: overdue(verified_at, settings.alert_after) if late else None})
 
     return [outcome for outcome in store.in_threads(age, settings.accounts) if outcome is not None]
 
@@ -139,87 +163,52 @@ def _is_new(record: dg.RunRecord, cursor: Cursor) -> bool:
     return record.dagster_run.run_id not in cursor.read and _ended_at(record) >= cursor.since - OVERLAP
 
 
-def _is_ours(record: dg.RunRecord) -> bool:
+def _is_ours(run: dg.DagsterRun) -> bool:
     """Whether the run was a sync, or made some of the assets: an instance can serve other projects too."""
-    run = record.dagster_run
     return run.job_name == SYNC_JOB.name or not _NAMES.isdisjoint(
         key.path[-1] for key in run.asset_selection or () if len(key.path) == 1
     )
 
 
-def _moved_on(
-    cursor: Cursor, records: Sequence[dg.RunRecord], incidents: Mapping[str, Incident], ages_read_at: datetime
-) -> Cursor:
-    since = max([cursor.since, *(record.update_timestamp for record in records)])
-    read = {record.dagster_run.run_id for record in records if record.update_timestamp > since - OVERLAP}
-    return Cursor(since, frozenset(read), incidents, ages_read_at)
+def _ended_at(record: dg.RunRecord) -> datetime:
+    return record.update_timestamp if record.end_time is None else datetime.fromtimestamp(record.end_time, UTC)
 
 
 def _outcomes(instance: dg.DagsterInstance, record: dg.RunRecord, all_accounts: Sequence[str]) -> list[Outcome]:
-    """What a run came to, for each account that it synced."""
+    """What a run came to, for each account that it synced. A failed check that only warns is left out."""
     run, ended_at = record.dagster_run, _ended_at(record)
-    accounts = _accounts_of(run, all_accounts)
-    failed: dict[str, dict[str, str]] = {account: {} for account in accounts}
-    passed: dict[str, set[str]] = {account: {THE_RUN} if run.is_success else set() for account in accounts}
-    results: list[tuple[str, str, str | None]] = []
+    accounts = accounts_of(run, all_accounts)
+    problems: dict[str, dict[str, str | None]] = {account: {} for account in accounts}
+
+    def note(account: str, problem: str, why: str | None) -> None:
+        if account in problems:  # else it is set up no more
+            problems[account][problem] = why if why is None else failure(problem, why, at=ended_at, run_id=run.run_id)
+
     stopped_in_a_step = False
     for entry in instance.all_logs(run.run_id, of_type=_EVENTS):
         event = entry.get_dagster_event()
         stopped_in_a_step |= event.is_step_failure
-        if event.step_key in _NAMES:  # one run can materialize assets of several projects
-            results += _results(event, accounts)
-    if not run.is_success and not stopped_in_a_step:
-        reason = "It ended before it could say why; see its page in the Dagster UI."
-        results += [(account, THE_RUN, reason) for account in accounts]
-    for account, problem, why in results:
-        if why is None:
-            passed[account].add(problem)
+        if event.step_key not in _NAMES:  # one run can materialize assets of several projects
+            continue
+        if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = event.asset_check_evaluation_data
+            if check.passed or check.severity is dg.AssetCheckSeverity.ERROR:
+                why = None if check.passed else check.description or ""
+                note(check.partition or accounts[0], f"check {check.check_name}", why)
         else:
-            failed[account][problem] = failure(problem, why, at=ended_at, run_id=run.run_id)
-    return [Outcome(account, ended_at, failed[account], passed[account]) for account in accounts]
-
-
-def _results(event: dg.DagsterEvent, accounts: Sequence[str]) -> Iterator[tuple[str, str, str | None]]:
-    """Account, step or check, and why it failed, or None if it passed. A failed check that only warns is left out."""
-    if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-        check = event.asset_check_evaluation_data
-        if check.passed or check.severity is dg.AssetCheckSeverity.ERROR:
-            reason = None if check.passed else check.description or ""
-            yield check.partition or accounts[0], f"check {check.check_name}", reason
-        return
-    reasons = _reasons(event, accounts) if event.is_step_failure else {}
-    for account in accounts:
-        yield account, str(event.step_key), reasons.get(account)
-
-
-def _accounts_of(run: dg.DagsterRun, accounts: Sequence[str]) -> Sequence[str]:
-    """The accounts that a run synced: its partition, or its range of them; without either, the only account."""
-    if partition := run.tags.get("dagster/partition"):
-        return [partition]
-    ends = [run.tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end")]
-    if ends[0] in accounts and ends[1] in accounts:
-        return accounts[accounts.index(ends[0]) : accounts.index(ends[1]) + 1]
-    return accounts[:1]
+            reasons = _reasons(event, accounts) if event.is_step_failure else {}
+            for account in accounts:
+                note(account, str(event.step_key), reasons.get(account))
+    if not stopped_in_a_step:
+        why = None if run.is_success else "It ended before it could say why; see its page in the Dagster UI."
+        for account in accounts:
+            note(account, THE_RUN, why)
+    return [Outcome(account, ended_at, problems[account]) for account in accounts]
 
 
 def _reasons(step_failure: dg.DagsterEvent, accounts: Sequence[str]) -> dict[str, str]:
-    """Why a step failed, for each account of its run that it failed for (see `partitions`)."""
-    by_account = step_failure.step_failure_data.user_failure_data
-    if by_account is not None and by_account.metadata:
-        metadata = by_account.metadata
-        return {account: str(metadata[account].value) for account in accounts if account in metadata}
-    return dict.fromkeys(accounts, _reason(step_failure))
-
-
-def _reason(step_failure: dg.DagsterEvent) -> str:
-    """Why a step failed, if this package says so: the text of another library's error may hold a key or a number."""
-    error = step_failure.step_failure_data.error
-    error = error and (error.cause or error)
-    kind, _, text = error.message.partition(": ") if error else ("", "", "")
-    if kind.startswith(f"{StopPipelineError.__module__}."):
-        return text.strip()
-    return f"Unexpected error ({kind.strip()}); see the run's page in the Dagster UI."
-
-
-def _ended_at(record: dg.RunRecord) -> datetime:
-    return record.update_timestamp if record.end_time is None else datetime.fromtimestamp(record.end_time, UTC)
+    """Why a step failed, for each account that it failed for."""
+    kind, why = error_of(step_failure)
+    if not kind.startswith(f"{StopPipelineError.__module__}."):  # its text may hold a key or a number
+        why = f"Unexpected error ({kind}); see the run's page in the Dagster UI."
+    return failed_accounts(step_failure) or dict.fromkeys(accounts, why)

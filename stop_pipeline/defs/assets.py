@@ -4,9 +4,9 @@ No asset has a retry policy: the client retries what can be retried, and a secon
 what is permanent.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
+from functools import wraps
 from typing import Any
 
 import dagster as dg
@@ -19,37 +19,39 @@ from stop_pipeline.table.removals import RemovalPolicy
 
 _TABLE = {"pandas", "parquet"}
 
+Step = Callable[..., dg.MaterializeResult]
+
 
 def _asset(
     table: schema.TableSchema, *keys: schema.Column, kinds: set[str], private: bool, **options: Any
-) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
+) -> Callable[[Step], dg.AssetsDefinition]:
     """`dg.asset` with what all five have in common; `private` marks assets that hold phone numbers."""
-    decorator: Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition] = dg.asset(
-        group_name=GROUP,
-        owners=["team:compliance"],
-        code_version=str(schema.SCHEMA_VERSION),
-        kinds=kinds,
-        tags={"personal_data": "yes" if private else "no"},
-        metadata={
-            "dagster/column_schema": metadata.column_schema(table, *keys),
-            "dagster/column_lineage": metadata.column_lineage(table),
-        },
-        **options,
-    )
-    return decorator
+
+    def decorate(step: Step) -> dg.AssetsDefinition:
+        @wraps(step)
+        def logged(context: dg.AssetExecutionContext, **arguments: Any) -> dg.MaterializeResult:
+            try:
+                return step(context, **arguments)
+            except StopPipelineError as error:
+                # As a line of its own among the run's events, where Dagster hides why a step fails below a traceback.
+                context.log.error(str(error))  # noqa: TRY400 – the traceback follows anyway
+                raise
+
+        asset: dg.AssetsDefinition = dg.asset(
+            group_name=GROUP,
+            owners=["team:compliance"],
+            code_version=str(schema.SCHEMA_VERSION),
+            kinds=kinds,
+            tags={"personal_data": "yes" if private else "no"},
+            metadata=metadata.of_columns(table, *keys),
+            **options,
+        )(logged)
+        return asset
+
+    return decorate
 
 
-@contextmanager
-def _error_logged(context: dg.AssetExecutionContext) -> Iterator[None]:
-    """Log why a step fails as a line of its own among the run's events, where Dagster hides it below a traceback."""
-    try:
-        yield
-    except StopPipelineError as error:
-        context.log.error(str(error))  # noqa: TRY400 – the traceback follows anyway
-        raise
-
-
-@_asset(schema.RAW_STOP_LIST, kinds={"python", "json"}, private=True, check_specs=checks.OF_RAW_STOP_LIST)
+@_asset(schema.RAW_STOP_LIST, kinds={"python", "json"}, private=True, check_specs=checks.specs_of("raw_stop_list"))
 def raw_stop_list(
     context: dg.AssetExecutionContext, sms_partner: SmsPartnerResource, store: StoreResource
 ) -> dg.MaterializeResult:
@@ -63,8 +65,7 @@ def raw_stop_list(
       nothing changes.
     """
     account = store.account(context)
-    with _error_logged(context):
-        fetched = sync.fetch(store.open(), account, sms_partner.client(account))
+    fetched = sync.fetch(store.open(), account, sms_partner.client(account))
     return dg.MaterializeResult(
         metadata=metadata.of_fetched(fetched),
         data_version=dg.DataVersion(fetched.kept.sha256),
@@ -85,8 +86,7 @@ def stop_snapshot(
     - **It fails** if the response is not a list. A malformed row does not stop the others.
     """
     account = store.account(context)
-    with _error_logged(context):
-        parsed = sync.parse(store.open(), account, timezone=sms_partner.timezone)
+    parsed = sync.parse(store.open(), account, timezone=sms_partner.timezone)
     return dg.MaterializeResult(
         metadata=metadata.of_parsed(parsed, store.open().uri("snapshot", account)),
         data_version=dg.DataVersion(parsed.info.sha256),
@@ -100,7 +100,7 @@ def stop_snapshot(
     kinds=_TABLE,
     private=True,
     deps=[stop_snapshot],
-    check_specs=checks.OF_STOPS,
+    check_specs=checks.specs_of("stops"),
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=24), warn_window=timedelta(hours=2)),
 )
 def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreResource) -> dg.MaterializeResult:
@@ -116,11 +116,9 @@ def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreRe
     """
     account = store.account(context)
     policy = RemovalPolicy(max_removed_share=config.max_removed_share, accept_removals=config.accept_removals)
-    with _error_logged(context):
-        merged = sync.merge(store.open(), account, policy, raw_days=store.raw_days)
-    pictures = metadata.pictures_of_stops(context, store.open(), account, merged)
+    merged = sync.merge(store.open(), account, policy, raw_days=store.raw_days)
     return dg.MaterializeResult(
-        metadata=metadata.of_merged(merged, store.open().uri("stops", account), pictures),
+        metadata=metadata.of_merged(context, store.open(), account, merged),
         data_version=dg.DataVersion(merged.state.sha256 or merged.info.sha256),
         check_results=checks.of_merged(merged, store.open(), account),
     )
@@ -132,7 +130,7 @@ def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreRe
     kinds=_TABLE,
     private=True,
     deps=[stops],
-    check_specs=checks.OF_SUPPRESSION_LIST,
+    check_specs=checks.specs_of("suppression_list"),
 )
 def suppression_list(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
     """Phone numbers that must not be texted.
@@ -143,11 +141,9 @@ def suppression_list(context: dg.AssetExecutionContext, store: StoreResource) ->
     - **It fails** if nothing is committed yet: materialize `stops` first.
     """
     account = store.account(context)
-    with _error_logged(context):
-        derived = sync.derive_suppression_list(store.open(), account)
-    pictures = metadata.pictures_of_suppression_list(context, store.open(), account, derived)
+    derived = sync.derive_suppression_list(store.open(), account)
     return dg.MaterializeResult(
-        metadata=metadata.of_derived(derived, store.open().uri("suppression_list", account), pictures),
+        metadata=metadata.of_derived(context, store.open(), account, schema.SUPPRESSION_LIST, derived),
         data_version=dg.DataVersion(derived.info.commit),
         check_results=checks.of_suppression_list(derived),
     )
@@ -164,11 +160,9 @@ def stops_per_day(context: dg.AssetExecutionContext, store: StoreResource) -> dg
     - **The charts** show the last 90 days and the last five years.
     """
     account = store.account(context)
-    with _error_logged(context):
-        derived = sync.derive_stops_per_day(store.open(), account)
-    pictures = metadata.pictures_of_stops_per_day(context, store.open(), account, derived)
+    derived = sync.derive_stops_per_day(store.open(), account)
     return dg.MaterializeResult(
-        metadata=metadata.of_derived(derived, store.open().uri("stops_per_day", account), pictures),
+        metadata=metadata.of_derived(context, store.open(), account, schema.STOPS_PER_DAY, derived),
         data_version=dg.DataVersion(derived.info.commit),
     )
 

@@ -5,7 +5,6 @@ characters, and the database holds each materialization three times. So a chart 
 named colours. It has a white ground of its own, which is readable on light pages and on dark ones.
 """
 
-from collections.abc import Iterable
 from urllib.parse import quote
 
 import numpy as np
@@ -23,9 +22,8 @@ LATE_HOURS = 48
 
 DELAY_FIGURES = ("delay_median_hours", "delay_p90_hours", "delay_p99_hours", "over_48_hours_percent")
 
+# The area of a chart, in pixels.
 _LEFT, _BASE, _TALL, _WIDE = 12, 132, 90, 270
-"""The area of the chart, in pixels: its left edge, its base line, its height and its width."""
-
 _RIGHT, _TOP = _LEFT + _WIDE, _BASE - _TALL - 8
 
 _DELAY_TICKS = {1 / 60: "1 min", 1: "1 h", 6: "6 h", LATE_HOURS: "48 h", 24 * 14: "14 d"}
@@ -47,11 +45,9 @@ def delays(stops: pd.DataFrame) -> "pd.Series[float]":
     Args:
         stops: All periods: `id`, `created_at` and `first_seen_at`.
     """
-    in_first_load = stops["first_seen_at"] == stops["first_seen_at"].min()
-    later = stops[~in_first_load]
-    later = later[~later["id"].isin(stops.loc[in_first_load, "id"])]
-    firsts = later.sort_values("first_seen_at", kind="stable").drop_duplicates("id")
-    hours: pd.Series[float] = (firsts["first_seen_at"] - firsts["created_at"]) / pd.Timedelta(hours=1)
+    firsts = stops.sort_values("first_seen_at", kind="stable").drop_duplicates("id")
+    later = firsts[firsts["first_seen_at"] > firsts["first_seen_at"].min()]
+    hours: pd.Series[float] = (later["first_seen_at"] - later["created_at"]) / pd.Timedelta(hours=1)
     return hours.sort_values(ignore_index=True)
 
 
@@ -74,56 +70,54 @@ def delay_chart(hours: "pd.Series[float]") -> str:
     ticks = [_text(min(place(hour), _RIGHT - 24), _BASE + 15, label) for hour, label in _DELAY_TICKS.items()]
     late = f"<path stroke='darkorange' d='M{place(LATE_HOURS)} {_BASE}v-{_TALL}'/>"
     if hours.empty:
-        return _svg("No opt-out has come in since the first load", [late, *ticks])
+        return _svg("No opt-out has come in since the first load", late, *ticks)
     median, _, nearly_all, _ = delay_figures(hours).values()
     title = f"Half listed within {_span(median)}, 99% within {_span(nearly_all)}"
-    grid = np.geomspace(first, last, _CURVE_POINTS)
-    shares = np.searchsorted(hours, grid, side="right") / len(hours)
-    return _svg(title, [_area(shares), late, _text(_LEFT, _TOP, "100%"), *ticks])
+    shares = np.searchsorted(hours, np.geomspace(first, last, _CURVE_POINTS), side="right") / len(hours)
+    return _svg(title, _area(shares), late, _text(_LEFT, _TOP, "100%"), *ticks)
 
 
 def day_chart(stops_per_day: pd.DataFrame) -> str:
     """Opt-outs of each of the last 90 days (`schema.STOPS_PER_DAY`), to the last day that has any."""
-    days = stops_per_day.groupby("day")["stops"].sum()
-    if days.empty:
-        return _svg("There are no opt-outs yet", [])
-    recent = days.reindex(pd.date_range(end=days.index.max(), periods=RECENT_DAYS), fill_value=0)
-    return _bars(f"{recent.sum():,} opt-outs in the last {RECENT_DAYS} days", recent, "%Y-%m-%d")
+    recent = _latest(stops_per_day, "D", RECENT_DAYS)
+    return _bars(f"{recent.sum():,} opt-outs in the last {RECENT_DAYS} days", recent)
 
 
 def month_chart(stops_per_day: pd.DataFrame) -> str:
     """Opt-outs of each month (`schema.STOPS_PER_DAY`), of the last five years."""
-    if stops_per_day.empty:
-        return _svg("There are no opt-outs yet", [])
-    months = stops_per_day.groupby(stops_per_day["day"].dt.to_period("M"))["stops"].sum()
-    every = pd.period_range(end=months.index.max(), periods=RECENT_MONTHS)
-    recent = months.reindex(every, fill_value=0)
-    return _bars(f"{months.sum():,} opt-outs in all, by month", recent, "%Y-%m")
+    recent = _latest(stops_per_day, "M", RECENT_MONTHS)
+    return _bars(f"{stops_per_day['stops'].sum():,} opt-outs in all, by month", recent)
 
 
 def countries(stops_per_day: pd.DataFrame) -> str:
     """The countries of the last 90 days' opt-outs with their shares, largest first."""
     since = stops_per_day["day"].max() - pd.Timedelta(days=RECENT_DAYS - 1)
     recent = stops_per_day[stops_per_day["day"] >= since]
-    named = recent["country"].fillna("no country")
-    counts = recent["stops"].groupby(named).sum().sort_values(ascending=False, kind="stable")
+    counts = recent["stops"].groupby(recent["country"].fillna("no country")).sum()
+    counts = counts.sort_values(ascending=False, kind="stable")
     shown, others = counts.iloc[:COUNTRIES_SHOWN], counts.iloc[COUNTRIES_SHOWN:]
     parts = [*shown.items(), *([("other", others.sum())] if len(others) else [])]
     return ", ".join(f"{name} {100 * count / counts.sum():.1f}%" for name, count in parts) or "none"
 
 
-def _bars(title: str, counts: "pd.Series[int]", date_format: str) -> str:
-    highest = int(counts.max())
-    shares = counts.to_numpy() / max(highest, 1)
-    first, last = (date.strftime(date_format) for date in counts.index[[0, -1]])
+def _latest(stops_per_day: pd.DataFrame, unit: str, periods: int) -> "pd.Series[int]":
+    """Opt-outs of each of the last days (“D”) or months (“M”), to the last that has any; empty if none has."""
+    counts = stops_per_day.groupby(stops_per_day["day"].dt.to_period(unit))["stops"].sum()
+    if counts.empty:
+        return counts
+    return counts.reindex(pd.period_range(end=counts.index.max(), periods=periods, freq=unit), fill_value=0)
+
+
+def _bars(title: str, counts: "pd.Series[int]") -> str:
+    if counts.empty:
+        return _svg("There are no opt-outs yet")
+    highest, first, last = int(counts.max()), str(counts.index[0]), str(counts.index[-1])
     return _svg(
         title,
-        [
-            _area(shares),
-            _text(_LEFT, _TOP, f"{highest:,}"),
-            _text(_LEFT, _BASE + 15, first),
-            _text(_RIGHT - 6 * len(last), _BASE + 15, last),
-        ],
+        _area(counts.to_numpy() / max(highest, 1)),
+        _text(_LEFT, _TOP, f"{highest:,}"),
+        _text(_LEFT, _BASE + 15, first),
+        _text(_RIGHT - 6 * len(last), _BASE + 15, last),
     )
 
 
@@ -150,7 +144,7 @@ def _span(hours: float) -> str:
     return f"{hours:.1f} h" if hours < 100 else f"{hours / 24:,.0f} days"  # noqa: PLR2004 – four days and a bit
 
 
-def _svg(title: str, elements: Iterable[str]) -> str:
+def _svg(title: str, *elements: str) -> str:
     return (
         "<svg xmlns='http://www.w3.org/2000/svg' width='294' height='156' font-family='Arial' font-size='11'>"
         "<path fill='white' d='M0 0h294v156H0'/>"

@@ -13,7 +13,7 @@ from sqlalchemy import String, column, delete, table
 
 from stop_pipeline.settings import PROVIDER_TIMEZONE, Settings
 
-FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+_FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _RUNS_AT_ONCE = 500
 _RUN_ID = column("run_id", String)
 _CHECK_RESULTS = table("asset_check_executions", _RUN_ID)
@@ -42,16 +42,10 @@ def history_schedule(settings: Settings) -> dg.ScheduleDefinition:
 def forget_runs(instance: dg.DagsterInstance, before: datetime) -> int:
     """Delete every finished run that was created before a time, with its events, check results and captured output.
 
-    A partition that only such runs materialized may be shown as missing from then on; its data stays.
-
-    Args:
-        instance: The Dagster instance.
-        before: The time.
-
-    Returns:
-        How many runs were deleted.
+    A partition that only such runs materialized may be shown as missing from then on; its data stays. Returns how many
+    runs were deleted.
     """
-    old = dg.RunsFilter(statuses=list(FINISHED), created_before=before)
+    old = dg.RunsFilter(statuses=_FINISHED, created_before=before)
     forgotten = 0
     while records := instance.get_run_records(old, limit=_RUNS_AT_ONCE, ascending=True):
         run_ids = [record.dagster_run.run_id for record in records]

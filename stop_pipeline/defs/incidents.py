@@ -4,7 +4,7 @@ A problem is a failed step, a failed check, or a list that is overdue. An incide
 problem and is over when every one of them has passed again. Pure functions.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -20,44 +20,26 @@ OVERDUE = "overdue list"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is known about an account at one time, such as the end of a run.
-
-    Attributes:
-        account: Account name.
-        at: The time, UTC.
-        failed: Each problem, and the sentences that say what failed, why, and what to do.
-        passed: Problems that there are not.
-    """
+    """What is known about an account at one time, such as the end of a run."""
 
     account: str
-    at: datetime
-    failed: Mapping[str, str]
-    passed: Collection[str]
+    at: datetime  # UTC
+    problems: Mapping[str, str | None]  # what failed, why and what to do, as sentences; None for what passed
 
 
 @dataclass(frozen=True)
 class Incident:
-    """Something is wrong with an account.
+    """Something is wrong with an account."""
 
-    Attributes:
-        began_at: Time of the first problem, UTC.
-        open: Problems that have not passed since.
-        told: Problems that were told in this incident.
-    """
-
-    began_at: datetime
-    open: frozenset[str]
-    told: frozenset[str]
+    began_at: datetime  # time of the first problem, UTC
+    open: frozenset[str]  # problems that have not passed since
+    told: frozenset[str]  # problems that were told in this incident
 
 
 def follow(
     incidents: Mapping[str, Incident], outcomes: Iterable[Outcome]
 ) -> tuple[dict[str, Incident], tuple[str, ...]]:
-    """Follow the incidents through some outcomes.
-
-    Args:
-        incidents: The open incidents, by account.
-        outcomes: Outcomes in the order of their times.
+    """Follow the open incidents, by account, through outcomes in the order of their times.
 
     Returns:
         The incidents that are open then, and the messages to post.
@@ -66,14 +48,11 @@ def follow(
     messages: list[str] = []
     for outcome in outcomes:
         incident = now_open.pop(outcome.account, None) or Incident(outcome.at, frozenset(), frozenset())
-        still_open = incident.open.difference(outcome.passed).union(outcome.failed)
+        failed = {problem: sentences for problem, sentences in outcome.problems.items() if sentences is not None}
         heading = f"STOP list of {outcome.account}:"
-        messages += [
-            f"{heading} {sentences}" for problem, sentences in outcome.failed.items() if problem not in incident.told
-        ]
-        if still_open:
-            told = incident.told.union(outcome.failed)
-            now_open[outcome.account] = Incident(incident.began_at, still_open, told)
+        messages += [f"{heading} {sentences}" for problem, sentences in failed.items() if problem not in incident.told]
+        if still_open := incident.open.difference(outcome.problems).union(failed):
+            now_open[outcome.account] = Incident(incident.began_at, still_open, incident.told.union(failed))
         elif incident.told:
             since = f"Problems since {_utc(incident.began_at)}: {', '.join(sorted(incident.told))}."
             messages.append(f"{heading} all is well again at {_utc(outcome.at)}. {since}")
@@ -94,11 +73,11 @@ def overdue(verified_at: datetime | None, limit: timedelta) -> str:
     )
 
 
-def joined(messages: tuple[str, ...]) -> str:
+def joined(messages: Sequence[str]) -> str:
     """The messages as one text, a line each."""
     more = len(messages) - LINES_POSTED
-    rest = (f"… and {more:,} more, which the Dagster UI shows.",) if more > 0 else ()
-    return "\n".join((*messages[:LINES_POSTED], *rest))
+    rest = [f"… and {more:,} more, which the Dagster UI shows."] if more > 0 else []
+    return "\n".join([*messages[:LINES_POSTED], *rest])
 
 
 def _utc(time: datetime) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 from stop_pipeline.defs import charts
 from stop_pipeline.phone_numbers import mask
 from stop_pipeline.results import Derived, Fetched, Merged, Parsed
-from stop_pipeline.schema import LINEAGE, STOPS_PER_DAY, SUPPRESSION_LIST, Column, TableSchema
+from stop_pipeline.schema import LINEAGE, STOPS, STOPS_PER_DAY, SUPPRESSION_LIST, Column, TableSchema
 from stop_pipeline.table.state import SnapshotInfo, State
 from stop_pipeline.table.store import Store
 
@@ -24,40 +24,44 @@ PREVIEW_ROWS = 12
 PREVIEW_MONTHS = 3
 _PREVIEW_COLUMNS = ["phone_number", "country", "created_at", "first_seen_at", "removed_at"]
 
+_PICTURES = {
+    STOPS.name: ("delays", *charts.DELAY_FIGURES, "preview"),
+    SUPPRESSION_LIST.name: ("preview",),
+    STOPS_PER_DAY.name: ("per_day", "per_month", "countries"),
+}
+"""The metadata of each table that stay the same for a commit."""
 
-def column_schema(schema: TableSchema, *keys: Column) -> dg.TableSchema:
-    """The columns of a table as the UI shows them, hive keys last.
 
-    Each description also says which columns the column is made from: the open-source UI keeps
-    `dagster/column_lineage`, but does not draw it.
+def of_columns(table: TableSchema, *keys: Column) -> Metadata:
+    """The columns of a table, hive keys last, and from which upstream columns each is made.
+
+    The descriptions say the latter as well: the open-source UI keeps `dagster/column_lineage`, but does not draw it.
     """
-    lineage = LINEAGE.get(schema.name, {})
+    lineage = LINEAGE.get(table.name, {})
 
     def described(column: Column) -> str:
-        sources = " and ".join(f"`{table}.{name}`" for table, name in lineage.get(column.name, ()))
+        sources = " and ".join(f"`{source}.{name}`" for source, name in lineage.get(column.name, ()))
         return f"{column.meaning} From {sources}." if sources else column.meaning
 
-    return dg.TableSchema(
-        columns=[
-            dg.TableColumn(
-                name=column.name,
-                type=column.type,
-                description=described(column),
-                constraints=dg.TableColumnConstraints(nullable=column.nullable),
-            )
-            for column in (*schema.columns, *keys)
-        ]
-    )
-
-
-def column_lineage(schema: TableSchema) -> dg.TableColumnLineage:
-    """From which upstream columns each column of a table is made."""
-    return dg.TableColumnLineage(
-        {
-            column: [dg.TableColumnDep(asset_key=table, column_name=name) for table, name in sources]
-            for column, sources in LINEAGE.get(schema.name, {}).items()
-        }
-    )
+    return {
+        "dagster/column_schema": dg.TableSchema(
+            [
+                dg.TableColumn(
+                    column.name,
+                    column.type,
+                    description=described(column),
+                    constraints=dg.TableColumnConstraints(nullable=column.nullable),
+                )
+                for column in (*table.columns, *keys)
+            ]
+        ),
+        "dagster/column_lineage": dg.TableColumnLineage(
+            {
+                column: [dg.TableColumnDep(asset_key=source, column_name=name) for source, name in sources]
+                for column, sources in lineage.items()
+            }
+        ),
+    }
 
 
 def of_fetched(fetched: Fetched) -> Metadata:
@@ -81,7 +85,7 @@ def of_parsed(parsed: Parsed, uri: str) -> Metadata:
         "listed": info.listed,
         "rejected": info.rejected,
         "duplicates": info.duplicates,
-        "rows": sum_of_rows(info),
+        "rows": _sum_of_rows(info),
         "sha256": info.sha256,
         "fetched_at": dg.MetadataValue.timestamp(info.fetched_at),
         "parsed": parsed.parsed,
@@ -89,20 +93,29 @@ def of_parsed(parsed: Parsed, uri: str) -> Metadata:
     }
 
 
-def of_merged(merged: Merged, uri: str, pictures: Metadata) -> Metadata:
+def of_merged(context: dg.AssetExecutionContext, store: Store, account: str, merged: Merged) -> Metadata:
     """What a sync did to `stops`, and the state of the table, the most important first."""
     state, info = merged.state, merged.info
-    age = _age_hours(state, info.fetched_at)
+
+    def draw() -> Metadata:
+        hours = charts.delays(store.read_stops(account, state, ["id", "created_at", "first_seen_at"]))
+        newest = store.read_stops(account, state, _PREVIEW_COLUMNS, [*state.months][-PREVIEW_MONTHS:])
+        return {
+            "delays": _image("Delay until an opt-out is listed", charts.delay_chart(hours)),
+            **charts.delay_figures(hours),
+            "preview": _preview(newest, "created_at"),
+        }
+
     shown = {
         "health": health(state, info.fetched_at),
-        "age_hours": None if age is None else round(age, 2),
-        **pictures,
+        "age_hours": state.verified_at and round((info.fetched_at - state.verified_at) / timedelta(hours=1), 2),
+        **_pictures(context, state.commit, draw, made_again=merged.reread),
         "dagster/row_count": state.total_rows,
-        "dagster/uri": uri,
+        "dagster/uri": store.uri(STOPS.name, account),
         "outcome": merged.outcome,
         **dataclasses.asdict(merged.counts),
         "rejected": info.rejected,
-        "rows": sum_of_rows(info),
+        "rows": _sum_of_rows(info),
         "standing": state.open_rows,
         "months_written": len(merged.months_written),
         "months": ", ".join(merged.months_written) or "none",
@@ -118,69 +131,43 @@ def of_merged(merged: Merged, uri: str, pictures: Metadata) -> Metadata:
     return {name: value for name, value in shown.items() if value is not None}
 
 
-def of_derived(derived: Derived, uri: str, pictures: Metadata) -> Metadata:
+def of_derived(
+    context: dg.AssetExecutionContext, store: Store, account: str, table: TableSchema, derived: Derived
+) -> Metadata:
     """What a derived table holds, and the commit that it was made from."""
+
+    def draw() -> Metadata:
+        rows = store.read_derived(table, account)
+        if table is SUPPRESSION_LIST:
+            return {"preview": _preview(rows, "last_stop_at")}
+        return {
+            "per_day": _image("Opt-outs per day", charts.day_chart(rows)),
+            "per_month": _image("Opt-outs per month", charts.month_chart(rows)),
+            "countries": charts.countries(rows),
+        }
+
     return {
-        **pictures,
+        **_pictures(context, derived.info.commit, draw, made_again=derived.remade),
         "dagster/row_count": derived.info.rows,
-        "dagster/uri": uri,
+        "dagster/uri": store.uri(table.name, account),
         "commit": derived.info.commit,
         "remade": derived.remade,
     }
 
 
-def pictures_of_stops(context: dg.AssetExecutionContext, store: Store, account: str, merged: Merged) -> Metadata:
-    """The delays between `created_at` and `first_seen_at`, figures that Dagster can plot, and the newest rows."""
-    state = merged.state
-
-    def make() -> Metadata:
-        hours = charts.delays(store.read_stops(account, state, ["id", "created_at", "first_seen_at"]))
-        newest = store.read_stops(account, state, _PREVIEW_COLUMNS, [*state.months][-PREVIEW_MONTHS:])
-        return {
-            "delays": _image("Delay until an opt-out is listed", charts.delay_chart(hours)),
-            **charts.delay_figures(hours),
-            "preview": preview(newest, "created_at"),
-        }
-
-    names = ("delays", *charts.DELAY_FIGURES, "preview")
-    return _of_commit(context, state.commit, names, make, made_again=merged.reread)
+def health(state: State, now: datetime) -> str:
+    """One line: when the list was last complete, how old it is by that, and when it last changed."""
+    verified, changed = "No response has been complete yet", "nothing has been merged yet"
+    if state.verified_at is not None:
+        age = (now - state.verified_at) / timedelta(hours=1)
+        verified = f"Last verified {state.verified_at:%Y-%m-%d %H:%M UTC}, so the list is {age:.1f} h old"
+    if state.applied_at is not None:
+        changed = f"last change {state.applied_at:%Y-%m-%d %H:%M UTC}"
+    return f"{verified}; {changed}."
 
 
-def pictures_of_suppression_list(
-    context: dg.AssetExecutionContext, store: Store, account: str, derived: Derived
-) -> Metadata:
-    """The numbers with the newest opt-outs."""
-
-    def make() -> Metadata:
-        return {"preview": preview(store.read_derived(SUPPRESSION_LIST, account), "last_stop_at")}
-
-    return _of_commit(context, derived.info.commit, ("preview",), make, made_again=derived.remade)
-
-
-def pictures_of_stops_per_day(
-    context: dg.AssetExecutionContext, store: Store, account: str, derived: Derived
-) -> Metadata:
-    """The opt-outs of the last days, of the last months, and by country."""
-
-    def make() -> Metadata:
-        counts = store.read_derived(STOPS_PER_DAY, account)
-        return {
-            "per_day": _image("Opt-outs per day", charts.day_chart(counts)),
-            "per_month": _image("Opt-outs per month", charts.month_chart(counts)),
-            "countries": charts.countries(counts),
-        }
-
-    names = ("per_day", "per_month", "countries")
-    return _of_commit(context, derived.info.commit, names, make, made_again=derived.remade)
-
-
-def preview(rows: pd.DataFrame, time: str) -> dg.TableMetadataValue:
-    """The newest rows as a table: phone numbers masked, times in UTC to the minute.
-
-    Args:
-        rows: Rows with a `phone_number`.
-        time: Column that says how new a row is.
-    """
+def _preview(rows: pd.DataFrame, time: str) -> dg.TableMetadataValue:
+    """The newest rows by a column of times, as a table: phone numbers masked, times in UTC to the minute."""
     newest = rows.nlargest(PREVIEW_ROWS, time)
     shown = newest.assign(
         phone_number=newest["phone_number"].map(mask),
@@ -191,19 +178,7 @@ def preview(rows: pd.DataFrame, time: str) -> dg.TableMetadataValue:
     return dg.MetadataValue.table([dg.TableRecord(record) for record in records], dg.TableSchema(columns))
 
 
-def health(state: State, now: datetime) -> str:
-    """One line: when the list was last complete, how old it is by that, and when it last changed."""
-    age = _age_hours(state, now)
-    verified = (
-        "No response has been complete yet"
-        if state.verified_at is None
-        else f"Last verified {_utc(state.verified_at)}, so the list is {age:.1f} h old"
-    )
-    changed = "nothing has been merged yet" if state.applied_at is None else f"last change {_utc(state.applied_at)}"
-    return f"{verified}; {changed}."
-
-
-def sum_of_rows(info: SnapshotInfo) -> str:
+def _sum_of_rows(info: SnapshotInfo) -> str:
     """The sum that shows that no row was dropped."""
     return (
         f"{info.rows:,} rows = {info.listed:,} kept + {info.duplicates:,} duplicates collapsed "
@@ -211,18 +186,18 @@ def sum_of_rows(info: SnapshotInfo) -> str:
     )
 
 
-def _of_commit(
-    context: dg.AssetExecutionContext,
-    commit: str | None,
-    names: Sequence[str],
-    make: Callable[[], Metadata],
-    *,
-    made_again: bool,
+def _image(title: str, svg: str) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(charts.markdown(title, svg))
+
+
+def _pictures(
+    context: dg.AssetExecutionContext, commit: str | None, draw: Callable[[], Metadata], *, made_again: bool
 ) -> Metadata:
-    """Metadata that stay the same for a commit: repeated if the last materialization has them, unless made again.
+    """The pictures of a commit: those of the last materialization if it was of the same one, unless made again.
 
     If they cannot be made, the page goes without: the rows are committed, and the tables made from them matter more.
     """
+    names = _PICTURES[context.asset_key.to_user_string()]
     partitions = [context.partition_key] if context.has_partition_key else None
     records = context.instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=partitions), limit=1
@@ -231,19 +206,7 @@ def _of_commit(
     if last and names[0] in last.metadata and last.metadata.get("commit") == dg.MetadataValue.text(commit or ""):
         return {name: last.metadata[name] for name in names if name in last.metadata}
     try:
-        return make()
+        return draw()
     except Exception as error:  # noqa: BLE001 – any; its text could hold phone numbers
         log.warning("The charts could not be made (%s); the data are not affected.", type(error).__name__)
         return {}
-
-
-def _image(title: str, svg: str) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(charts.markdown(title, svg))
-
-
-def _age_hours(state: State, now: datetime) -> float | None:
-    return None if state.verified_at is None else (now - state.verified_at) / timedelta(hours=1)
-
-
-def _utc(time: datetime) -> str:
-    return f"{time:%Y-%m-%d %H:%M} UTC"

@@ -25,12 +25,7 @@ Reported = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 
 def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Settings) -> Sequence[dg.AssetsDefinition]:
-    """The assets with a partition for each account; with a single account, the assets as they are.
-
-    Args:
-        assets: The assets of one account, in the order in which a sync makes them.
-        settings: The accounts, and how many of them one run of a backfill syncs.
-    """
+    """The assets, in the order of a sync, with a partition for each account; with a single account, as they are."""
     if len(settings.accounts) == 1:
         return assets
     partitions = dg.StaticPartitionsDefinition(list(settings.accounts))
@@ -63,7 +58,11 @@ def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Sett
             try:
                 yield from _sync(context, account, selected, config, resources)
             except Exception as error:
-                failures[account] = _reason(error)
+                failures[account] = (
+                    str(error)
+                    if isinstance(error, StopPipelineError)
+                    else f"Unexpected error ({type(error).__name__}); run its partition alone to learn more."
+                )
                 # Without the traceback, which could hold the data that the error is about.
                 context.log.error("Account %s: %s", account, failures[account])  # noqa: TRY400
                 if len(accounts) == 1:
@@ -107,9 +106,3 @@ def _sync(
                 metadata=check.metadata,
                 partition=account,
             )
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, StopPipelineError):
-        return str(error)
-    return f"Unexpected error ({type(error).__name__}); run its partition alone to learn more."

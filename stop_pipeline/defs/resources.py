@@ -5,8 +5,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from stop_pipeline.account_keys import api_key
-from stop_pipeline.settings import Format, Settings
+from stop_pipeline.settings import Format, Settings, api_key
 from stop_pipeline.smspartner.client import StopListClient
 from stop_pipeline.table.removals import MAX_REMOVED_SHARE
 from stop_pipeline.table.store import Store
@@ -27,11 +26,7 @@ class SmsPartnerResource(dg.ConfigurableResource[None]):
     )
 
     def client(self, account: str) -> StopListClient:
-        """A client that fetches the list of an account.
-
-        Raises:
-            ConfigurationError: the account has no API key, or the accounts file is refused.
-        """
+        """A client that fetches the list of an account; `ConfigurationError` if it has no API key that can be read."""
         key = api_key(account, Path(self.accounts_file) if self.accounts_file else None)
         return StopListClient(key, base_url=self.base_url, response_format=self.response_format)
 

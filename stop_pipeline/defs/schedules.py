@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from stop_pipeline.account_keys import key_variable
 from stop_pipeline.defs import GROUP
+from stop_pipeline.defs.runs import partition_tags
 from stop_pipeline.errors import ConfigurationError
-from stop_pipeline.settings import PROVIDER_TIMEZONE, Settings
+from stop_pipeline.settings import PROVIDER_TIMEZONE, Settings, key_variable
 
 SYNC_JOB = dg.define_asset_job(
     "sync",
@@ -81,11 +81,7 @@ def due_in_minute(runs: Sequence[Run], time: datetime, interval: dg.TimeWindow) 
 
 
 def intervals_of(cron: str) -> dg.TimeWindowPartitionsDefinition:
-    """The intervals from each time of a cron expression, in Europe/Paris, to the next.
-
-    Raises:
-        ConfigurationError: STOP_PIPELINE_CRON is not a valid cron expression.
-    """
+    """The intervals from each time of a cron expression, in Europe/Paris, to the next."""
     try:
         return dg.TimeWindowPartitionsDefinition(
             start=datetime(2000, 1, 1),  # noqa: DTZ001 – in the zone that is named beside it
@@ -94,18 +90,9 @@ def intervals_of(cron: str) -> dg.TimeWindowPartitionsDefinition:
             timezone=PROVIDER_TIMEZONE,
         )
     except dg.DagsterInvalidDefinitionError:
-        refused = f"STOP_PIPELINE_CRON is “{cron}”, which is not a valid cron expression such as */15 * * * *."
-    raise ConfigurationError(refused)
-
-
-def partition_tags(accounts: Run) -> dict[str, str]:
-    """The tags of a run that syncs these partitions: one, or neighbours."""
-    if len(accounts) == 1:
-        return {"dagster/partition": accounts[0]}
-    return {
-        "dagster/asset_partition_range_start": accounts[0],
-        "dagster/asset_partition_range_end": accounts[-1],
-    }
+        raise ConfigurationError(
+            f"STOP_PIPELINE_CRON is “{cron}”, which is not a valid cron expression such as */15 * * * *."
+        ) from None
 
 
 def _how_to_set_one(settings: Settings) -> str:

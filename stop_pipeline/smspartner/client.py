@@ -9,8 +9,8 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import KW_ONLY, dataclass, field, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
@@ -30,8 +30,9 @@ from stop_pipeline.errors import (
     UnexpectedRedirectError,
     UnreadableResponseError,
     redact,
+    redacted_logs,
+    secret_forms,
 )
-from stop_pipeline.redaction import redacted_logs, secret_forms
 from stop_pipeline.settings import Format
 from stop_pipeline.smspartner.envelope import Envelope, read_envelope, refusal
 from stop_pipeline.smspartner.transport import Deadline, failure_reason, open_session
@@ -46,23 +47,14 @@ _UNHARMED = "nothing was changed, and a later sync may succeed"
 
 @dataclass(frozen=True)
 class Response:
-    """One response of the API, on disk as received.
+    """One response of the API, on disk as received."""
 
-    Attributes:
-        path: File that holds the body, uncompressed.
-        format: Format that was requested.
-        fetched_at: When the headers arrived, in UTC.
-        sha256: SHA-256 of the body, 64 hexadecimal digits.
-        size_bytes: Size of the body, uncompressed.
-        seconds: Time from sending the request to the last byte, retries included.
-    """
-
-    path: Path
-    format: Format
-    fetched_at: datetime
-    sha256: str
-    size_bytes: int
-    seconds: float
+    path: Path  # the body, uncompressed
+    format: Format  # as requested
+    fetched_at: datetime  # when the headers arrived, UTC
+    sha256: str  # of the uncompressed body, 64 hexadecimal digits
+    size_bytes: int  # of the uncompressed body
+    seconds: float  # from sending the request to the last byte, retries included
 
 
 @dataclass(frozen=True)
@@ -72,32 +64,21 @@ class StopListClient:
     It keeps nothing open between fetches and can be shared by threads. Proxies and CA bundles come from the usual
     environment variables (`HTTPS_PROXY`, `NO_PROXY`, `REQUESTS_CA_BUNDLE`), but nothing from `.netrc`. A plain http
     address is loopback and never goes through a proxy.
-
-    Attributes:
-        api_key: API key of the account; surrounding white space is removed.
-        base_url: Address of the API, without a trailing slash.
-        response_format: Format to request.
-        timeout_seconds: Limit for each attempt to connect, and for the server's silence.
-        deadline_seconds: Limit for the whole fetch: connecting, retries and the waits between them, headers and body.
-            A name look-up or connection attempt in progress cannot be interrupted, and can add a few seconds.
-        max_bytes: Largest size of the body, uncompressed.
-        retries: Number of tries after the first.
-        backoff_seconds: Wait before the third try (the second follows at once), doubled for each further one; at most
-            as much is added at random.
-        retry_after_max_seconds: Longest wait that the server can ask for; four of them fit in the deadline.
-        clock: Returns the current time in UTC.
     """
 
-    api_key: str = field(repr=False)
+    api_key: str = field(repr=False)  # surrounding white space is removed
     _: KW_ONLY
-    base_url: str
+    base_url: str  # without a trailing slash
     response_format: Format = "json"
-    timeout_seconds: tuple[float, float] = (10, 60)
+    timeout_seconds: tuple[float, float] = (10, 60)  # for each attempt to connect, and for the server's silence
+    # For everything: connecting, retries and the waits between them, headers and body. A name look-up or connection
+    # attempt in progress cannot be interrupted, and can add a few seconds.
     deadline_seconds: float = 300
-    max_bytes: int = 4 * 1024**3
-    retries: int = 4
+    max_bytes: int = 4 * 1024**3  # of the uncompressed body
+    retries: int = 4  # after the first try
+    # Before the third try (the second follows at once), doubled for each further one; as much is added at random.
     backoff_seconds: float = 1
-    retry_after_max_seconds: int = 60
+    retry_after_max_seconds: int = 60  # longest wait that the server can ask for; four of them fit in the deadline
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def __post_init__(self) -> None:
@@ -105,21 +86,17 @@ class StopListClient:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The spellings of the API key, for `StopPipelineError.redacted`."""
+        """The spellings of the API key, for `errors.redact`."""
         return secret_forms(self.api_key)
 
     def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:
-        """Download the whole list into a new file that only its owner can read.
+        """Download the whole list into a new file that only its owner can read; tell `progress` the bytes so far.
 
         After an error no file is left, and the error holds the API key neither in its message nor in a cause.
 
-        Args:
-            into: File to create for the body; it must not exist.
-            progress: Called again and again with the number of bytes so far.
-
         Raises:
             ApiError: SMS Partner returned no list; the subclass says why.
-            StoreError: The file cannot be written.
+            StoreError: The file exists or cannot be written.
         """
         started = time.monotonic()
         with Deadline(self.deadline_seconds) as deadline, redacted_logs(self.secrets):
@@ -131,7 +108,7 @@ class StopListClient:
                     sha256, size = self._download(response.raw, into, deadline, progress)
                 return Response(into, self.response_format, fetched_at, sha256, size, time.monotonic() - started)
             except StopPipelineError as error:
-                failure = error.redacted(self.secrets)
+                failure = type(error)(redact(str(error), self.secrets))
             if deadline.expired and isinstance(failure, TransientApiError | UnreadableResponseError):
                 failure = TransientApiError(
                     f"SMS Partner sent no complete response within {self.deadline_seconds:g} s: {_UNHARMED}."
@@ -170,7 +147,7 @@ class StopListClient:
         if status >= HTTPStatus.BAD_REQUEST:
             body = _start_of(response.raw)
             undocumented = Envelope(success=None, code=None, message=body.decode("utf-8", "replace"))
-            raise self._refusal(read_envelope(body) or undocumented, status)
+            raise refusal(read_envelope(body) or undocumented, status=status, secrets=self.secrets)
         if status >= HTTPStatus.MULTIPLE_CHOICES:
             target = redact(response.headers.get("Location", ""), self.secrets)
             host = re.match(r"https?://([a-z0-9.-]{1,253})(?::\d+)?(?:[/?#]|$)", target, re.IGNORECASE)
@@ -207,12 +184,8 @@ class StopListClient:
             file.seek(0)
             envelope = read_envelope(file.read()) if size <= MAX_ENVELOPE_BYTES else None
             if envelope and envelope.refused:
-                raise self._refusal(envelope)
+                raise refusal(envelope, secrets=self.secrets)
         return digest.hexdigest(), size
-
-    def _refusal(self, envelope: Envelope, status: int | None = None) -> ApiError:
-        # Redacted before the message is shortened: half a key would no longer be found.
-        return refusal(replace(envelope, message=redact(envelope.message or "", self.secrets)), status=status)
 
 
 def _check_clock(response: requests.Response, fetched_at: datetime) -> None:
@@ -233,13 +206,11 @@ def _check_clock(response: requests.Response, fetched_at: datetime) -> None:
 def _new_file(path: Path) -> Iterator[BinaryIO]:
     """Create a file for its owner only, and delete it unless the block ends well."""
     try:
-        with open(path, "x+b", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            try:
-                yield file
-                file.flush()
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
+        with open(path, "x+b", opener=lambda name, flags: os.open(name, flags, 0o600)) as file, ExitStack() as failed:
+            failed.callback(path.unlink, missing_ok=True)
+            yield file
+            file.flush()
+            failed.pop_all()
     except OSError as error:
         raise StoreError(
             f"The response cannot be written to {path} ({error.strerror or type(error).__name__}): make room there, or "

@@ -21,7 +21,7 @@ _END_BYTES = 64 * 1024
 _BLOCK_BYTES = 16_000_000
 _COPY_BYTES = 1 << 20
 _BEGINNING_BYTES = 4096
-WHITE_SPACE = b" \t\n\r"
+_WHITE_SPACE = b" \t\n\r"
 """That of JSON and XML; Python calls more characters white space."""
 _MODULES: dict[str, ModuleType] = {"json": json_rows, "xml": xml_rows}
 
@@ -103,7 +103,7 @@ def appended_span(document: ListDocument, *, size: int, sha256: str) -> tuple[in
             continue
         with document.path.open("rb") as file:
             text = os.pread(file.fileno(), last - first, first)
-        rows = text.strip(WHITE_SPACE)
+        rows = text.strip(_WHITE_SPACE)
         separated = rows.endswith(separator) if first == start else rows.startswith(separator)
         if rows and separated and text_sha256(document, earlier) == sha256:
             begin, width = first + text.index(rows), len(separator)
@@ -111,21 +111,23 @@ def appended_span(document: ListDocument, *, size: int, sha256: str) -> tuple[in
     return None
 
 
-def blocks(file: BinaryIO, document: ListDocument, span: tuple[int, int]) -> Iterator[tuple[int, int]]:
+def blocks(document: ListDocument, span: tuple[int, int]) -> Iterator[bytes]:
     """A part of the text in blocks that end where a row ends; a block in which no end is seen grows."""
     last_cut = _MODULES[document.format].last_cut
     start, end = span
     looked_at = start + _BLOCK_BYTES
-    while looked_at < end:
-        window_at = max(start, looked_at - _END_BYTES)
-        cut = last_cut(os.pread(file.fileno(), looked_at - window_at, window_at))
-        if cut is None:
-            looked_at += _END_BYTES // 2
-            continue
-        yield start, window_at + cut[0]
-        start = window_at + cut[1]
-        looked_at = start + _BLOCK_BYTES
-    yield start, end
+    with document.path.open("rb") as file:
+        while looked_at < end:
+            window_at = max(start, looked_at - _END_BYTES)
+            cut = last_cut(os.pread(file.fileno(), looked_at - window_at, window_at))
+            if cut is None:
+                looked_at += _END_BYTES // 2
+                continue
+            yield os.pread(file.fileno(), window_at + cut[0] - start, start).strip(_WHITE_SPACE)
+            start = window_at + cut[1]
+            looked_at = start + _BLOCK_BYTES
+        if start < end:
+            yield os.pread(file.fileno(), end - start, start).strip(_WHITE_SPACE)
 
 
 def _find_list(file: BinaryIO, module: ModuleType) -> tuple[Any, tuple[int, int]] | None:
@@ -144,8 +146,8 @@ def _find_list(file: BinaryIO, module: ModuleType) -> tuple[Any, tuple[int, int]
     if around is None:
         return None
     first, last = head[begins.end() :], tail[:ends_at]
-    start = begins.end() + len(first) - len(first.lstrip(WHITE_SPACE))
-    end = tail_at + len(last.rstrip(WHITE_SPACE))
+    start = begins.end() + len(first) - len(first.lstrip(_WHITE_SPACE))
+    end = tail_at + len(last.rstrip(_WHITE_SPACE))
     return around, (start, max(start, end))
 
 

@@ -4,6 +4,7 @@ Source: the provider's page "List of stops" and its general table of codes.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import ParseError
@@ -11,7 +12,7 @@ from xml.etree.ElementTree import ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from stop_pipeline.errors import AccessRefusedError, ApiError, KeyRefusedError, TransientApiError, excerpt
+from stop_pipeline.errors import AccessRefusedError, ApiError, KeyRefusedError, TransientApiError, excerpt, redact
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,14 @@ def read_envelope(body: bytes) -> Envelope | None:
     return None if envelope is None or (envelope.success is None and envelope.code is None) else envelope
 
 
-def refusal(envelope: Envelope, *, status: int | None = None) -> ApiError:
-    """Return the error that a response without a list stands for.
+def refusal(envelope: Envelope, *, status: int | None = None, secrets: Iterable[str] = ()) -> ApiError:
+    """Return the error that a response without a list stands for; its message holds none of the `secrets`.
 
     A documented code decides, because nobody documents which HTTP status it comes with; then the status, if it matters.
     An unknown code under an unknown status is an `AccessRefusedError`, so that a person reads it.
     """
     error, says, remedy = _BY_CODE.get(envelope.code or 0) or _BY_STATUS.get(status or 0, _UNKNOWN)
-    message = excerpt(envelope.message or "")
+    message = excerpt(redact(envelope.message or "", secrets))  # in this order: half a key would no longer be found
     details = [
         f"HTTP {status}" if status not in (None, 200) else "",
         f"code {envelope.code}" if envelope.code is not None else "",

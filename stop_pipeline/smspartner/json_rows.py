@@ -64,9 +64,8 @@ def _read_plain(block: bytes) -> pd.DataFrame | None:
     lines = _row_lines(block)
     if lines is None:
         return None
-    options = pyarrow.json.ReadOptions(use_threads=False, block_size=len(lines) + 1)
     try:
-        table = pyarrow.json.read_json(pa.BufferReader(lines), read_options=options, parse_options=_ROW_OPTIONS)
+        table = pyarrow.json.read_json(pa.BufferReader(lines), parse_options=_ROW_OPTIONS).combine_chunks()
     except pa.ArrowInvalid:
         return None
     if table.num_rows != lines.count(b"\n") + 1 or any(column.null_count for column in table.columns):

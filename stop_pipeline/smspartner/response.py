@@ -3,12 +3,9 @@
 Rows are read block by block. The outcome does not depend on their order.
 """
 
-import os
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import BinaryIO
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -18,7 +15,7 @@ from stop_pipeline.errors import excerpt
 from stop_pipeline.phone_numbers import read_phone_numbers
 from stop_pipeline.schema import BAD_CREATED_AT, CONFLICTING_ID, LISTED, REASONS, REJECTED_ROWS
 from stop_pipeline.smspartner import json_rows, xml_rows
-from stop_pipeline.smspartner.document import WHITE_SPACE, ListDocument, blocks, load_rows
+from stop_pipeline.smspartner.document import ListDocument, blocks, load_rows
 from stop_pipeline.smspartner.rows import Malformed, Rows, check_rows, raw_of_fields
 from stop_pipeline.smspartner.timestamps import FORM, local_to_utc, read_local_times
 
@@ -28,7 +25,6 @@ LATEST_AHEAD = timedelta(days=2)
 MAX_EXTRA_FIELDS = 20
 MAX_EXTRA_FIELD_LENGTH = 40
 
-_READERS = 2
 _READ_BLOCK = {"json": json_rows.read_block, "xml": xml_rows.read_block}
 _SAME_ID = ["id", "created_at_local", "phone_number"]
 
@@ -44,10 +40,6 @@ class Snapshot:
     extra_fields: tuple[str, ...]  # names of undocumented row fields, sorted, their digits masked
     any_too_late: bool  # whether a row was rejected because its `createdAt` was still too far ahead
     span: tuple[int, int] | None  # the part of the text that holds just these rows; None if that was not seen
-
-
-class _NotAListError(Exception):
-    """A block is not a list of rows by itself."""
 
 
 def parse(document: ListDocument, *, fetched_at: datetime, timezone: str, secrets: Collection[str] = ()) -> Snapshot:
@@ -74,9 +66,14 @@ def parse_span(
     document: ListDocument, span: tuple[int, int], *, fetched_at: datetime, timezone: str
 ) -> Snapshot | None:
     """As `parse`, for the rows in a part of the list's text; None if that is not a list of rows by itself."""
-    with document.path.open("rb") as file:
-        parts = _read_blocks(file, document, span, ZoneInfo(timezone), fetched_at + LATEST_AHEAD)
-    return None if parts is None else _snapshot(parts, span)
+    read_block = _READ_BLOCK[document.format]
+    parts = []
+    for block in blocks(document, span):
+        rows = read_block(block)
+        if rows is None:
+            return None
+        parts.append(_typed(rows, ZoneInfo(timezone), fetched_at + LATEST_AHEAD))
+    return _snapshot(parts, span)
 
 
 def shown_fields(extra_fields: Collection[str]) -> tuple[str, ...]:
@@ -188,25 +185,3 @@ def _raw_texts(rows: pd.DataFrame) -> "pd.Series[str]":
         for raw, *fields in zip(*(rows[name] for name in ("raw", "id", "spelling", "created_at_text")), strict=True)
     ]
     return pd.Series(texts, index=rows.index, dtype="str")
-
-
-def _read_blocks(
-    file: BinaryIO, document: ListDocument, span: tuple[int, int], zone: ZoneInfo, latest: datetime
-) -> list[_Part] | None:
-    """The rows of a part of the text, block by block; None if a block is not a list of rows by itself."""
-    read_block = _READ_BLOCK[document.format]
-
-    def read(block: tuple[int, int]) -> _Part:
-        text = os.pread(file.fileno(), block[1] - block[0], block[0]).strip(WHITE_SPACE)
-        rows = read_block(text)
-        if rows is None:
-            raise _NotAListError
-        return _typed(rows, zone, latest)
-
-    if span[0] == span[1]:
-        return []
-    with ThreadPoolExecutor(_READERS) as pool:
-        try:
-            return list(pool.map(read, blocks(file, document, span)))
-        except _NotAListError:
-            return None

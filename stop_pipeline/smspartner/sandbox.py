@@ -26,22 +26,31 @@ class Sandbox(ThreadingHTTPServer):
     logged, because every URL holds a key.
 
     Args:
-        lists: The list that each API key opens, at least one.
         port: Port to listen on; 0 takes a free one.
-
-    Attributes:
-        base_url: Value for `SMSPARTNER_BASE_URL`.
-        api_key: First key of `lists`.
+        rows: Number of rows in the first response of each list, which ends with yesterday.
+        seed: Seed of the first list; those of the others count up from it, so that each has opt-outs of its own.
+        changes: Whether the lists change.
+        api_keys: The keys, at least one; each opens its own list.
 
     Raises:
         OSError: The port is taken.
     """
 
-    def __init__(self, lists: Mapping[str, StopList], *, port: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        rows: int = DEFAULT_ROWS,
+        seed: int = 0,
+        changes: bool = True,
+        api_keys: Sequence[str] = (API_KEY,),
+    ) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
-        self.lists = lists
-        self.api_key = next(iter(lists))
-        self.base_url = f"http://127.0.0.1:{self.server_port}/v1"
+        self.lists = {
+            key: StopList(rows, seed + place, until=today(), changes=changes) for place, key in enumerate(api_keys)
+        }
+        self.api_key = api_keys[0]
+        self.base_url = f"http://127.0.0.1:{self.server_port}/v1"  # for `SMSPARTNER_BASE_URL`
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name="sandbox", daemon=True)
         self._thread.start()
 
@@ -62,26 +71,6 @@ class Sandbox(ThreadingHTTPServer):
         """Say nothing of a client that hangs up."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
-
-
-def serve(
-    *,
-    port: int = 0,
-    rows: int = DEFAULT_ROWS,
-    seed: int = 0,
-    changes: bool = True,
-    malformed: int = 0,
-    api_keys: Sequence[str] = (API_KEY,),
-) -> Sandbox:
-    """Return a sandbox with one list for each key, ending with yesterday; see `StopList` and `Sandbox`.
-
-    The seeds of the lists count up from `seed`, so that each account has opt-outs of its own.
-    """
-    lists = {
-        key: StopList(rows, seed + place, until=today(), changes=changes, malformed=malformed)
-        for place, key in enumerate(api_keys)
-    }
-    return Sandbox(lists, port=port)
 
 
 def today() -> date:

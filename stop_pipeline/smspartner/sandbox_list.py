@@ -42,15 +42,14 @@ _XML_BEGINS = ['<?xml version="1.0" encoding="UTF-8"?>', "<result>"]
 
 
 def list_document(response_format: Format, rows: Sequence[tuple[Any, ...]]) -> bytes:
-    """Return a list as the provider documents it; a row is an id, a number, and a date unless that is missing."""
+    """Return a list as the provider documents it; a row is an id, a number and a date."""
     if response_format == "json":
-        data = [dict(zip(("id", "phoneNumber", "createdAt"), row, strict=False)) for row in rows]
+        data = [dict(zip(("id", "phoneNumber", "createdAt"), row, strict=True)) for row in rows]
         return json.dumps({"success": True, "code": 200, "nbData": len(rows), "data": data}).encode()
     lines = ["  <entry>true</entry>", "  <entry>200</entry>", f"  <entry>{len(rows)}</entry>", "  <entry>"]
-    for row_id, *texts in rows:
-        lines += ["    <entry>", f"      <entry>{row_id}</entry>"]
-        lines += [f"      <entry><![CDATA[{text}]]></entry>" for text in texts]
-        lines += ["    </entry>"]
+    for row_id, number, created_at in rows:
+        lines += ["    <entry>", f"      <entry>{row_id}</entry>", f"      <entry><![CDATA[{number}]]></entry>"]
+        lines += [f"      <entry><![CDATA[{created_at}]]></entry>", "    </entry>"]
     return "\n".join([*_XML_BEGINS, *lines, "  </entry>", "</result>"]).encode()
 
 
@@ -79,20 +78,11 @@ class StopList:
         seed: Tells lists apart; those of different seeds (modulo 1,000) share no id and can stand for accounts.
         until: First day (Europe/Paris) that the list does not reach.
         changes: Whether the list changes at all.
-        malformed: How many of `rows` are malformed: in turn without `createdAt`, on 30 February, without a number.
     """
 
     def __init__(
-        self,
-        rows: int = DEFAULT_ROWS,
-        seed: int = 0,
-        *,
-        until: date = date(2026, 1, 1),
-        changes: bool = True,
-        malformed: int = 0,
+        self, rows: int = DEFAULT_ROWS, seed: int = 0, *, until: date = date(2026, 1, 1), changes: bool = True
     ) -> None:
-        if not 0 <= malformed <= rows:
-            raise ValueError(f"malformed is {malformed}: it must be from 0 to the number of rows, {rows}.")
         self._lock = threading.Lock()
         self._random = np.random.default_rng(seed)
         self._until = until
@@ -106,21 +96,14 @@ class StopList:
         )
         self._numbers_given = 0
         self._removed_numbers: deque[str] = deque()
-        self._malformed: list[tuple[Any, ...]] = []
-        for n in range(malformed):
-            number = f"+3363998{n % 10_000:04}"
-            texts = ((number,), (number, "2024-02-30 10:19:45"), ("", "2024-02-29 10:19:45"))[n % 3]
-            self._malformed.append((self._last_id + _IDS_PER_SEED - n, *texts))
-        times = self._first_times(rows - malformed)
+        times = self._first_times(rows)
         self._rows = self._new_rows(times) if len(times) else np.empty(0, _ROW)
         self._documents: dict[Format, bytes] = {}
 
     def next_response(self, response_format: Format, *, today: date | None = None) -> bytes:
-        """Return the next response. Threads may call this at the same time.
+        """Return the next response to a request on this day (Europe/Paris), by default the latest day known.
 
-        Args:
-            response_format: Format of the response.
-            today: Day of the request (Europe/Paris), which dates new rows; by default the latest day known.
+        Threads may call this at the same time.
         """
         with self._lock:
             self._until = max(self._until, today or self._until)
@@ -129,8 +112,7 @@ class StopList:
                 self._documents.clear()
             self._requested = True
             if response_format not in self._documents:
-                rows = [*self._rows.tolist(), *self._malformed]
-                self._documents[response_format] = list_document(response_format, rows)
+                self._documents[response_format] = list_document(response_format, self._rows.tolist())
             return self._documents[response_format]
 
     def _change(self) -> None:

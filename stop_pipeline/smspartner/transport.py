@@ -20,11 +20,12 @@ from urllib3.exceptions import InvalidHeader
 
 from stop_pipeline.errors import excerpt
 
-_REASONS: dict[tuple[type[BaseException], ...], str] = {
-    (socket.gaierror,): "its name could not be resolved",
-    (TimeoutError,): "it did not respond in time",
-    (http.client.RemoteDisconnected,): "it closed the connection",
-    (http.client.HTTPException, InvalidHeader): "it did not respond in valid HTTP",
+_REASONS: dict[type[BaseException], str] = {
+    socket.gaierror: "its name could not be resolved",
+    TimeoutError: "it did not respond in time",
+    http.client.RemoteDisconnected: "it closed the connection",
+    http.client.HTTPException: "it did not respond in valid HTTP",
+    InvalidHeader: "it did not respond in valid HTTP",
 }
 
 
@@ -64,9 +65,9 @@ class Deadline:
             self._expire()
 
     def sleep(self, seconds: float) -> None:
-        """Wait between tries; a TimeoutError says that the time is up."""
+        """Wait between tries, or raise a TimeoutError if the time is up before."""
         if self._expired.wait(seconds):
-            raise TimeoutError("the deadline passed")
+            raise TimeoutError
 
     def _expire(self) -> None:
         self._expired.set()
@@ -124,8 +125,8 @@ def failure_reason(error: BaseException) -> str:
     """Say in words what lies at the bottom of an error of requests or urllib3."""
     while inner := error.__cause__ or next((arg for arg in error.args if isinstance(arg, BaseException)), None):
         error = inner
-    for kinds, reason in _REASONS.items():
-        if isinstance(error, kinds):
+    for kind, reason in _REASONS.items():
+        if isinstance(error, kind):
             return reason
     text = getattr(error, "strerror", None) or str(error)
     return excerpt(re.sub(r"^\[.*?\] | \(_ssl.*\)$", "", text)).lower()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from stop_pipeline.errors import StoreError
-from stop_pipeline.table.refusals import reading
 from stop_pipeline.table.responses import read_document, write_document
 from stop_pipeline.table.state import parse_time
 from stop_pipeline.table.store import Store
@@ -15,27 +14,20 @@ from stop_pipeline.table.store import Store
 class AccountRecord:
     """One account of a data root.
 
-    Attributes:
-        registered_at: When it was first synced, UTC; None if an earlier version of this package synced it.
-        retired_at: When it was retired, UTC; None while it is synced. A retired account still blocks its numbers, but
-            its list no longer has to be up to date.
+    A retired account still blocks its numbers, but its list no longer has to be up to date.
     """
 
-    registered_at: datetime | None = None
-    retired_at: datetime | None = None
+    registered_at: datetime | None = None  # first synced, UTC; None if an earlier version of this package did that
+    retired_at: datetime | None = None  # UTC; None while it is synced
 
 
 def account_record(store: Store, account: str) -> AccountRecord | None:
-    """What the data root records about an account; None if nothing.
-
-    Raises:
-        StoreError: the record cannot be read.
-    """
-    document = read_document(store.files, _file(account))
-    if document is None:
-        return None
-    with reading(store.files.shown(_file(account))):
-        return AccountRecord(parse_time(document["registered_at"]), parse_time(document["retired_at"]))
+    """What the data root records about an account; None if nothing."""
+    return read_document(
+        store.files,
+        _file(account),
+        lambda document: AccountRecord(parse_time(document["registered_at"]), parse_time(document["retired_at"])),
+    )
 
 
 def register(store: Store, account: str, *, now: datetime) -> None:

@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stop_pipeline.errors import ConfigurationError, StoreError
-from stop_pipeline.storage_uri import checked_uri
-from stop_pipeline.table.files import WORK_FOLDER, Content, Files
+from stop_pipeline.settings import checked_uri
+from stop_pipeline.table.files import Content, Files, staged_folder
 from stop_pipeline.table.refusals import writing
 
 try:
@@ -61,25 +61,18 @@ Result = TypeVar("Result")
 
 
 class BucketFiles(Files):
-    """The objects below one prefix of a bucket.
-
-    Args:
-        uri: URI of the bucket and the prefix. Credentials and endpoint come from the provider's own variables.
+    """The objects below one prefix of a bucket. Credentials and endpoint come from the provider's own variables.
 
     Raises:
         ConfigurationError: the URI or one of these variables cannot be used, or obstore is not installed.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str) -> None:  # not the parent's, which is for a folder
         self._uri = checked_uri(uri)
-        super().__init__(Path.home() / SCRATCH / hashlib.sha256(self._uri.encode()).hexdigest()[:16])
+        self._scratch = Path.home() / SCRATCH / hashlib.sha256(self._uri.encode()).hexdigest()[:16]
         self._store = _connected(self._uri)
 
     def shown(self, name: str = "") -> str:
-        """The URI."""
-        return self.uri(name)
-
-    def uri(self, name: str) -> str:
         """The URI, as the user gave it."""
         return f"{self._uri}/{name}" if name else self._uri
 
@@ -95,9 +88,9 @@ class BucketFiles(Files):
         """Always: locks and temporary files are on the local disk. What the bucket allows shows when it is asked."""
         return True
 
-    def encloses(self, other: Files) -> bool:
-        """Whether the other data root has the same prefix, or a longer one."""
-        return isinstance(other, BucketFiles) and f"{other.shown()}/".startswith(f"{self.shown()}/")
+    def encloses(self, place: str | Path) -> bool:
+        """Whether a URI has the same prefix, or a longer one."""
+        return f"{place}/".startswith(f"{self._uri}/")
 
     def open(self, name: str) -> pa.NativeFile:
         """The whole object, in memory."""
@@ -113,19 +106,16 @@ class BucketFiles(Files):
                 return pq.read_metadata(pa.BufferReader(end))
             size = needed
 
-    def write(self, account: str, name: str, data: Content) -> None:  # noqa: ARG002 – no temporary file is needed
+    def write(self, account: str, name: str, data: Content | Path) -> None:  # noqa: ARG002 – no temporary file is needed
         """Put the object."""
-        self._put(name, data)
-
-    def adopt(self, temporary: Path, name: str) -> None:
-        """Put the file's bytes, and remove it."""
-        with writing(str(temporary)):
-            self._put(name, temporary)
-            temporary.unlink()
+        with writing(self.shown(name)):
+            self._put(name, data)
+            if isinstance(data, Path):
+                data.unlink()
 
     def stage(self, account: str, data: Content) -> str:
         """Put an object in `.work/staged`."""
-        name = f"{WORK_FOLDER}/staged/account={account}/{uuid4().hex}"
+        name = f"{staged_folder(account)}/{uuid4().hex}"
         self._put(name, data)
         return name
 
@@ -148,7 +138,7 @@ class BucketFiles(Files):
 
     def discard_staged(self, account: str) -> None:
         """Remove the staged objects."""
-        for name in self.below(f"{WORK_FOLDER}/staged/account={account}"):
+        for name in self.below(staged_folder(account)):
             self.remove(name)
 
     def remove(self, name: str) -> None:
@@ -163,27 +153,19 @@ class BucketFiles(Files):
         return bool(self._entries(name))
 
     def matching(self, pattern: str) -> list[str]:
-        """The names that match, by few listings: of all below a folder only if they end in a name that is known."""
-        if "*" not in pattern.rpartition("/")[2]:
-            names = self.below(pattern.partition("*")[0].rpartition("/")[0])
-            return [name for name in fnmatch.filter(names, pattern) if name.count("/") == pattern.count("/")]
-        names = [""]
-        for part in pattern.split("/"):
-            patterns = [f"{name}/{part}".lstrip("/") for name in names]
-            names = [name for known in patterns for name in (self._entries_like(known) if "*" in part else [known])]
-        return sorted(names)
+        """The names that match; one listing gives all files of one name below a folder."""
+        if "*" in pattern.rpartition("/")[2]:
+            return super().matching(pattern)
+        names = self.below(pattern.partition("*")[0].rpartition("/")[0])
+        return [name for name in fnmatch.filter(names, pattern) if name.count("/") == pattern.count("/")]
 
     def below(self, folder: str) -> list[str]:
         """The names of all objects below a folder."""
         return sorted(_names(self._ask("read", folder, lambda: self._store.list(folder).collect())))
 
-    def _entries_like(self, pattern: str) -> list[str]:
-        return fnmatch.filter(self._entries(pattern.rpartition("/")[0]), pattern)
-
     def _entries(self, folder: str) -> list[str]:
-        """The names of the objects and folders in a folder."""
         listed = self._ask("read", folder, lambda: self._store.list_with_delimiter(folder))
-        return [*listed["common_prefixes"], *_names(listed["objects"])]
+        return [Path(name).name for name in (*listed["common_prefixes"], *_names(listed["objects"]))]
 
     def _get(self, name: str, options: Any = None) -> pa.Buffer:
         return pa.py_buffer(self._ask("read", name, lambda: self._store.get(name, options=options).bytes()))

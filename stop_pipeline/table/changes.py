@@ -16,15 +16,10 @@ from stop_pipeline.table.store import Store
 from stop_pipeline.times import parse_past_moment
 
 ADDED, REMOVED = "added", "removed"
-LONGEST_SYNC = timedelta(hours=1)
-"""How long a sync that was running when its account was retired may go on."""
+LONGEST_SYNC = timedelta(hours=1)  # how long a sync that was running when its account was retired may go on
 
-_COLUMNS = {
-    "phone_number": "str",
-    "change": "str",
-    "at": "datetime64[us, UTC]",
-    "first_stop_at": "datetime64[us, UTC]",
-}
+_UTC_TIME = "datetime64[us, UTC]"
+_COLUMNS = {"phone_number": "str", "change": "str", "at": _UTC_TIME, "first_stop_at": _UTC_TIME}
 
 
 def read_changes(
@@ -80,12 +75,9 @@ def read_changes(
 
 
 def changes_between(periods: pd.DataFrame, since: datetime, until: datetime) -> pd.DataFrame:
-    """The changes between two times, as `read_changes` returns them.
+    """The changes between two times, as `read_changes` returns them, of numbers with these periods.
 
-    Args:
-        periods: Every period of every number: `phone_number`, `created_at`, `first_seen_at` and `removed_at`.
-        since: The earlier time.
-        until: The later time.
+    The periods have the columns `phone_number`, `created_at`, `first_seen_at` and `removed_at`.
     """
     events = periods[["first_seen_at", "removed_at"]]
     moved = periods.loc[((events > since) & (events <= until)).any(axis="columns"), "phone_number"]

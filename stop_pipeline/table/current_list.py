@@ -1,16 +1,18 @@
 """The suppression list as it stands, if it is recent enough to send a campaign by."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
 
-from stop_pipeline.account_keys import account_names, read_keys
 from stop_pipeline.errors import OutdatedListError, StoreError
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.schema import SUPPRESSION_LIST
+from stop_pipeline.settings import account_names, read_keys
 from stop_pipeline.table.accounts import account_record
 from stop_pipeline.table.derive import SuppressionList, suppression_list
 from stop_pipeline.table.periods import open_rows
@@ -23,17 +25,11 @@ CLOCK_TOLERANCE = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class CurrentList:
-    """The numbers that must not be texted, over some accounts.
+    """The numbers that must not be texted, over some accounts."""
 
-    Attributes:
-        numbers: `account` and the columns of `schema.SUPPRESSION_LIST`, read by today's rules.
-        verified_at: When the list was last complete, UTC; of several accounts, the earliest time.
-        unreadable_rows: Listed rows that contain no phone number and so block nobody.
-    """
-
-    numbers: pd.DataFrame
-    verified_at: datetime
-    unreadable_rows: int
+    numbers: pd.DataFrame  # `account` and the columns of `schema.SUPPRESSION_LIST`, read by today's rules
+    verified_at: datetime  # when the list was last complete, UTC; of several accounts, the earliest time
+    unreadable_rows: int  # listed rows that contain no phone number and so block nobody
 
 
 def current_list(
@@ -41,25 +37,15 @@ def current_list(
 ) -> CurrentList:
     """The suppression list of one account, or of all that belong to the data root.
 
-    Args:
-        root: As in `reading.read_stops`.
-        account: Account name; None for all accounts that the data root or `SMSPARTNER_ACCOUNTS` names.
-        max_age: How long ago each list may have been complete. A retired account's list may be of any age.
-        now: The time; by default, that of the clock.
-
     Raises:
-        OutdatedListError: an account has no list, it is too old, or it is behind the account's last commit.
+        OutdatedListError: An account has no list, it is older than `max_age` (unless the account is retired), it is
+            behind the account's last commit, or it cannot be read.
     """
     now = now or datetime.now(UTC)
     store, accounts = asked_accounts(root, account)
-    problem = None
-    try:
+    with _unreadable_is_outdated():
         verified_at = [check_current(store, name, now=now, max_age=max_age) for name in accounts]
         lists = [_suppression_list(store, name) for name in accounts]
-    except StoreError as error:
-        problem = str(error)
-    if problem is not None:
-        raise OutdatedListError(problem)
     numbers = pd.concat(
         [with_account(made.numbers, name) for name, made in zip(accounts, lists, strict=True)], ignore_index=True
     )
@@ -70,21 +56,12 @@ def current_list(
 def asked_accounts(root: str | Path | None, account: str | None) -> tuple[Store, list[str]]:
     """The data root, and the accounts that a question is about: the one that is named, or all that are known.
 
-    Args:
-        root: As in `reading.read_stops`.
-        account: Account name; None for all accounts.
-
     Raises:
-        OutdatedListError: there is no data root, or it cannot be read, or no account is known.
+        OutdatedListError: There is no data root, or it cannot be read, or no account is known.
     """
-    problem = None
-    try:
+    with _unreadable_is_outdated():
         store = existing_store(root)
         accounts = known_accounts(store) if account is None else [account]
-    except StoreError as error:
-        problem = str(error)
-    if problem is not None:
-        raise OutdatedListError(problem)
     if not accounts:
         raise OutdatedListError(f"There is no list below {store.root} yet: run “stop-pipeline run” first.")
     return store, accounts
@@ -95,6 +72,15 @@ def known_accounts(store: Store) -> list[str]:
     names, file = (os.environ.get(f"SMSPARTNER_ACCOUNTS{end}", "").strip() for end in ("", "_FILE"))
     named = account_names(names) if names else read_keys(Path(file).expanduser()) if file else ()
     return sorted({*store.accounts_seen(), *named})
+
+
+@contextmanager
+def _unreadable_is_outdated() -> Iterator[None]:
+    """A list that cannot be read is as bad as one that is too old: neither tells who must not be texted."""
+    try:
+        yield
+    except StoreError as error:
+        raise OutdatedListError(str(error)) from None
 
 
 def _suppression_list(store: Store, account: str) -> SuppressionList:
@@ -112,10 +98,10 @@ def _suppression_list(store: Store, account: str) -> SuppressionList:
 
 
 def check_current(store: Store, account: str, *, now: datetime, max_age: timedelta) -> datetime | None:
-    """When an account's list was last complete; None if a retired account's never was.
+    """When an account's list was last complete, UTC; None if a retired account's never was.
 
     Raises:
-        OutdatedListError: there is no list, or that is too long ago.
+        OutdatedListError: There is no list, or that was longer ago than `max_age`, unless the account is retired.
     """
     record = account_record(store, account)
     state = store.state(account)

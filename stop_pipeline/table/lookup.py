@@ -14,7 +14,7 @@ from stop_pipeline.phone_numbers import compact, mask, match_keys, read_phone_nu
 from stop_pipeline.table.current_list import DEFAULT_MAX_AGE, asked_accounts, check_current
 from stop_pipeline.table.derive import ORIGINS, blocked_numbers
 from stop_pipeline.table.periods import with_commit
-from stop_pipeline.table.reading import Moment, committed_rows
+from stop_pipeline.table.reading import Moment, committed_rows, history_begins
 from stop_pipeline.table.state import State
 from stop_pipeline.table.store import Store
 from stop_pipeline.times import parse_past_moment
@@ -22,65 +22,45 @@ from stop_pipeline.times import parse_past_moment
 
 @dataclass(frozen=True)
 class OptOut:
-    """A row with the number, in one period in which it was listed. Times are UTC.
+    """A row with the number, in one period in which it was listed.
 
-    Attributes:
-        created_at: When the opt-out was made; None if the row is malformed.
-        origin: “listed”, “rejected row” or “found in text”, as in `schema.SUPPRESSION_LIST`.
-        first_seen_at, first_seen_sha256: Fetch time and SHA-256 of the first response that listed it.
-        last_listed_at, last_listed_sha256: Those of the last response that is known to list it. An incomplete one need
-            not, nor one whose removals were withheld. What an earlier version of this package did not record is None.
-        removed_at: Fetch time of the first complete response that no longer listed it; None while it stands.
-        in_force: Whether it kept the number on the list at the time that was asked for.
+    Times are UTC, and SHA-256s those of responses. What an earlier version of this package did not record is None.
     """
 
-    created_at: datetime | None
-    origin: str
-    first_seen_at: datetime
+    created_at: datetime | None  # when the opt-out was made; None if the row is malformed
+    origin: str  # “listed”, “rejected row” or “found in text”, as in `schema.SUPPRESSION_LIST`
+    first_seen_at: datetime  # fetch time of the first response that listed it
     first_seen_sha256: str | None
+    # Fetch time of the last response that is known to list it. An incomplete one need not, nor one whose removals were
+    # withheld.
     last_listed_at: datetime | None
     last_listed_sha256: str | None
-    removed_at: datetime | None
-    in_force: bool
+    removed_at: datetime | None  # fetch time of the first complete response that no longer listed it; None: it stands
+    in_force: bool  # whether it kept the number on the list at the time that was asked for
 
 
 @dataclass(frozen=True)
 class AccountLookup:
-    """What the list of one account says about the number.
-
-    Attributes:
-        account: Account name.
-        may_be_texted: Whether the number was not on the list at the time that was asked for; None if there was no list.
-        known_since: Fetch time of the first response that the data root knows of, UTC; None if there is none.
-        verified_at: Fetch time of the last complete response at the time that was asked for, UTC; None if none is
-            recorded. One that equalled the response before it is only recorded while it is the last of all.
-        opt_outs: Every opt-out of the number that was ever listed, in the order in which they were first seen.
-    """
+    """What the list of one account says about the number. Times are UTC."""
 
     account: str
-    may_be_texted: bool | None
-    known_since: datetime | None
+    may_be_texted: bool | None  # whether the list did not have the number at the time asked for; None: no list then
+    known_since: datetime | None  # fetch time of the first response that the data root knows of
+    # Fetch time of the last complete response at the time asked for; None if none is recorded. One that equalled the
+    # response before it is only recorded while it is the last of all.
     verified_at: datetime | None
-    opt_outs: tuple[OptOut, ...]
+    opt_outs: tuple[OptOut, ...]  # all that were ever listed, in the order in which they were first seen
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """What is known about a number.
+    """What is known about a number."""
 
-    Attributes:
-        number: The number, masked.
-        on: The time that was asked for, UTC; None for now.
-        may_be_texted: Whether none of the lists had the number at that time; None if there was no list.
-        accounts: What the list of each account says.
-        other_accounts: Accounts that were not asked for and have the number on their list.
-    """
-
-    number: str
-    on: datetime | None
-    may_be_texted: bool | None
+    number: str  # masked
+    on: datetime | None  # the time that was asked for, UTC; None for now
+    may_be_texted: bool | None  # whether none of the lists had the number at that time; None if there was no list
     accounts: tuple[AccountLookup, ...]
-    other_accounts: tuple[str, ...]
+    other_accounts: tuple[str, ...]  # those that were not asked for and have the number on their list
 
 
 def lookup(
@@ -140,7 +120,7 @@ def _look_up(store: Store, account: str, number: str, moment: datetime | None) -
     state = store.state(account)
     stops, rejected = committed_rows(store, account, state)
     commits = with_commit(store.read_commits(account, state), state)
-    known_since = pd.concat([stops["first_seen_at"], rejected["first_seen_at"], commits["merged_at"]]).min()
+    known_since = history_begins(stops, rejected, commits)
     verified_at = state.verified_at
     if moment is not None and verified_at is not None and verified_at > moment:
         verified_at = _utc(commits["merged_at"][commits["complete"] & (commits["merged_at"] <= moment)].max())
@@ -148,14 +128,9 @@ def _look_up(store: Store, account: str, number: str, moment: datetime | None) -
     key = match_keys(pd.Series([number], dtype="str"))
     rows = rows[match_keys(rows["phone_number"]).isin(key)].sort_values(["first_seen_at", "created_at"])
     opt_outs = tuple(_opt_out(row, commits, state, moment) for row in rows.to_dict("records"))
-    had_list = not pd.isna(known_since) and (moment is None or known_since <= moment)
-    return AccountLookup(
-        account=account,
-        may_be_texted=not any(opt_out.in_force for opt_out in opt_outs) if had_list else None,
-        known_since=_utc(known_since),
-        verified_at=verified_at,
-        opt_outs=opt_outs,
-    )
+    had_list = known_since is not None and (moment is None or known_since <= moment)
+    may_be_texted = not any(opt_out.in_force for opt_out in opt_outs) if had_list else None
+    return AccountLookup(account, may_be_texted, known_since, verified_at, opt_outs)
 
 
 def _opt_out(row: dict[Any, Any], commits: pd.DataFrame, state: State, moment: datetime | None) -> OptOut:

@@ -18,7 +18,12 @@ _DELTA_COLUMNS = ("id", "created_at", "created_at_local", "first_stop_at", "last
 
 
 def encode(
-    rows: pd.DataFrame, schema: TableSchema, note: Mapping[str, Any], *, row_groups: Sequence[int] | None = None
+    rows: pd.DataFrame,
+    schema: TableSchema,
+    note: Mapping[str, Any],
+    *,
+    row_groups: Sequence[int] | None = None,
+    checksums: bool = False,
 ) -> pa.Buffer:
     """The bytes of a Parquet file.
 
@@ -27,6 +32,7 @@ def encode(
         schema: Their columns.
         note: A JSON document for the file's footer.
         row_groups: How many rows each row group has; by default, as many as are usual.
+        checksums: Whether each page has its CRC, so that whoever reads the file can tell any damage.
 
     Raises:
         TypeError: the rows do not have the columns that the schema declares.
@@ -38,6 +44,7 @@ def encode(
         sink,
         schema.arrow.with_metadata({NOTE_KEY: as_json(note)}),
         compression="zstd",
+        write_page_checksum=checksums,
         use_dictionary=[column for column in _DICTIONARY_COLUMNS if column in schema.names],
         column_encoding={column: "DELTA_BINARY_PACKED" for column in _DELTA_COLUMNS if column in schema.names},
     ) as writer:
@@ -57,7 +64,7 @@ def decode(file: pa.NativeFile, schema: TableSchema, columns: Sequence[str] | No
         ArrowException, KeyError, ValueError: the file lacks a column, or has another type.
     """
     names = list(schema.names if columns is None else columns)
-    with pq.ParquetFile(file) as parquet:
+    with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
         return as_declared(parquet.read(names), schema, names)
 
 

@@ -27,7 +27,7 @@ from stop_pipeline.schema import (
 )
 from stop_pipeline.settings import DEFAULT_DATA_ROOT
 from stop_pipeline.table.derive import suppression_list
-from stop_pipeline.table.periods import as_committed, known_at, open_rows
+from stop_pipeline.table.periods import as_committed, known_at, open_rows, with_commit
 from stop_pipeline.table.refusals import reading
 from stop_pipeline.table.state import State
 from stop_pipeline.table.store import Store, month_file
@@ -80,11 +80,11 @@ def read_stops(
     condition = _condition(filters)
     store = existing_store(root)
     accounts = store.committed_accounts()
+    if moment is not None:
+        warn_before_history(store, accounts, moment)
     parts = [
         _read_account(store, account, wanted, moment, history=history, condition=condition) for account in accounts
     ]
-    if moment is not None:
-        warn_before_history(store, accounts, moment)
     nothing = to_pandas(_READ_SCHEMA.empty_table())[wanted]
     return pd.concat([part for part in parts if len(part)] or [nothing], ignore_index=True)
 
@@ -195,20 +195,22 @@ def with_account(rows: pd.DataFrame, account: str) -> pd.DataFrame:
     return rows
 
 
-def history_begins(store: Store, account: str) -> datetime | None:
+def history_begins(stops: pd.DataFrame, rejected: pd.DataFrame, commits: pd.DataFrame) -> datetime | None:
     """Fetch time of the first response that an account's tables know of, UTC; None before the first."""
-    state = store.state(account)
-    times = [store.read_stops(account, state, ["first_seen_at"]), store.read_rejected(account, state)]
-    begins = [table["first_seen_at"].min() for table in times] + [store.read_commits(account, state)["merged_at"].min()]
-    known = [time.to_pydatetime() for time in begins if not pd.isna(time)]
-    return min(known, default=None)
+    begin = pd.concat([stops["first_seen_at"], rejected["first_seen_at"], commits["merged_at"]]).min()
+    return None if pd.isna(begin) else begin.to_pydatetime()
 
 
 def warn_before_history(store: Store, accounts: Sequence[str], moment: datetime) -> None:
     """Warn the caller's caller if a time is before the first response of all accounts."""
-    begins = [time for account in accounts if (time := history_begins(store, account)) is not None]
-    if not begins or moment < min(begins):
-        when = f"The history begins at {min(begins):%Y-%m-%d %H:%M} UTC" if begins else "There has been no sync yet"
+    begins = []
+    for account in accounts:
+        state = store.state(account)
+        stops, rejected = store.read_stops(account, state, ["first_seen_at"]), store.read_rejected(account, state)
+        begins.append(history_begins(stops, rejected, with_commit(store.read_commits(account, state), state)))
+    begin = min(filter(None, begins), default=None)
+    if begin is None or moment < begin:
+        when = f"The history begins at {begin:%Y-%m-%d %H:%M} UTC" if begin else "There has been no sync yet"
         warnings.warn(f"{when}: nothing is known about {moment:%Y-%m-%d %H:%M} UTC.", UserWarning, stacklevel=3)
 
 
@@ -255,6 +257,7 @@ def _scan(
     """Some columns of the periods that meet a condition; files of months that cannot meet it are not opened."""
     keys = [(pc.field(ACCOUNT.name) == account) & (pc.field(CREATED_MONTH.name) == month) for month in state.months]
     names = [month_file(account, month) for month in state.months]
+    # It opens nothing, and only tells which months can meet the condition.
     listed = ds.FileSystemDataset.from_paths(
         names, schema=_READ_SCHEMA, format=_PARQUET, filesystem=LocalFileSystem(), partitions=keys
     )

@@ -7,12 +7,12 @@ compress a large response.
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -27,40 +27,32 @@ _COPY_BYTES = 1 << 20
 _COMPRESSORS = 2
 _RAW_FILE = re.compile(r"([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)-([0-9a-f]{12})\.(json|xml)\.zst")
 
+Value = TypeVar("Value")
+
 
 class Responses:
-    """The kept responses of one data root. What writes is to be called under the account's lock."""
+    """The kept responses of one data root; a StoreError says that one is missing or damaged, or cannot be written.
+
+    What writes is to be called under the account's lock.
+    """
 
     def __init__(self, files: Files) -> None:
         self._files = files
 
     def newest(self, account: str) -> KeptResponse | None:
-        """The newest response kept; None before the first.
-
-        Raises:
-            StoreError: `latest.json` cannot be read.
-        """
-        document = read_document(self._files, f"raw/account={account}/latest.json")
-        if document is None:
-            return None
-        with reading(self._files.shown(f"raw/account={account}/latest.json")):
-            return KeptResponse(**{**document, "fetched_at": parse_time(document["fetched_at"])})
+        """The newest response kept; None before the first."""
+        return read_document(
+            self._files,
+            f"raw/account={account}/latest.json",
+            lambda document: KeptResponse(**{**document, "fetched_at": parse_time(document["fetched_at"])}),
+        )
 
     def keep(
         self, account: str, body: Path, *, response_format: str, fetched_at: datetime, sha256: str, size_bytes: int
     ) -> KeptResponse:
         """Keep a response; if it has the bytes of the newest one, only the fetch time changes.
 
-        Args:
-            account: Account name.
-            body: The uncompressed body.
-            response_format: “json” or “xml”.
-            fetched_at: When it was fetched, UTC.
-            sha256: SHA-256 of the body.
-            size_bytes: Size of the body.
-
-        Raises:
-            StoreError: the data root refuses.
+        `sha256` and `size_bytes` are those of the uncompressed body; `response_format` is “json” or “xml”.
         """
         newest = self.newest(account)
         if newest and newest.sha256 == sha256 and self._files.exists(f"raw/account={account}/{newest.file}"):
@@ -70,17 +62,13 @@ class Responses:
             compressed = self._files.temporary(account)
             with writing(str(compressed)):
                 _compress(body, size_bytes, compressed)
-            self._files.adopt(compressed, f"raw/account={account}/{file}")
+            self._files.write(account, f"raw/account={account}/{file}", compressed)
             kept = KeptResponse(fetched_at, sha256, size_bytes, file)
         write_document(self._files, account, f"raw/account={account}/latest.json", dataclasses.asdict(kept))
         return kept
 
     def unpack(self, account: str, kept: KeptResponse) -> Path:
-        """Uncompress a kept response into a temporary file.
-
-        Raises:
-            StoreError: it is missing or damaged.
-        """
+        """Uncompress a kept response into a temporary file."""
         temporary = self._files.temporary(account)
         with writing(str(temporary)), temporary.open("xb") as file, self._stream(account, kept.file) as source:
             while chunk := source.read(_COPY_BYTES):
@@ -90,11 +78,7 @@ class Responses:
         return temporary
 
     def read(self, account: str, file: str) -> bytes:
-        """The uncompressed bytes of a kept response.
-
-        Raises:
-            StoreError: it is missing or damaged.
-        """
+        """The uncompressed bytes of a kept response."""
         with self._stream(account, file) as source:
             data: bytes = source.read()
         return data
@@ -123,11 +107,11 @@ class Responses:
             yield source
 
 
-def read_document(files: Files, name: str) -> dict[str, Any] | None:
-    """A JSON object in a file; None if there is no such file.
+def read_document(files: Files, name: str, make: Callable[[dict[str, Any]], Value]) -> Value | None:
+    """What `make` makes of the JSON object in a file; None if there is no such file.
 
     Raises:
-        StoreError: it holds something else.
+        StoreError: the file holds something else.
     """
     data = files.read(name)
     if data is None:
@@ -138,7 +122,8 @@ def read_document(files: Files, name: str) -> dict[str, Any] | None:
         document = None
     if not isinstance(document, dict):
         raise StoreError(f"{files.shown(name)} is not the JSON document it should be: restore it from a backup.")
-    return document
+    with reading(files.shown(name)):
+        return make(document)
 
 
 def write_document(files: Files, account: str, name: str, document: dict[str, Any]) -> None:

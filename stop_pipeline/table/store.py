@@ -28,7 +28,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stop_pipeline import storage_uri
 from stop_pipeline.errors import SchemaVersionError, StoreError
 from stop_pipeline.schema import (
     COMMITS,
@@ -41,11 +40,12 @@ from stop_pipeline.schema import (
     TableSchema,
     to_pandas,
 )
+from stop_pipeline.settings import is_remote
 from stop_pipeline.table.bucket import BucketFiles
-from stop_pipeline.table.files import Files, LocalFiles
+from stop_pipeline.table.files import Files
 from stop_pipeline.table.parquet import as_declared, decode, encode, note_of
 from stop_pipeline.table.periods import month_info, split_by_month, with_commit
-from stop_pipeline.table.refusals import reading
+from stop_pipeline.table.refusals import MADE_AGAIN, reading
 from stop_pipeline.table.responses import Responses, read_document, write_document
 from stop_pipeline.table.state import DerivedInfo, MonthInfo, SnapshotInfo, State
 from stop_pipeline.table.version_1 import state_of_version_1
@@ -80,8 +80,8 @@ class Store:
     """
 
     def __init__(self, root: str | Path) -> None:
-        remote = storage_uri.is_remote(root)
-        self.files: Files = BucketFiles(str(root)) if remote else LocalFiles(Path(root).expanduser())
+        remote = is_remote(root)
+        self.files: Files = BucketFiles(str(root)) if remote else Files(Path(root).expanduser())
         self.responses = Responses(self.files)
 
     @classmethod
@@ -133,7 +133,7 @@ class Store:
             SchemaVersionError: a later version of this package wrote it.
         """
         name = f"state/account={account}.json"
-        document = read_document(self.files, name)
+        document = read_document(self.files, name, dict)
         if document is None:
             return State()
         version = document.get("schema_version")
@@ -288,7 +288,9 @@ class Store:
         """
         groups = [len(rows) for rows in split_by_month(listed).values()]
         rows = pd.concat([_conformed(part, STOP_SNAPSHOT) for part in (listed, rejected)], ignore_index=True)
-        data = encode(rows, STOP_SNAPSHOT, dataclasses.asdict(info), row_groups=[*groups, len(rejected)])
+        data = encode(
+            rows, STOP_SNAPSHOT, dataclasses.asdict(info), row_groups=[*groups, len(rejected)], checksums=True
+        )
         for folder in self.files.matching(f"snapshot/account={account}/created_month=*"):
             self.files.remove(f"{folder}/stop_snapshot.parquet")  # of schema version 1
         self.files.write(account, SNAPSHOT_FILE.format(account), data)
@@ -318,13 +320,26 @@ class Store:
     def read_derived(self, schema: TableSchema, account: str) -> pd.DataFrame:
         """A derived table; empty if it was never made."""
         name = table_file(schema.name, account)
-        return self._read(name, schema) if self.files.exists(name) else schema.empty
+        if not self.files.exists(name):
+            return schema.empty
+        with reading(self.files.shown(name), MADE_AGAIN), self.files.open(name) as file:
+            return to_pandas(decode(file, schema))
 
     def write_derived(self, schema: TableSchema, account: str, rows: pd.DataFrame, info: DerivedInfo) -> None:
         """Replace a derived table."""
         note = dataclasses.asdict(info)
         del note["rows"]
-        self.files.write(account, table_file(schema.name, account), encode(rows, schema, note))
+        self.files.write(account, table_file(schema.name, account), encode(rows, schema, note, checksums=True))
+
+    def is_intact(self, name: str) -> bool:
+        """Whether a file that can be made again can be read from its first row to its last, which is what this does."""
+        try:
+            with reading(self.files.shown(name)), self.files.open(name) as file:
+                for _ in pq.ParquetFile(file, page_checksum_verification=True).iter_batches():
+                    pass
+        except StoreError:
+            return False
+        return True
 
     def in_threads(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """What `work` gives for each item, in order; several files at a time."""
@@ -344,7 +359,12 @@ class Store:
         self, account: str, info: SnapshotInfo, groups: Sequence[int], schema: TableSchema
     ) -> pd.DataFrame:
         name = SNAPSHOT_FILE.format(account)
-        with reading(self.files.shown(name)), self.files.open(name) as file, pq.ParquetFile(file) as parquet:
+        advice = "Materialize stop_snapshot again, or leave that to the next sync."
+        with (
+            reading(self.files.shown(name), advice),
+            self.files.open(name) as file,
+            pq.ParquetFile(file, page_checksum_verification=True) as parquet,
+        ):
             if SnapshotInfo.from_json(note_of(parquet.metadata)).sha256 != info.sha256:
                 raise ValueError(name)
             return to_pandas(as_declared(parquet.read_row_groups(groups, schema.names), schema))

@@ -6,6 +6,7 @@ What changes is one commit of its own, so that a new reading rule never looks li
 import dataclasses
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import pandas as pd
 
@@ -24,15 +25,7 @@ Reread = Callable[[pd.DataFrame], pd.DataFrame]
 def bring_up_to_date(
     store: Store, account: str, state: State, *, timezone: str, reading_rules: str, reread: Reread
 ) -> State:
-    """Make the stored rows those of the commit, read by today's rules and settings.
-
-    Args:
-        store: The data root, locked.
-        account: Account name.
-        state: The commit that stands.
-        timezone: Zone in which `createdAt` is read.
-        reading_rules: Version of the rules by which phone numbers are read.
-        reread: Reads stored rows again.
+    """Make the stored rows those of the commit, read by the rules and in the zone of today.
 
     Returns:
         The state that stands now; `state` itself if nothing had to change.
@@ -50,30 +43,30 @@ def bring_up_to_date(
     if not outdated and (on_disk.months, on_disk.rejected_file) == (state.months, state.rejected_file):
         return state
 
-    def month_now(month: str) -> pd.DataFrame:
-        rows = as_committed(store.read_month(account, month, on_disk), state.applied_at)
-        return joined_periods(reread(rows)).sort_values(STOPS_ORDER, ignore_index=True) if outdated else rows
-
+    months, largest_id = {}, state.largest_id
+    for month in on_disk.months:
+        stored = store.read_month(account, month, on_disk)
+        rows = as_committed(stored, state.applied_at)
+        if outdated:
+            rows = joined_periods(reread(rows)).sort_values(STOPS_ORDER, ignore_index=True)
+        if not rows.equals(stored):
+            months[month] = rows
+        largest_id = int(stored["id"].to_numpy().max(initial=largest_id))
     stored_rejected = store.read_rejected(account, on_disk)
     rejected = as_committed(stored_rejected, state.applied_at)
     if outdated:
         rejected = reread(rejected).sort_values(REJECTED_ORDER, ignore_index=True)
-    changed = [
-        month for month in on_disk.months if not month_now(month).equals(store.read_month(account, month, on_disk))
-    ]
-    log.info("Account %s: stored rows are read again; %d months changed", account, len(changed))
-    ids = store.read_stops(account, on_disk, ["id"])["id"]
-    settings = {**state.settings, "timezone": timezone} if outdated else state.settings
+    log.info("Account %s: stored rows are read again; %d months changed", account, len(months))
     return store.commit(
         account,
         dataclasses.replace(
             on_disk,
-            settings=settings,
+            settings={**state.settings, "timezone": timezone} if outdated else state.settings,
             reading_rules=reading_rules if outdated else state.reading_rules,
             text=None,  # its rows were read by other rules
-            largest_id=max(state.largest_id, int(ids.max()) if len(ids) else 0),
+            largest_id=largest_id,
         ),
-        {month: month_now(month) for month in changed},
+        months,
         None if rejected.equals(stored_rejected) else rejected,
     )
 
@@ -91,29 +84,30 @@ def _refuse_other_rows(store: Store, account: str, state: State, on_disk: State)
             f"commit: restore state/account={account}.json from a backup."
         )
     store.read_commits(account, state)  # refuses what is missing
-    for month in sorted({*state.months, *on_disk.months}):
-        recorded = state.months.get(month)
-        if on_disk.months.get(month) != recorded:
-            rows = as_committed(store.read_month(account, month, on_disk), state.applied_at)
-            _refuse_unless_recorded(store, month_file(account, month), rows, recorded, exists=month in on_disk.months)
-    if on_disk.rejected_file != state.rejected_file:
-        rows = as_committed(store.read_rejected(account, on_disk), state.applied_at)
-        exists = on_disk.rejected_file is not None
-        _refuse_unless_recorded(store, table_file(REJECTED.name, account), rows, state.rejected_file, exists=exists)
-
-
-def _refuse_unless_recorded(
-    store: Store, file: str, rows: pd.DataFrame, recorded: MonthInfo | None, *, exists: bool
-) -> None:
-    if not exists:
-        problem = "is missing"
-    elif month_info(rows) == (recorded or month_info(rows.iloc[:0])):
-        return
-    else:
-        problem = f"holds {len(rows):,} rows, but the commit records {recorded.rows if recorded else 0:,}"
-        if recorded and recorded.rows == len(rows):
+    files: dict[str, tuple[MonthInfo | None, MonthInfo | None, Callable[[], pd.DataFrame]]] = {
+        month_file(account, month): (
+            state.months.get(month),
+            on_disk.months.get(month),
+            partial(store.read_month, account, month, on_disk),
+        )
+        for month in sorted({*state.months, *on_disk.months})
+    }
+    read_rejected = partial(store.read_rejected, account, on_disk)
+    files[table_file(REJECTED.name, account)] = (state.rejected_file, on_disk.rejected_file, read_rejected)
+    for file, (recorded, found, read) in files.items():
+        if found == recorded:
+            continue
+        rows = as_committed(read(), state.applied_at)
+        committed, expected = month_info(rows), recorded or month_info(rows.iloc[:0])
+        if found is None:
+            problem = "is missing"
+        elif committed == expected:
+            continue
+        elif committed.rows == expected.rows:
             problem = "holds other rows than the commit records"
-    raise StoreError(
-        f"{store.files.shown(file)} {problem}. Nothing was changed: restore the file from a backup, or look at what "
-        "“stop-pipeline rebuild” makes of the kept responses."
-    )
+        else:
+            problem = f"holds {committed.rows:,} rows, but the commit records {expected.rows:,}"
+        raise StoreError(
+            f"{store.files.shown(file)} {problem}. Nothing was changed: restore the file from a backup, or look at "
+            "what “stop-pipeline rebuild” makes of the kept responses."
+        )

@@ -9,18 +9,10 @@ from stop_pipeline.table.state import Counts, MonthInfo, State, parse_time
 def state_of_version_1(
     document: Mapping[str, Any], months: Mapping[str, MonthInfo], rejected_file: MonthInfo | None
 ) -> State:
-    """The state that a document of schema version 1 describes.
+    """The state that a document of schema version 1 describes; KeyError, TypeError or ValueError if it is none.
 
-    It recorded neither what its files hold nor the rules by which they were read, and a sync that was killed may have
-    left rows in them that were never committed.
-
-    Args:
-        document: Content of `state/account=….json`.
-        months: What the files of `stops` say about themselves.
-        rejected_file: What the file of `rejected` holds; None if there is none.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is no such document.
+    It recorded neither what its files hold, which is what they themselves say now, nor the rules by which they were
+    read. A sync that was killed may have left rows in them that were never committed.
     """
     return State(
         schema_version=1,

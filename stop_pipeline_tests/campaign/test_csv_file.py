@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline.campaign import csv_file
-from stop_pipeline.campaign.csv_file import HEADER_WITHIN, CsvFile
+from stop_pipeline.campaign import formats
+from stop_pipeline.campaign.formats import HEADER_WITHIN, CsvFile
 from stop_pipeline.errors import CampaignError
 
 NUMBER = "06 39 98 00 01"
@@ -104,7 +104,7 @@ def test_the_delimiter_is_the_one_by_which_the_header_has_the_column(written: Wr
 def test_a_letter_that_is_no_utf8_in_the_last_line_makes_all_of_it_windows_1252(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(csv_file, "_READ_CHARACTERS", 64)
+    monkeypatch.setattr(formats, "_READ_CHARACTERS", 64)
     content = b"phone;nom\n" + b"0639980001;a\n" * 50 + "0639980002;é\n".encode("cp1252")
     path = written(content)
     assert numbers_in(path)[-1] == "0639980002"
@@ -263,6 +263,6 @@ def test_any_text_in_the_other_columns_comes_back_in_order(
     path = tmp_path / "campaign.csv"
     path.write_bytes(text.getvalue().encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(csv_file, "BATCH_ROWS", batch_rows)
+        patch.setattr(formats, "BATCH_ROWS", batch_rows)
         assert numbers_in(path) == ["0639980001"] * len(table)
         assert copied(path) == path.read_bytes()

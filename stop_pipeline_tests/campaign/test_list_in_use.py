@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from stop_pipeline.campaign import suppress, suppress_file
+from stop_pipeline.campaign.suppression import suppress, suppress_file
 from stop_pipeline.errors import OutdatedListError
 from stop_pipeline_tests.campaign.lists import DAY, FREE, HOUR, STOPPED, synced
 from stop_pipeline_tests.support.syncing import Row

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stop_pipeline.campaign.parquet_file import ParquetFile
+from stop_pipeline.campaign.formats import ParquetFile
 from stop_pipeline.errors import CampaignError
 
 NUMBER = "06 39 98 00 01"

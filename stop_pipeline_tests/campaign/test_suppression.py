@@ -14,10 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline.campaign import SuppressedFile, suppress, suppress_file
-from stop_pipeline.campaign.campaign_file import NO_NUMBER
-from stop_pipeline.campaign.csv_file import RAGGED
-from stop_pipeline.campaign.suppression import NOT_A_NUMBER, ROUNDED, check, first_stops_by_key
+from stop_pipeline.campaign.formats import NO_NUMBER, RAGGED
+from stop_pipeline.campaign.suppression import (
+    NOT_A_NUMBER,
+    ROUNDED,
+    SuppressedFile,
+    check,
+    first_stops_by_key,
+    suppress,
+    suppress_file,
+)
 from stop_pipeline.errors import CampaignError
 from stop_pipeline.phone_numbers import read_phone_number, read_phone_numbers
 from stop_pipeline_tests.campaign.lists import DAY, FREE, STOPPED

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from stop_pipeline import sync
 from stop_pipeline.definitions import build_definitions
 from stop_pipeline.defs import alerts
-from stop_pipeline.defs.alerts import CURSOR, Cursor
+from stop_pipeline.defs.alerts import CURSOR, Cursor, post
 from stop_pipeline.defs.incidents import OVERDUE, Outcome, follow, joined
-from stop_pipeline.defs.webhook import post
 from stop_pipeline.errors import AlertError
 from stop_pipeline.settings import Settings
 from stop_pipeline_tests.support.loopback import Loopback, Script, raw, reply
@@ -156,6 +155,19 @@ def test_of_a_run_that_syncs_several_accounts_those_are_told_that_failed(watched
         "STOP list of main: check removals_plausible failed",
         "STOP list of lyon: all is well again",
     ]
+
+
+@pytest.mark.parametrize("accounts", [("main",), ("lyon",), ("lyon", "main"), ("nice",)])
+def test_a_run_of_accounts_that_are_no_longer_set_up_as_they_were_does_not_stop_the_alerts(
+    watched: Watched, accounts: tuple[str, ...]
+) -> None:
+    watched.use(accounts=("main", "lyon"))
+    watched.pipeline.sync(listing(3), REFUSED, tags=BOTH)
+    watched.use(accounts=accounts)
+    watched.evaluate()
+    watched.sync(REFUSED, account=accounts[0] if len(accounts) > 1 else None)
+    (text,) = watched.evaluate()
+    assert text.startswith(f"STOP list of {accounts[0]}: ")
 
 
 def test_a_list_that_is_overdue_is_told_once_whatever_the_reason_and_when_it_came(watched: Watched) -> None:
@@ -308,8 +320,7 @@ OUTCOMES = st.lists(
         lambda drawn: Outcome(
             account=drawn[0],
             at=START,
-            failed={problem: f"{problem} failed." for problem, passed in drawn[1].items() if not passed},
-            passed=[problem for problem, passed in drawn[1].items() if passed],
+            problems={problem: None if passed else f"{problem} failed." for problem, passed in drawn[1].items()},
         )
     )
 )

@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from stop_pipeline import read_stops
-from stop_pipeline.defs.checks import OF_STOPS
-from stop_pipeline.smspartner.sandbox import serve
+from stop_pipeline.defs.checks import specs_of
+from stop_pipeline.smspartner.sandbox import Sandbox
 from stop_pipeline_tests.support.loopback import Loopback, reply
 from stop_pipeline_tests.support.serving import dev, wait_for
 
@@ -88,7 +88,7 @@ def test_the_ui_shows_a_sync_its_charts_and_checks_and_then_a_failure_with_its_s
     tmp_path: Path, page: Page
 ) -> None:
     with (
-        serve() as sandbox,
+        Sandbox() as sandbox,
         Loopback(reply(200, b"ok")) as webhook,
         dev(
             tmp_path,
@@ -114,7 +114,7 @@ def test_the_ui_shows_a_sync_its_charts_and_checks_and_then_a_failure_with_its_s
         assert "Last verified" in ui.figure("health")
         assert not any(number in page.content() for number in stops["phone_number"])
         ui.open("assets/stops?view=checks")
-        expect(page.get_by_text("Succeeded", exact=True)).to_have_count(len(OF_STOPS))
+        expect(page.get_by_text("Succeeded", exact=True)).to_have_count(len(specs_of("stops")))
         ui.keep("checks")
         ui.open("assets/stops_per_day")
         ui.see_charts(2)

@@ -9,14 +9,14 @@ from stop_pipeline.schema import STOPS
 from stop_pipeline.table.periods import STOPS_ORDER
 from stop_pipeline.table.store import month_file
 from stop_pipeline_tests.support.loopback import reply
-from stop_pipeline_tests.support.pipeline import Pipeline, failed_checks, listing
+from stop_pipeline_tests.support.pipeline import ASSETS, Pipeline, failed_checks, listing
 from stop_pipeline_tests.support.pipeline import checks as checks_of
 from stop_pipeline_tests.support.syncing import Row, Syncer, response_body, rows
 
 
 def test_all_checks_pass_after_a_sync_without_surprises(pipeline: Pipeline) -> None:
     result = pipeline.sync(listing(100))
-    assert len(checks_of(result)) == len([*checks.OF_RAW_STOP_LIST, *checks.OF_STOPS, *checks.OF_SUPPRESSION_LIST])
+    assert len(checks_of(result)) == sum(len(checks.specs_of(asset)) for asset in ASSETS) == 8
     assert failed_checks(result) == set()
 
 

@@ -417,7 +417,7 @@ def test_a_response_becomes_what_the_rules_say_of_its_rows_one_by_one(rows: list
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=1_000)
+@settings(deadline=None, max_examples=400)
 @given(ROWS)
 def test_many_responses_become_what_the_rules_say_of_their_rows_one_by_one(rows: list[Any]) -> None:
     check_against_model(rows)

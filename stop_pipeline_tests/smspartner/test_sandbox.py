@@ -22,7 +22,7 @@ from defusedxml import ElementTree
 
 from stop_pipeline.smspartner import sandbox as sandbox_module
 from stop_pipeline.smspartner import sandbox_list
-from stop_pipeline.smspartner.sandbox import API_KEY, Sandbox, serve, today
+from stop_pipeline.smspartner.sandbox import API_KEY, Sandbox, today
 from stop_pipeline.smspartner.sandbox_list import Format, StopList
 
 UNTIL = date(2026, 3, 1)
@@ -72,7 +72,7 @@ def steps() -> Iterator[tuple[list[Row], list[Row], list[Row]]]:
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    with serve(rows=300) as sandbox:
+    with Sandbox(rows=300) as sandbox:
         yield sandbox
 
 
@@ -167,10 +167,10 @@ def test_the_date_header_is_this_machines_time(sandbox: Sandbox) -> None:
 
 
 def test_each_key_opens_its_own_list_and_lists_of_two_seeds_share_no_id() -> None:
-    with Sandbox({"paris": StopList(400, seed=0), "lyon": StopList(500, seed=1)}) as sandbox:
+    with Sandbox(rows=400, api_keys=["paris", "lyon"]) as sandbox:
         assert sandbox.api_key == "paris"
         paris, lyon = (get(sandbox, apiKey=key).json()["data"] for key in ("paris", "lyon"))
-    assert (len(paris), len(lyon)) == (400, 500)
+    assert (len(paris), len(lyon)) == (400, 400)
     assert not {row["id"] for row in paris} & {row["id"] for row in lyon}
 
 
@@ -207,7 +207,7 @@ def test_another_process_makes_the_same_list() -> None:
 
 
 def test_two_sandboxes_started_on_the_same_day_agree() -> None:
-    with serve(rows=50, seed=2) as one, serve(rows=50, seed=2) as other:
+    with Sandbox(rows=50, seed=2) as one, Sandbox(rows=50, seed=2) as other:
         for _ in range(10):
             assert get(one, apiKey=API_KEY).content == get(other, apiKey=API_KEY).content
 
@@ -283,8 +283,8 @@ def test_campaigns_stand_out() -> None:
 
 
 def test_every_number_is_from_a_range_that_is_never_a_persons() -> None:
-    rows = rows_of(body(StopList(30_000, malformed=5))) + [row for document in history() for row in document]
-    numbers = {row["phoneNumber"] for row in rows} - {""}
+    rows = rows_of(body(StopList(30_000))) + [row for document in history() for row in document]
+    numbers = {row["phoneNumber"] for row in rows}
     assert [number for number in numbers if not NOBODYS.fullmatch(number.replace(" ", ""))] == []
     assert any(number.startswith("+33700") for number in numbers)
 
@@ -314,33 +314,8 @@ def test_ids_lie_far_above_the_providers() -> None:
     assert min(row["id"] for row in history()[-1]) > 9_000_000_000
 
 
-def test_malformed_rows_are_there_when_asked_for() -> None:
-    rows = rows_of(body(StopList(50, malformed=4)))
-    *good, undated, impossible, numberless, undated_too = rows
-    assert len(good) == 46
-    assert undated.keys() == undated_too.keys() == {"id", "phoneNumber"}
-    assert impossible["createdAt"] == "2024-02-30 10:19:45"
-    assert numberless["phoneNumber"] == ""
-    assert len({row["id"] for row in rows[-4:]}) == 4
-    entries = ElementTree.fromstring(body(StopList(50, malformed=4), "xml"))[3]
-    assert [len(row) for row in entries] == [3] * 46 + [2, 3, 3, 2]
-
-
-def test_malformed_rows_stay_while_the_list_changes() -> None:
-    stop_list = StopList(1, malformed=1)
-    documents = [json.loads(body(stop_list)) for _ in range(20)]
-    assert all(document["data"][-1] == documents[0]["data"][-1] for document in documents)
-    assert all(document["nbData"] == len(document["data"]) for document in documents)
-
-
-@pytest.mark.parametrize("malformed", [-1, 11])
-def test_more_malformed_rows_than_rows_are_refused(malformed: int) -> None:
-    with pytest.raises(ValueError, match=r"from 0 to the number of rows, 10\."):
-        StopList(10, malformed=malformed)
-
-
 def test_a_long_list_comes_whole_with_its_length() -> None:
-    with serve(rows=50_000) as sandbox:
+    with Sandbox(rows=50_000) as sandbox:
         for response_format in ("json", "xml"):
             response = get(sandbox, apiKey=API_KEY, _format=response_format)
             assert int(response.headers["Content-Length"]) == len(response.content) > 4_000_000
@@ -348,7 +323,7 @@ def test_a_long_list_comes_whole_with_its_length() -> None:
 
 
 def test_clients_at_the_same_time_get_complete_responses_and_move_the_list_once_each() -> None:
-    with serve(rows=2_000, seed=4) as sandbox, ThreadPoolExecutor(4) as clients:
+    with Sandbox(rows=2_000, seed=4) as sandbox, ThreadPoolExecutor(4) as clients:
         documents = [document.json() for document in clients.map(lambda _: get(sandbox, apiKey=API_KEY), range(12))]
     assert all(document["nbData"] == len(document["data"]) for document in documents)
     alone = StopList(2_000, seed=4, until=today())
@@ -358,7 +333,7 @@ def test_clients_at_the_same_time_get_complete_responses_and_move_the_list_once_
 
 
 def test_a_closed_sandbox_serves_no_client_that_it_served_before() -> None:
-    sandbox = serve(rows=10)
+    sandbox = Sandbox(rows=10)
     with requests.Session() as session:
         assert session.get(sandbox.base_url, timeout=10).status_code == 404
         sandbox.close()
@@ -368,7 +343,7 @@ def test_a_closed_sandbox_serves_no_client_that_it_served_before() -> None:
 
 
 def test_run_forever_blocks_until_the_sandbox_is_closed() -> None:
-    sandbox = serve(rows=10)
+    sandbox = Sandbox(rows=10)
     runner = threading.Thread(target=sandbox.run_forever)
     runner.start()
     assert get(sandbox, apiKey=API_KEY).ok
@@ -381,14 +356,14 @@ def test_run_forever_blocks_until_the_sandbox_is_closed() -> None:
 def test_a_port_can_be_chosen_and_one_that_is_taken_is_an_error(sandbox: Sandbox) -> None:
     port = int(sandbox.base_url.removesuffix("/v1").rpartition(":")[2])
     with pytest.raises(OSError, match="in use"):
-        serve(rows=10, port=port)
+        Sandbox(rows=10, port=port)
     sandbox.close()
-    with serve(rows=10, port=port) as again:
+    with Sandbox(rows=10, port=port) as again:
         assert again.base_url == sandbox.base_url
 
 
 def test_the_key_is_printed_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
-    with serve(rows=50_000, api_keys=["a-secret-key"]) as sandbox:
+    with Sandbox(rows=50_000, api_keys=["a-secret-key"]) as sandbox:
         url = f"{sandbox.base_url}/stop-sms/list?apiKey=a-secret-key"
         assert requests.get(url, timeout=10).ok
         assert requests.post(url, timeout=10).status_code == 405

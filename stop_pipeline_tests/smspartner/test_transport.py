@@ -20,8 +20,8 @@ from stop_pipeline.errors import (
     UnexpectedRedirectError,
     excerpt,
     redact,
+    secret_forms,
 )
-from stop_pipeline.redaction import secret_forms
 from stop_pipeline.smspartner.client import StopListClient
 from stop_pipeline_tests.support.fetching import KEY, LIST, LONG_LIST, assert_keyless, client_for, fetch_error
 from stop_pipeline_tests.support.loopback import Exchange, Loopback, Script, head, raw, reply, reply_json

@@ -24,7 +24,6 @@ import pyarrow.parquet as pq
 
 from stop_pipeline import sync
 from stop_pipeline.results import Merged
-from stop_pipeline.smspartner import response
 from stop_pipeline.smspartner.client import Response
 from stop_pipeline.table import responses
 from stop_pipeline.table import store as store_module
@@ -141,7 +140,6 @@ def _sync_counted(root: Path, body: bytes, at: datetime, plan: Plan | None, watc
     # One file at a time, so that a number means the same call in every sync.
     store_module.FILES_AT_ONCE = 1
     responses._COMPRESSORS = 1  # noqa: SLF001
-    response._READERS = 1  # noqa: SLF001
     error: Exception | None = None
     try:
         whole_sync(root, body, at)

@@ -26,7 +26,7 @@ import pytest
 from stop_pipeline.errors import ConfigurationError, StoreError
 from stop_pipeline.rebuild import fresh_root, rebuild
 from stop_pipeline.table.bucket import FOOTER_BYTES, BucketFiles
-from stop_pipeline.table.files import LocalFiles
+from stop_pipeline.table.files import Files
 from stop_pipeline.table.reading import read_rejected, read_stops, read_stops_per_day, read_suppression_list
 from stop_pipeline.table.store import Store
 from stop_pipeline.verify import verify
@@ -137,7 +137,7 @@ def test_readers_give_the_same_from_a_bucket_as_from_a_folder(prefix: str, tmp_p
 
 
 def test_a_bucket_finds_the_names_that_a_folder_finds(prefix: str, tmp_path: Path) -> None:
-    on_disk, in_bucket = LocalFiles(tmp_path / "data"), BucketFiles(f"s3://{prefix}")
+    on_disk, in_bucket = Files(tmp_path / "data"), BucketFiles(f"s3://{prefix}")
     names = [
         "state/account=main.json",
         "state/account=other.json",
@@ -202,9 +202,11 @@ def test_an_empty_object_that_marks_a_folder_is_no_file(server: S3Server, prefix
 
 def test_a_data_root_encloses_itself_and_what_has_a_longer_prefix() -> None:
     files = BucketFiles("s3://bucket/a/b/")
-    assert [
-        files.encloses(BucketFiles(uri)) for uri in ("s3://bucket/a/b", "s3://bucket/a/b/c", "s3://bucket/a/bc")
-    ] == [True, True, False]
+    assert [files.encloses(uri) for uri in ("s3://bucket/a/b", "s3://bucket/a/b/c", "s3://bucket/a/bc")] == [
+        True,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("uri", ["gs://bucket/prefix", "abfs://container@account.dfs.core.windows.net/a prefix"])
@@ -455,7 +457,7 @@ def test_a_finished_temporary_file_is_moved_to_the_bucket(server: S3Server, pref
     with files.locked("main"):
         temporary = files.temporary("main")
         temporary.write_bytes(b"kept" * 2_000_000)
-        files.adopt(temporary, "raw/account=main/1.json.zst")
+        files.write("main", "raw/account=main/1.json.zst", temporary)
         assert not temporary.exists()
     assert server.objects(prefix) == {"raw/account=main/1.json.zst": b"kept" * 2_000_000}
 

@@ -31,7 +31,7 @@ import pytest
 from stop_pipeline import read_stops, sync
 from stop_pipeline.errors import StoreError
 from stop_pipeline.smspartner.client import Response
-from stop_pipeline.table.files import LOCK_TIMEOUT_SECONDS, LocalFiles
+from stop_pipeline.table.files import LOCK_TIMEOUT_SECONDS, Files
 from stop_pipeline.table.removals import RemovalPolicy
 from stop_pipeline.table.store import Store
 from stop_pipeline_tests.conftest import Figures
@@ -226,7 +226,7 @@ def _sync_once(root: Path, account: str, count: int) -> None:
 
 def _wait_for_lock(root: Path, account: str) -> str:
     try:
-        with LocalFiles(root).locked(account, timeout_seconds=0.2):
+        with Files(root).locked(account, timeout_seconds=0.2):
             return "held"
     except StoreError as error:
         return str(error)

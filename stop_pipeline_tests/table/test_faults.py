@@ -121,7 +121,7 @@ def test_a_sync_killed_at_any_call_leaves_every_commit_and_the_next_one_ends_as_
     assert_kills_lose_nothing(pool, scenario, expected, kill_plans(expected.built.calls), figures, nexts=1)
 
 
-def test_an_upgrade_killed_at_any_file_of_its_commits_is_made_good(
+def test_an_upgrade_killed_at_a_file_of_its_commits_is_made_good(
     pool: ProcessPoolExecutor, roots: Path, figures: Figures
 ) -> None:
     scenario = ALL["an upgrade after a killed sync"]
@@ -129,7 +129,8 @@ def test_an_upgrade_killed_at_any_file_of_its_commits_is_made_good(
     calls = expected.built.calls
     of_commits = [number for number, call in enumerate(calls) if call.to.split("/")[0] in ("state", *PUBLISHED)]
     plans = [plan for plan in kill_plans(calls) if plan.number in of_commits]
-    assert_kills_lose_nothing(pool, scenario, expected, plans, figures, nexts=1)
+    # The long form kills it at every call.
+    assert_kills_lose_nothing(pool, scenario, expected, plans[::3], figures, nexts=1)
 
 
 @pytest.mark.slow

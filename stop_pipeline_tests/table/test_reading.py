@@ -237,6 +237,18 @@ def test_a_list_that_was_empty_at_first_has_a_history_from_then_on(syncer: Synce
         assert read_stops(syncer.root, as_of=START + timedelta(hours=1)).empty
 
 
+def test_a_commit_of_the_earlier_version_which_recorded_no_responses_is_where_the_history_begins(
+    syncer: Syncer,
+) -> None:
+    syncer.sync([])
+    syncer.store.write_state("main", dataclasses.replace(syncer.store.state("main"), commits=0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_stops(syncer.root, as_of=START + timedelta(hours=1)).empty
+    with pytest.warns(UserWarning, match="The history begins at 2026-01-01 13:00 UTC"):
+        read_stops(syncer.root, as_of=START)
+
+
 def test_as_of_and_history_exclude_each_other(shared: Syncer) -> None:
     with pytest.raises(ValueError, match="either as_of or history"):
         read_stops(shared.root, as_of="2026-01-01", history=True)

@@ -22,6 +22,7 @@ from stop_pipeline.table.current_list import current_list
 from stop_pipeline.table.periods import joined_periods, month_info
 from stop_pipeline.table.store import Store
 from stop_pipeline_tests.support import version_1
+from stop_pipeline_tests.support.damage import flip_a_bit, overwrite_pages
 from stop_pipeline_tests.support.faults import Plan, sync_in_a_process
 from stop_pipeline_tests.support.syncing import START, Row, Syncer, response_body, rows, tree
 
@@ -494,20 +495,32 @@ def test_a_commit_whose_staged_files_were_deleted_is_refused(syncer: Syncer) -> 
 # Tables that are made again
 
 
-@pytest.mark.parametrize("damage", ["deleted", "cut"])
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, cut, overwrite_pages, flip_a_bit])
 @pytest.mark.parametrize("table", ["snapshot", "suppression_list", "stops_per_day"])
 @pytest.mark.parametrize("listed", [SECOND, THIRD], ids=["unchanged", "changed"])
 def test_a_table_that_is_missing_or_damaged_is_made_again(
-    listed: list[Row], table: str, damage: str, syncer: Syncer
+    listed: list[Row], table: str, damage: Callable[[Path], None], syncer: Syncer
 ) -> None:
     undisturbed = Syncer(shutil.copytree(syncer.root, syncer.root.parent / "undisturbed"), start=syncer.now)
     (file,) = (syncer.root / table).rglob("*.parquet")
-    if damage == "deleted":
-        file.unlink()
-    else:
-        file.write_bytes(file.read_bytes()[:-9])
+    damage(file)
     syncer.sync([*listed, BAD])
     undisturbed.sync([*listed, BAD])
     tables = ("stops", "rejected", "commits", "state", "suppression_list", "stops_per_day")
     assert tree(syncer.root, *tables) == tree(undisturbed.root, *tables)
     assert pd.read_parquet(file).equals(pd.read_parquet(undisturbed.root / file.relative_to(syncer.root)))
+
+
+@pytest.mark.parametrize("damage", [cut, overwrite_pages, flip_a_bit])
+def test_a_damaged_suppression_list_is_not_read_and_the_sentence_says_what_helps(
+    damage: Callable[[Path], None], syncer: Syncer
+) -> None:
+    damage(syncer.root / "suppression_list/account=main/suppression_list.parquet")
+    with pytest.raises(StoreError, match=r"suppression_list.parquet: it is damaged.* The next sync makes it again\.$"):
+        read_suppression_list(syncer.root)
+    syncer.sync([*SECOND, BAD])
+    assert len(read_suppression_list(syncer.root))

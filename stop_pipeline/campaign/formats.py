@@ -1,0 +1,326 @@
+"""The forms that a campaign file may have: CSV, as spreadsheets write it, and Parquet.
+
+Either class reads a file in batches and writes its parts, which are files of the same form for some of the rows.
+"""
+
+import codecs
+import csv
+import itertools
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, TextIO
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stop_pipeline.errors import CampaignError, excerpt
+from stop_pipeline.phone_numbers import read_phone_number
+
+BATCH_ROWS = 131_072  # memory holds so many rows, whatever the size of the file
+HEADER_WITHIN = 50  # the header of a CSV file begins in one of so many lines
+DELIMITERS = (";", ",", "\t", "|")
+
+NO_NUMBER = "no phone number"  # why a row with an empty cell is invalid
+RAGGED = "not as many fields as the header"  # why a row of a CSV file without a cell for the number is
+
+OWN_COLUMNS = {
+    "clean": None,
+    "blocked": pa.field("first_stop_at", pa.timestamp("us", tz="UTC")),
+    "invalid": pa.field("reason", pa.string()),
+}
+"""The parts of a campaign, and the column that each has after those of the campaign."""
+
+WriteRows = Callable[[Any, "pd.Series | None"], None]
+"""Adds rows of a batch to a part of a campaign, with the values of the part's own column if it has one."""
+
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+_DELIMITER_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?[;,\t|]*\s*', re.IGNORECASE)  # a first line, for Excel
+_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+_ENCODING_NAMES = {"utf-8": "UTF-8", "cp1252": "Windows-1252", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16"}
+_SAMPLE_BYTES = 1 << 16
+_READ_CHARACTERS = 1 << 20
+_PAGE_BYTES = 1 << 20
+_SELECTABLE = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+"""Types that Arrow cannot select rows from, and types of the same values that it can."""
+_LARGEST_EXACT = 2**53  # above it, not every whole number is a float
+_DIGITS_OF_A_NUMBER = 6
+
+
+def open_campaign(path: Path, column: str) -> "CsvFile | ParquetFile":
+    """The campaign in a file whose phone numbers are in `column`.
+
+    Raises:
+        CampaignError: The file cannot be read, or has no such column (as in `find_column`).
+    """
+    with _readable(path), path.open("rb") as file:
+        start = file.read(4)
+    if start in _WORKBOOKS:
+        raise CampaignError(f"{path} is a workbook: save it as “CSV UTF-8” in the spreadsheet first.")
+    return ParquetFile(path, column) if start == b"PAR1" else CsvFile(path, column)
+
+
+class CsvFile:
+    """A CSV file with a header, in UTF-8, UTF-16 or Windows-1252.
+
+    The header is the first line that has the column by one of `DELIMITERS`, or by the one that a line `sep=…` names.
+    Titles above it are not part of the campaign. Each row is carried along as the text it came as: quotes, leading
+    zeros, spaces and line ends are those of the file, and so are the delimiter, the encoding and the byte order mark.
+    """
+
+    null_reason = RAGGED  # why a row without a spelling is invalid
+
+    def __init__(self, path: Path, column: str) -> None:
+        self._path = path
+        self._encoding, self._mark = _encoding_of(path)
+        with _readable(path), self._open() as file:
+            lines = list(itertools.islice(file, HEADER_WITHIN))
+        named = _DELIMITER_LINE.fullmatch(lines[0]) if lines else None
+        self._delimiter_line = lines[0] if named else ""
+        delimiters = (named[1], *DELIMITERS) if named else DELIMITERS
+        self._lines_above, self._delimiter, names = _find_header(column, lines, delimiters, start=1 if named else 0)
+        self._width = len(names)
+        self._position = find_column(column, names, str(path))
+        titles = [line for line in lines[1 if named else 0 : self._lines_above] if line.strip()]
+        if _hold_phone_number(cell.strip(' "\r\n') for line in titles for cell in line.split(self._delimiter)):
+            raise CampaignError(
+                f"{path} has phone numbers above its line of column names: move that line to the top, or delete what "
+                "is above it."
+            )
+        between = "tabs" if self._delimiter == "\t" else f"“{self._delimiter}”"
+        skipped = f", {len(titles)} title line{'s' * (len(titles) > 1)} skipped" if titles else ""
+        self.form = f"CSV with {between} between columns, {_ENCODING_NAMES[self._encoding]}{skipped}"
+        self.suffix = path.suffix or ".csv"
+
+    def batches(self) -> Iterator[tuple[pa.Array, pd.Series]]:
+        """All rows below the header, as text; blank lines are left out, and a ragged row has no spelling."""
+        with _readable(self._path), self._open() as file:
+            records = (
+                (text, fields[self._position] if len(fields) == self._width else None)
+                for text, fields in itertools.islice(self._records(file), 1, None)
+            )
+            while batch := list(itertools.islice(records, BATCH_ROWS)):
+                texts, spellings = zip(*batch, strict=True)
+                yield pa.array(texts, pa.large_string()), pd.Series(spellings, dtype="str")
+
+    @contextmanager
+    def part(self, path: Path, own_column: pa.Field | None = None) -> Iterator[WriteRows]:
+        """A file that begins as this one does, without its titles."""
+        with _readable(self._path), self._open() as file:
+            header, _ = next(self._records(file))
+        end_of_line = _end_of_line(header) or "\n"
+
+        def extended(record: str, value: str) -> str:
+            end = _end_of_line(record)
+            return f"{record.removesuffix(end)}{self._delimiter}{value}{end or end_of_line}"
+
+        with path.open("w", encoding=self._encoding, newline="") as file:
+
+            def write(rows: pa.Array, values: pd.Series | None) -> None:
+                records = rows.to_pylist()
+                if values is not None:
+                    if isinstance(values.dtype, pd.DatetimeTZDtype):
+                        values = values.dt.strftime("%Y-%m-%dT%H:%M:%SZ")
+                    records = map(extended, records, values.fillna(""))
+                file.writelines(records)
+
+            file.write(self._mark + self._delimiter_line)
+            file.write(header if own_column is None else extended(header, own_column.name))
+            yield write
+
+    def _open(self) -> TextIO:
+        """The text after the byte order mark."""
+        file = self._path.open(encoding=self._encoding, newline="")
+        file.read(len(self._mark))
+        return file
+
+    def _records(self, file: TextIO) -> Iterator[tuple[str, list[str]]]:
+        """The text and the fields of the header and of every record below it that is not blank.
+
+        Quotes must be as CSV has them: a reader that forgives a stray one may take several rows for one.
+        """
+        lines_read: list[str] = []
+
+        def lines() -> Iterator[str]:
+            for line in itertools.islice(file, self._lines_above, None):
+                lines_read.append(line)
+                yield line
+
+        reader = csv.reader(lines(), delimiter=self._delimiter, strict=True)
+        try:
+            for fields in reader:
+                if fields:
+                    yield "".join(lines_read), fields
+                lines_read.clear()
+        except csv.Error as error:
+            raise CampaignError(
+                f"{self._path} cannot be read as CSV near line {self._lines_above + reader.line_num:,} ({error}): look "
+                'there for a quote (") too many or too few, or export the file from the spreadsheet again.'
+            ) from None
+
+
+class ParquetFile:
+    """A Parquet file, with the attributes of a `CsvFile`; its parts have the same columns, types and metadata."""
+
+    form = "Parquet"
+    suffix = ".parquet"
+    null_reason = NO_NUMBER
+
+    def __init__(self, path: Path, column: str) -> None:
+        self._path = path
+        with _readable(path), pq.ParquetFile(path) as file:
+            self._schema = file.schema_arrow
+            self._selectable = pa.schema(
+                [field.with_type(_SELECTABLE.get(field.type, field.type)) for field in self._schema],
+                self._schema.metadata,
+            )
+            for field in self._selectable:
+                pa.nulls(1, field.type).filter(pa.array([True]))  # an ArrowException if that will not be possible
+        self._position = find_column(column, self._schema.names, str(path))
+        as_text(pa.nulls(0, self._schema.field(self._position).type))
+
+    def batches(self) -> Iterator[tuple[pa.RecordBatch, pd.Series]]:
+        """All rows, in order."""
+        # Page by page: a row group, which may be the whole file, is not read ahead.
+        with _readable(self._path), pq.ParquetFile(self._path, pre_buffer=False, buffer_size=_PAGE_BYTES) as file:
+            for batch in file.iter_batches(BATCH_ROWS):
+                numbers = batch.column(self._position)
+                numbers.validate(full=True)  # text that is not UTF-8 is damage
+                yield batch.cast(self._selectable), as_text(numbers)
+
+    @contextmanager
+    def part(self, path: Path, own_column: pa.Field | None = None) -> Iterator[WriteRows]:
+        """A Parquet file with this one's schema."""
+        schema = self._schema if own_column is None else self._schema.append(own_column)
+        with pq.ParquetWriter(path, schema) as writer:
+
+            def write(rows: pa.RecordBatch, values: pd.Series | None) -> None:
+                columns = rows.cast(self._schema).columns
+                if own_column is not None:
+                    columns.append(pa.array(values, own_column.type, from_pandas=True))
+                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+            yield write
+
+
+def find_column(column: str, names: Sequence[str], where: str) -> int:
+    """The position of the column of that name; if there is none, case and surrounding spaces do not matter.
+
+    Raises:
+        CampaignError: There is none, or more than one; the names look like data and are therefore not shown; or one of
+            them is a name of `OWN_COLUMNS`. The message begins with `where`, which says what has the columns.
+    """
+    found = _positions_of(column, names)
+    wanted = f"column “{excerpt(column)}”"
+    shown = [f"“{''.join(filter(str.isprintable, name))[:40]}”" for name in names]
+    has_digits = any(sum(map(str.isdigit, name)) >= _DIGITS_OF_A_NUMBER for name in names)
+    taken = [own.name for own in OWN_COLUMNS.values() if own is not None and own.name in names]
+    if _hold_phone_number(names) or (has_digits and not found):
+        problem = "no line of column names, because its first line looks like data: put one above it"
+    elif not found:
+        columns = ", ".join(shown[:20]) or "none"
+        problem = f"no {wanted}; its columns are {columns}: name the one that holds the phone numbers"
+    elif len({_composed(names[position]) for position in found}) > 1:
+        columns = " and ".join(shown[position] for position in found)
+        problem = f"no {wanted} exactly, but {columns}: name the one that holds the phone numbers"
+    elif len(found) > 1:
+        problem = f"more than one {wanted}: rename all but the one that holds the phone numbers"
+    elif taken:
+        problem = f"a column “{taken[0]}” already, which the result needs: rename it first"
+    else:
+        return found[0]
+    raise CampaignError(f"{where} has {problem}.")
+
+
+def as_text(values: pa.Array | pa.ChunkedArray) -> pd.Series:
+    """Phone numbers as text (`str`) from a column of text or of numbers; a null stays null.
+
+    Raises:
+        CampaignError: They are of another type. A 32-bit float has already rounded a phone number.
+    """
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    kind = values.type
+    if pa.types.is_float64(kind):
+        return pd.Series(values.to_pandas().map(_float_as_text, na_action="ignore"), dtype="str")
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    if not (is_text or pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)):
+        raise CampaignError(f"The column of phone numbers is of type {kind}: it must be text or whole numbers.")
+    return pd.Series(values.cast(pa.string()).to_pandas(), dtype="str")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn any failure to read a campaign's file into a CampaignError."""
+    try:
+        yield
+    except (OSError, UnicodeError, pa.ArrowException) as error:
+        plain = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else None
+        problem = plain or "it is damaged, or a kind of Parquet file that is not supported"
+        raise CampaignError(f"Cannot read {path}: {problem}.") from None  # the error may quote the file
+
+
+def _find_header(column: str, lines: list[str], delimiters: Sequence[str], *, start: int) -> tuple[int, str, list[str]]:
+    """How many lines are above the header, its delimiter, and its column names.
+
+    The header is the first line from `start` on that has the column; if none has, the first with several columns, or
+    with one.
+    """
+    ranked = []
+    for lines_above, delimiter in itertools.product(range(start, len(lines)), delimiters):
+        with suppress(csv.Error):  # quotes that are right by one delimiter are wrong by the others
+            if names := next(csv.reader(lines[lines_above:], delimiter=delimiter)):
+                rank = 0 if _positions_of(column, names) else 1 if any(names[1:]) else 2
+                ranked.append(((rank, lines_above, -len(names)), (lines_above, delimiter, names)))
+    return min(ranked, key=itemgetter(0))[1] if ranked else (start, delimiters[0], [])
+
+
+def _encoding_of(path: Path) -> tuple[str, str]:
+    """The encoding of a text file, and the byte order mark that it begins with, if any.
+
+    Without a mark it is UTF-16 if every other byte of many is zero, else UTF-8 if all bytes fit, else Windows-1252.
+    """
+    with _readable(path):
+        with path.open("rb") as file:
+            start = file.read(_SAMPLE_BYTES)
+        marked = [encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if start.startswith(mark)]
+        zeros = {"utf-16-be": start[0::2].count(0), "utf-16-le": start[1::2].count(0)}
+        as_utf16 = [encoding for encoding, count in zeros.items() if count > len(start) / 10]
+        for encoding in marked or as_utf16 or ["utf-8", "cp1252"]:
+            with suppress(UnicodeDecodeError), path.open(encoding=encoding, newline="") as file:
+                while file.read(_READ_CHARACTERS):
+                    pass
+                return encoding, "\ufeff" if marked else ""
+    raise CampaignError(f"{path} is text in no encoding that spreadsheets write: save it as “CSV UTF-8” there.")
+
+
+def _positions_of(column: str, names: Sequence[str]) -> list[int]:
+    for form in (_composed, _simplified):
+        if found := [position for position, name in enumerate(names) if form(name) == form(column)]:
+            return found
+    return []
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _simplified(name: str) -> str:
+    return _composed(_composed(name).replace("\ufeff", "").strip().casefold())
+
+
+def _hold_phone_number(texts: Iterable[str]) -> bool:
+    return any(read_phone_number(text).readable for text in texts)
+
+
+def _float_as_text(number: float) -> str:
+    return str(int(number)) if number.is_integer() and abs(number) < _LARGEST_EXACT else str(number)
+
+
+def _end_of_line(record: str) -> str:
+    return record[len(record.rstrip("\r\n")) :]

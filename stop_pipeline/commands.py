@@ -1,0 +1,343 @@
+"""What the commands do and print; what starts Dagster or the stand-in is in `cli`."""
+
+import dataclasses
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import click
+import pandas as pd
+from rich.console import Console
+from rich.status import Status
+
+from stop_pipeline.campaign.output import complete_file
+from stop_pipeline.campaign.suppression import suppress_file
+from stop_pipeline.errors import CampaignError, ConfigurationError, InputError, StoreError
+from stop_pipeline.phone_numbers import READING_RULES
+from stop_pipeline.rebuild import fresh_root, rebuild
+from stop_pipeline.schema import FOUND_ORIGIN, REJECTED_ORIGIN, SUPPRESSION_LIST
+from stop_pipeline.settings import PROVIDER_TIMEZONE, Settings
+from stop_pipeline.table.accounts import account_record, retire
+from stop_pipeline.table.changes import ADDED, read_changes
+from stop_pipeline.table.current_list import current_list
+from stop_pipeline.table.derive import ORIGINS
+from stop_pipeline.table.lookup import AccountLookup, Lookup, OptOut, lookup
+from stop_pipeline.table.store import Store
+from stop_pipeline.times import parse_moment
+from stop_pipeline.verify import verify
+
+_COUNTS = ("listed", "new", "changed", "removed", "restored", "rejected")
+_MINUTE = "%Y-%m-%d %H:%M UTC"
+_CSV_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_PARIS = ZoneInfo(PROVIDER_TIMEZONE)
+_BEFORE_EVERYTHING = "1970-01-01"
+
+# By whether a number may be texted; None if there is no list.
+_EXIT_CODES = {True: 0, False: 4, None: 3}
+_VERDICTS = {True: "may be texted", False: "must not be texted", None: "cannot be judged: there is no list"}
+_VERDICTS_THEN = {True: "was not on the list", False: "was on the list", None: "cannot be judged: there was no list"}
+_WHERE_FOUND = {REJECTED_ORIGIN: " (in a malformed row)", FOUND_ORIGIN: " (in a text that is not one number)"}
+
+
+def _counted(count: int, what: str) -> str:
+    """A number and its noun: “1 row”, “2,000 rows”."""
+    return f"{count:,} {what}" + "s" * (count != 1)
+
+
+def print_sync(account: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print what one sync did, given the metadata of each asset and check."""
+    stops = figures["stops"]
+    counts = ", ".join(f"{stops[name]:,} {name}" for name in _COUNTS)
+    withheld = f", {_counted(stops['withheld'], 'removal')} withheld" if stops["withheld"] else ""
+    parts = [counts + withheld, f"{_counted(stops['months_written'], 'month')} written"]
+    if stops.get("reread"):
+        parts.append("stored rows were read again, because the reading rules or a setting changed")
+    if unreadable := figures.get("numbers_readable", {}).get("unreadable_rows"):
+        parts.append(f"{_counted(unreadable, 'listed row')} without a phone number")
+    click.echo(f"{account}: {'; '.join(parts)}.")
+
+
+# The data root
+
+
+def verify_accounts(settings: Settings, account: str | None) -> int:
+    """Print the problems of one account or all, and a line for each account; gives the exit code."""
+    store, accounts = _found(settings, account)
+    code = 0
+    for name in accounts:
+        verified = verify(store, name)
+        for problem in verified.problems:
+            click.echo(f"{name}: {problem}", err=True)
+            code = 1
+        problems = _counted(len(verified.problems), "problem") if verified.problems else "no problems found"
+        figures = f"{_counted(verified.months, 'month')}, {_counted(verified.rows, 'row')}, {problems}"
+        click.echo(f"{name}: {'; '.join([figures, *verified.remarks])}.")
+    return code
+
+
+def rebuild_accounts(settings: Settings, into: str, account: str | None) -> None:
+    """Replay one account or all, and print a line for each; a response that was skipped gets a line as well."""
+    source, accounts = _found(settings, account)
+    target = fresh_root(into, source)
+    for name in accounts:
+        with progress_shown():
+            rebuilt = rebuild(source, target, name, timezone=settings.timezone)
+        for file, reason in rebuilt.skipped:
+            click.echo(f"Warning: {name}: {file} was skipped. {reason}", err=True)
+        click.echo(
+            f"{name}: {_counted(rebuilt.replayed, 'response')} replayed into {target.root}, {len(rebuilt.skipped):,} "
+            f"skipped; {_counted(rebuilt.rows, 'row')}, {rebuilt.open_rows:,} of them open."
+        )
+
+
+def list_accounts(settings: Settings) -> None:
+    """Print the state of each account: whether it is synced, how old its list is, and how long."""
+    store, accounts = _found(settings, None)
+    for name in accounts:
+        record, state = account_record(store, name), store.state(name)
+        status = "never synced" if state.commit is None else "synced"
+        if record is not None and record.retired_at is not None:
+            status = f"retired at {record.retired_at:{_MINUTE}}"
+        verified = "never verified" if state.verified_at is None else f"last verified at {state.verified_at:{_MINUTE}}"
+        click.echo(f"{name}: {status}; {verified}; {_counted(state.open_rows, 'open row')}.")
+
+
+def retire_account(settings: Settings, account: str) -> None:
+    """Record that an account is no longer synced, and warn if the settings still name it."""
+    store, _ = _found(settings, account)
+    retire(store, account, now=datetime.now(UTC))
+    if account in settings.accounts and (len(settings.accounts) > 1 or settings.accounts_with_key()):
+        click.echo(
+            f"Warning: the settings still name {account}, so its next sync puts it back into use: remove it there.",
+            err=True,
+        )
+    click.echo(f"{account} is retired: its numbers stay blocked, and its list no longer has to be up to date.")
+
+
+def print_how_to_read(settings: Settings) -> None:
+    """Print how to read the tables in Python."""
+    store = Store(settings.data_root)
+    click.echo(
+        f"The Parquet files are in {store.files.shown('stops')}. To read them:\n\n"
+        "    from stop_pipeline import read_stops\n"
+        f'    stops = read_stops("{store.root}")\n'
+        '    print(stops.groupby("created_month").size())\n'
+    )
+
+
+def _found(settings: Settings, account: str | None) -> tuple[Store, list[str]]:
+    """The data root, and the accounts that it holds, or the one that was asked for."""
+    store = Store.existing(settings.data_root)
+    accounts = store.accounts_seen()
+    if account is not None and account not in accounts:
+        known = ", ".join(accounts) or "there are none"
+        raise ConfigurationError(f"“{account}” is not one of the accounts below {store.root} ({known}).")
+    if not accounts:
+        raise StoreError(f"There is nothing below {store.root} yet: run “stop-pipeline run” (or “demo”) first.")
+    return store, accounts if account is None else [account]
+
+
+# The suppression list
+
+
+def split_campaign(
+    root: str, campaign: Path, column: str, out: Path, *, account: str | None, max_age: timedelta
+) -> None:
+    """Split a campaign file into three in the folder `out`, and print how many rows each has."""
+    with progress_shown():
+        done = suppress_file(campaign, column, out, root=root, account=account, max_age=max_age)
+    counts = " + ".join(f"{count:,} {name}" for name, (_, count) in done.parts.items())
+    click.echo(f"{campaign} ({done.form}): {_counted(done.rows, 'row')} = {counts}.")
+    if done.unreadable_rows:
+        click.echo(
+            f"{_counted(done.unreadable_rows, 'listed row')} without a phone number blocked nobody. To see them: in "
+            "stop_pipeline.read_stops() the phone_number does not start with a “+”, in stop_pipeline.read_rejected() "
+            "it is null."
+        )
+    click.echo(f"The list was verified at {done.verified_at:{_MINUTE}}. The files are in {out}:")
+    for path, _ in done.parts.values():
+        click.echo(f"  {path.name}")
+
+
+def write_changes(
+    root: str,
+    out: Path,
+    *,
+    since: str | None,
+    since_file: Path | None,
+    until: str | None,
+    account: str | None,
+    max_age: timedelta,
+) -> None:
+    """Write the changes to a file, then the time where the next ones begin to `since_file`, and print what it was.
+
+    Killed in between, the next call gives the same changes again: rows may come twice, but none is lost.
+    """
+    _refuse_place(root, out, since_file)
+    begin = since if since_file is None else _read_cursor(since_file, since)
+    if begin is None:
+        raise InputError("Give --since, or --since-file with a file that an earlier call has written.")
+    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as remarks:
+        changes = read_changes(begin, until, root, account, max_age)
+    for remark in remarks:
+        click.echo(f"Warning: {remark.message}", err=True)
+    next_since = changes.attrs["until"]
+    _write_table(changes, out)
+    if since_file is not None:
+        with complete_file(since_file) as file:
+            file.write_text(f"{next_since}\n{READING_RULES}\n", encoding="utf-8")
+    added = int((changes["change"] == ADDED).sum())
+    kept = f", which {since_file} keeps" if since_file else ""
+    click.echo(f"{out}: {added:,} added, {len(changes) - added:,} removed. Next time: --since {next_since}{kept}.")
+
+
+def export_list(root: str, out: Path, *, account: str | None, max_age: timedelta) -> None:
+    """Write the suppression list of all accounts, or of one, with one row per number, and print how many there are.
+
+    The columns are those of `schema.SUPPRESSION_LIST`; of a number on several lists, the earliest and latest opt-out.
+    """
+    _refuse_place(root, out)
+    current = current_list(root, account, max_age=max_age)
+    numbers = current.numbers.assign(origin=pd.Categorical(current.numbers["origin"], ORIGINS, ordered=True))
+    rows = numbers.groupby("phone_number", as_index=False).agg(
+        {"first_stop_at": "min", "last_stop_at": "max", "stop_count": "sum", "origin": "min"}
+    )
+    _write_table(rows.astype(SUPPRESSION_LIST.dtypes), out)
+    click.echo(f"{out}: {_counted(len(rows), 'number')}. The list was last complete at {_both(current.verified_at)}.")
+
+
+def _refuse_place(root: str, out: Path, since_file: Path | None = None) -> None:
+    if out.suffix not in (".csv", ".parquet"):
+        raise InputError(f"{out} must end in .csv or .parquet.")
+    if out.exists():
+        raise CampaignError(f"{out} exists already: name a file that does not.")
+    for path in filter(None, (out, since_file)):
+        if Store(root).files.encloses(path):
+            raise CampaignError(f"{path} is inside the data root {root}: name a file outside it.")
+
+
+def _read_cursor(since_file: Path, since: str | None) -> str | None:
+    """The time where the changes begin: where the last call ended, or `since` while there is no file."""
+    try:
+        time, rules = since_file.read_text(encoding="utf-8").splitlines()
+        parse_moment(time)
+    except FileNotFoundError:
+        if since is None:
+            raise InputError(f"{since_file} does not exist yet: give --since as well, for the first time.") from None
+        return since
+    except (OSError, ValueError):
+        raise InputError(
+            f"{since_file} does not hold what this command writes there: remove it, and give --since."
+        ) from None
+    if rules == READING_RULES:
+        return time
+    click.echo("Warning: phone numbers are read by other rules than last time: the whole list is given.", err=True)
+    return _BEFORE_EVERYTHING
+
+
+def _write_table(rows: pd.DataFrame, out: Path) -> None:
+    """Write a DataFrame as Parquet or CSV, by the name of the file."""
+    with complete_file(out) as file:
+        if out.suffix == ".parquet":
+            rows.to_parquet(file, index=False)
+        else:
+            rows.to_csv(file, index=False, date_format=_CSV_TIME, lineterminator="\n")
+
+
+# One number
+
+
+def print_lookup(
+    root: str, number: str, *, on: str | None, account: str | None, as_json: bool, max_age: timedelta
+) -> int:
+    """Print what is known about a number, as JSON with times in ISO 8601 or as text; gives the exit code."""
+    found = lookup(number, on, root, account, max_age)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(found), indent=2, default=datetime.isoformat, ensure_ascii=False))
+    else:
+        click.echo("\n".join(_lookup_lines(found)))
+    return _EXIT_CODES[found.may_be_texted]
+
+
+def _lookup_lines(found: Lookup) -> Iterator[str]:
+    then = "" if found.on is None else f" at {_both(found.on)}"
+    yield f"{found.number} {(_VERDICTS_THEN if then else _VERDICTS)[found.may_be_texted]}{then}."
+    for answer in found.accounts:
+        yield f"\nAccount {answer.account}: {_list_status(answer)}."
+        if answer.opt_outs:
+            yield "\n\n".join("\n".join(_opt_out_lines(row, answer, found.on)) for row in answer.opt_outs)
+    for name in found.other_accounts:
+        yield f"\nAccount {name}, which was not asked for: on the list."
+
+
+def _list_status(answer: AccountLookup) -> str:
+    if answer.may_be_texted is None:
+        return f"no list; the first is of {_both(answer.known_since)}" if answer.known_since else "never synced"
+    complete = "not recorded" if answer.verified_at is None else _both(answer.verified_at)
+    return f"{'not ' if answer.may_be_texted else ''}on the list. Last complete list: {complete}"
+
+
+def _opt_out_lines(opt_out: OptOut, answer: AccountLookup, on: datetime | None) -> Iterator[str]:
+    made = "at an unknown time" if opt_out.created_at is None else _both(opt_out.created_at)
+    yield f"  opted out    {made}{_WHERE_FOUND.get(opt_out.origin, '')}"
+    if on is not None:
+        not_known = "no longer" if opt_out.first_seen_at <= on else "not yet"
+        yield f"  known then   {'yes' if opt_out.in_force else not_known}"
+    yield f"  first seen   {_both(opt_out.first_seen_at)}"
+    yield f"    SHA-256    {opt_out.first_seen_sha256 or 'not recorded'}"
+    yield f"  last listed  {_both(opt_out.last_listed_at) if opt_out.last_listed_at else 'not recorded'}"
+    if opt_out.last_listed_sha256:
+        yield f"    SHA-256    {opt_out.last_listed_sha256}"
+    if opt_out.removed_at is not None:
+        yield f"  removed      {_both(opt_out.removed_at)}"
+    elif opt_out.last_listed_at and answer.verified_at and opt_out.last_listed_at < answer.verified_at:
+        yield "  still kept   because removals are withheld"
+
+
+def _both(time: datetime) -> str:
+    return f"{time.astimezone(_PARIS):%Y-%m-%d %H:%M:%S} Paris ({time:%Y-%m-%d %H:%M:%S} UTC)"
+
+
+# Progress
+
+
+@contextmanager
+def progress_shown() -> Iterator[None]:
+    """Show on stderr what the package logs in the block: as a moving line on a terminal, as plain lines elsewhere."""
+    console = Console(stderr=True)
+    status = console.status("Starting …") if console.is_terminal else None
+    handler = _ShownOnStderr(console, status)
+    logger = logging.getLogger("stop_pipeline")
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        with status or nullcontext():
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+class _ShownOnStderr(logging.Handler):
+    """Shows a record as the text of the moving line, if there is one; a warning always gets a line of its own."""
+
+    def __init__(self, console: Console, status: Status | None) -> None:
+        super().__init__(logging.INFO)
+        self._console = console
+        self._status = status
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            text = f"Warning: {text}"
+        elif self._status is not None:
+            self._status.update(text)
+            return
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
