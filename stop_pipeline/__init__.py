@@ -14,7 +14,8 @@ Read `defs/assets.py`, then `sync.py`, and you know the pipeline. The package fr
     table/                  the data root: merge, derive, the commit, files on disk or in a bucket, reading
     campaign/               a campaign file checked against the suppression list
     verify, rebuild         the data root checked; kept responses replayed
-    phone_numbers, times    spellings of numbers and of points in time
+    phone_numbers           spellings of numbers, read and masked; `numbers_in_text` finds them in longer texts
+    local_times, times      `createdAt`; points in time that a person names
     schema, settings, errors
 """
 

@@ -18,7 +18,7 @@ from rich.status import Status
 
 from stop_pipeline.campaign.output import complete_file
 from stop_pipeline.campaign.suppression import suppress_file
-from stop_pipeline.errors import CampaignError, ConfigurationError, InputError, StoreError
+from stop_pipeline.errors import CampaignError, ConfigurationError, InputError, StoreError, counted
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.rebuild import fresh_root, rebuild
 from stop_pipeline.schema import FOUND_ORIGIN, REJECTED_ORIGIN, SUPPRESSION_LIST
@@ -45,21 +45,16 @@ _VERDICTS_THEN = {True: "was not on the list", False: "was on the list", None: "
 _WHERE_FOUND = {REJECTED_ORIGIN: " (in a malformed row)", FOUND_ORIGIN: " (in a text that is not one number)"}
 
 
-def _counted(count: int, what: str) -> str:
-    """A number and its noun: “1 row”, “2,000 rows”."""
-    return f"{count:,} {what}" + "s" * (count != 1)
-
-
 def print_sync(account: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
     """Print what one sync did, given the metadata of each asset and check."""
     stops = figures["stops"]
     counts = ", ".join(f"{stops[name]:,} {name}" for name in _COUNTS)
-    withheld = f", {_counted(stops['withheld'], 'removal')} withheld" if stops["withheld"] else ""
-    parts = [counts + withheld, f"{_counted(stops['months_written'], 'month')} written"]
+    withheld = f", {counted(stops['withheld'], 'removal')} withheld" if stops["withheld"] else ""
+    parts = [counts + withheld, f"{counted(stops['months_written'], 'month')} written"]
     if stops.get("reread"):
         parts.append("stored rows were read again, because the reading rules or a setting changed")
     if unreadable := figures.get("numbers_readable", {}).get("unreadable_rows"):
-        parts.append(f"{_counted(unreadable, 'listed row')} without a phone number")
+        parts.append(f"{counted(unreadable, 'listed row')} without a phone number")
     click.echo(f"{account}: {'; '.join(parts)}.")
 
 
@@ -75,8 +70,8 @@ def verify_accounts(settings: Settings, account: str | None) -> int:
         for problem in verified.problems:
             click.echo(f"{name}: {problem}", err=True)
             code = 1
-        problems = _counted(len(verified.problems), "problem") if verified.problems else "no problems found"
-        figures = f"{_counted(verified.months, 'month')}, {_counted(verified.rows, 'row')}, {problems}"
+        problems = counted(len(verified.problems), "problem") if verified.problems else "no problems found"
+        figures = f"{counted(verified.months, 'month')}, {counted(verified.rows, 'row')}, {problems}"
         click.echo(f"{name}: {'; '.join([figures, *verified.remarks])}.")
     return code
 
@@ -91,8 +86,8 @@ def rebuild_accounts(settings: Settings, into: str, account: str | None) -> None
         for file, reason in rebuilt.skipped:
             click.echo(f"Warning: {name}: {file} was skipped. {reason}", err=True)
         click.echo(
-            f"{name}: {_counted(rebuilt.replayed, 'response')} replayed into {target.root}, {len(rebuilt.skipped):,} "
-            f"skipped; {_counted(rebuilt.rows, 'row')}, {rebuilt.open_rows:,} of them open."
+            f"{name}: {counted(rebuilt.replayed, 'response')} replayed into {target.root}, {len(rebuilt.skipped):,} "
+            f"skipped; {counted(rebuilt.rows, 'row')}, {rebuilt.open_rows:,} of them open."
         )
 
 
@@ -105,7 +100,7 @@ def list_accounts(settings: Settings) -> None:
         if record is not None and record.retired_at is not None:
             status = f"retired at {record.retired_at:{_MINUTE}}"
         verified = "never verified" if state.verified_at is None else f"last verified at {state.verified_at:{_MINUTE}}"
-        click.echo(f"{name}: {status}; {verified}; {_counted(state.open_rows, 'open row')}.")
+        click.echo(f"{name}: {status}; {verified}; {counted(state.open_rows, 'open row')}.")
 
 
 def retire_account(settings: Settings, account: str) -> None:
@@ -153,10 +148,10 @@ def split_campaign(
     with progress_shown():
         done = suppress_file(campaign, column, out, root=root, account=account, max_age=max_age)
     counts = " + ".join(f"{count:,} {name}" for name, (_, count) in done.parts.items())
-    click.echo(f"{campaign} ({done.form}): {_counted(done.rows, 'row')} = {counts}.")
+    click.echo(f"{campaign} ({done.form}): {counted(done.rows, 'row')} = {counts}.")
     if done.unreadable_rows:
         click.echo(
-            f"{_counted(done.unreadable_rows, 'listed row')} without a phone number blocked nobody. To see them: in "
+            f"{counted(done.unreadable_rows, 'listed row')} without a phone number blocked nobody. To see them: in "
             "stop_pipeline.read_stops() the phone_number does not start with a “+”, in stop_pipeline.read_rejected() "
             "it is null."
         )
@@ -209,7 +204,7 @@ def export_list(root: str, out: Path, *, account: str | None, max_age: timedelta
         {"first_stop_at": "min", "last_stop_at": "max", "stop_count": "sum", "origin": "min"}
     )
     _write_table(rows.astype(SUPPRESSION_LIST.dtypes), out)
-    click.echo(f"{out}: {_counted(len(rows), 'number')}. The list was last complete at {_both(current.verified_at)}.")
+    click.echo(f"{out}: {counted(len(rows), 'number')}. The list was last complete at {_both(current.verified_at)}.")
 
 
 def _refuse_place(root: str, out: Path, since_file: Path | None = None) -> None:

@@ -85,6 +85,11 @@ def secret_forms(key: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(forms + tuple(re.sub(r"\d", "•", form) for form in forms)))
 
 
+def counted(count: int, what: str) -> str:
+    """A number and its noun: “1 row”, “2,000 rows”."""
+    return f"{count:,} {what}" + "s" * (count != 1)
+
+
 def redact(text: str, secrets: Iterable[str]) -> str:
     """Return `text` with every occurrence of every secret replaced by `[redacted]`."""
     for secret in sorted(filter(None, secrets), key=len, reverse=True):

@@ -9,27 +9,22 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Protocol
-from zoneinfo import ZoneInfo
 
 import pandas as pd
 
 from stop_pipeline.errors import KeyRefusedError, StoreError
-from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.results import Derived, Fetched, Merged, Outcome, Parsed
 from stop_pipeline.schema import STOPS_PER_DAY, SUPPRESSION_LIST, TableSchema
 from stop_pipeline.settings import key_variable
 from stop_pipeline.smspartner.client import Response
 from stop_pipeline.smspartner.document import open_list
-from stop_pipeline.smspartner.timestamps import local_to_utc
 from stop_pipeline.snapshot import is_current, make_snapshot, merged_as_of, newest_snapshot
 from stop_pipeline.table import derive
 from stop_pipeline.table.accounts import register
 from stop_pipeline.table.merge_snapshot import merge_snapshot
 from stop_pipeline.table.periods import open_rows
-from stop_pipeline.table.reading import with_numbers_reread
 from stop_pipeline.table.refusals import reading_temporary
 from stop_pipeline.table.removals import RemovalPolicy
 from stop_pipeline.table.state import Counts, DerivedInfo, SnapshotInfo, State
@@ -128,14 +123,7 @@ def merge(store: Store, account: str, policy: RemovalPolicy, *, raw_days: int | 
     with store.locked(account):
         before = store.state(account)
         info = newest_snapshot(store, account, before)
-        state = bring_up_to_date(
-            store,
-            account,
-            before,
-            timezone=info.timezone,
-            reading_rules=READING_RULES,
-            reread=partial(_reread, timezone=info.timezone),
-        )
+        state = bring_up_to_date(store, account, before, timezone=info.timezone)
         reread = state is not before
         settings = {"timezone": info.timezone, "max_removed_share": repr(policy.max_removed_share)}
         outcome: Outcome = "unchanged"
@@ -205,14 +193,6 @@ def _download(client: Client, into: Path, account: str) -> Response:
             "SMSPARTNER_ACCOUNTS_FILE where that is set."
         )
     raise failure
-
-
-def _reread(rows: pd.DataFrame, *, timezone: str) -> pd.DataFrame:
-    """Stored rows with phone numbers, countries and instants read by today's rules."""
-    rows = with_numbers_reread(rows)
-    if "created_at_local" in rows:
-        rows = rows.assign(created_at=local_to_utc(rows["created_at_local"], ZoneInfo(timezone)))
-    return rows
 
 
 def _is_known(state: State, info: SnapshotInfo) -> bool:

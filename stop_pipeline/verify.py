@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stop_pipeline import schema
-from stop_pipeline.errors import ApiError, StoreError
+from stop_pipeline.errors import ApiError, StoreError, counted
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.smspartner.document import open_list
 from stop_pipeline.smspartner.response import Snapshot, parse
@@ -250,7 +250,7 @@ class _Inspection:
         elif state.schema_version == 1 or state.commit is None:
             pass  # nothing is recorded to compare it with
         elif periods.month_info(committed) != recorded:
-            counts = f"{_count(len(committed), 'row')}, but not the {_count(recorded.rows, 'row')}"
+            counts = f"{counted(len(committed), 'row')}, but not the {counted(recorded.rows, 'row')}"
             self._note(file, f"holds {counts} that the commit records")
         elif not committed.equals(rows):
             self._note(file, f"holds rows from after the commit, {state.applied_at}", "the next sync removes them")
@@ -264,7 +264,7 @@ class _Inspection:
         standing, malformed = periods.open_rows(stops), periods.open_rows(rejected)
         doubled, counts = int(standing["id"].duplicated().sum()), state.counts
         if doubled > counts.withheld or doubled != state.doubled_open_ids:
-            self._note(self._stops_folder, f"holds {_count(doubled, 'open row')} beyond the first of their id")
+            self._note(self._stops_folder, f"holds {counted(doubled, 'open row')} beyond the first of their id")
         elif len(standing) != counts.listed + counts.withheld:
             recorded = f"{counts.listed:,} listed and {counts.withheld:,} withheld"
             self._note(self._stops_folder, f"holds {len(standing):,} open rows, not the {recorded}")
@@ -276,7 +276,7 @@ class _Inspection:
         if snapshot is not None:  # the columns that no fingerprint covers are compared as well
             side = snapshot.listed.merge(standing[list(schema.LISTED.names)], how="left", indicator=True)
             if len(missing := side[side["_merge"] == "left_only"]):
-                what = f"{_count(len(missing), 'row')} of {', '.join(periods.split_by_month(missing))}"
+                what = f"{counted(len(missing), 'row')} of {', '.join(periods.split_by_month(missing))}"
                 self._note(self._stops_folder, f"lacks {what} as the last response lists them")
 
     def _parse_committed(self, state: State, kept: list[KeptResponse]) -> Snapshot | None:
@@ -295,7 +295,7 @@ class _Inspection:
             return None
         if (snapshot.rows, len(snapshot.rejected)) == (state.rows, state.rejected):
             return snapshot
-        self._note(file, f"holds {_count(snapshot.rows, 'row')}, but the commit records {state.rows:,}")
+        self._note(file, f"holds {counted(snapshot.rows, 'row')}, but the commit records {state.rows:,}")
         return None
 
     def _check_derived(
@@ -323,7 +323,3 @@ def _remarks(state: State) -> tuple[str, ...]:
     if state.commit is not None and state.reading_rules != READING_RULES:
         remarks.append("the next sync reads the rows again by this version's rules")
     return tuple(remarks)
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count:,} {what}" + "s" * (count != 1)

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from stop_pipeline.errors import excerpt
+from stop_pipeline.local_times import FORM, local_to_utc, read_local_times
 from stop_pipeline.phone_numbers import read_phone_numbers
 from stop_pipeline.schema import BAD_CREATED_AT, CONFLICTING_ID, LISTED, REASONS, REJECTED_ROWS
 from stop_pipeline.smspartner import json_rows, xml_rows
 from stop_pipeline.smspartner.document import ListDocument, blocks, load_rows
 from stop_pipeline.smspartner.rows import Malformed, Rows, check_rows, raw_of_fields
-from stop_pipeline.smspartner.timestamps import FORM, local_to_utc, read_local_times
 
 LATEST_AHEAD = timedelta(days=2)
 """How far after the fetch a `createdAt` may be: room for a wrong clock or zone, not for a wrong year."""

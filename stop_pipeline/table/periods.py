@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stop_pipeline.phone_numbers import read_phone_numbers
 from stop_pipeline.schema import COMMITS
 from stop_pipeline.table.state import MonthInfo, State
 
@@ -67,6 +68,13 @@ def joined_periods(periods: pd.DataFrame, key: list[str] = ROW) -> pd.DataFrame:
     begins = ~(ordered["first_seen_at"] <= ends.groupby(rows).cummax().groupby(rows).shift())
     last_end = ends.groupby(begins.cumsum()).max().array
     return ordered[begins].assign(removed_at=pd.Series(last_end, ordered.index[begins]).replace({_NEVER: pd.NaT}))
+
+
+def with_numbers_reread(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with `phone_number`, and `country` where they have it, read by today's rules."""
+    numbers = read_phone_numbers(rows["phone_number"])
+    rows = rows.assign(phone_number=numbers["phone_number"])
+    return rows.assign(country=numbers["country"]) if "country" in rows else rows
 
 
 def months_of(rows: pd.DataFrame) -> pd.Series:

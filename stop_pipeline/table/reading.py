@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
-from stop_pipeline.phone_numbers import READING_RULES, read_phone_numbers
+from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.schema import (
     ACCOUNT,
     CREATED_MONTH,
@@ -27,7 +27,7 @@ from stop_pipeline.schema import (
 )
 from stop_pipeline.settings import DEFAULT_DATA_ROOT
 from stop_pipeline.table.derive import suppression_list
-from stop_pipeline.table.periods import as_committed, known_at, open_rows, with_commit
+from stop_pipeline.table.periods import as_committed, known_at, open_rows, with_commit, with_numbers_reread
 from stop_pipeline.table.refusals import reading
 from stop_pipeline.table.state import State
 from stop_pipeline.table.store import Store, month_file
@@ -179,13 +179,6 @@ def committed_rows(store: Store, account: str, state: State) -> tuple[pd.DataFra
     if state.reading_rules == READING_RULES:
         return stops, rejected
     return with_numbers_reread(stops), with_numbers_reread(rejected)
-
-
-def with_numbers_reread(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with `phone_number`, and `country` where they have it, read by today's rules."""
-    numbers = read_phone_numbers(rows["phone_number"])
-    rows = rows.assign(phone_number=numbers["phone_number"])
-    return rows.assign(country=numbers["country"]) if "country" in rows else rows
 
 
 def with_account(rows: pd.DataFrame, account: str) -> pd.DataFrame:

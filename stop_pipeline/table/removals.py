@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from stop_pipeline.errors import counted
 from stop_pipeline.table.state import Removal
 
 MAX_REMOVED_SHARE = 0.05
@@ -48,7 +49,7 @@ class RemovalPolicy:
             return None
         if not complete:
             return "the response is not complete"
-        what = f"{_rows(vanished)} no longer listed and {_rows(altered)} altered"
+        what = f"{counted(vanished, 'row')} no longer listed and {counted(altered, 'row')} altered"
         if self.accept_removals is not None:
             if ends <= self.accept_removals:
                 return None
@@ -60,14 +61,10 @@ class RemovalPolicy:
         allowed = min(max(share, ALWAYS_ALLOWED), measured_against // 2)
         if ends + used <= allowed:
             return None
-        already = f", after {_rows(used)} that ended already" if used else ""
+        already = f", after {counted(used, 'row')} that ended already" if used else ""
         return f"{what}{already}, exceed the {allowed:,} of {measured_against:,} that may end within 24 hours"
 
 
 def recent_removals(removals: Sequence[Removal], at: datetime) -> tuple[Removal, ...]:
     """The removals of the 24 hours before a time."""
     return tuple(removal for removal in removals if removal.at > at - WINDOW)
-
-
-def _rows(count: int) -> str:
-    return f"{count:,} row" + "s" * (count != 1)

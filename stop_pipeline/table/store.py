@@ -287,7 +287,7 @@ class Store:
         Good rows are `schema.LISTED` and malformed ones `schema.REJECTED_ROWS`, sorted. `info` goes into the footer.
         """
         groups = [len(rows) for rows in split_by_month(listed).values()]
-        rows = pd.concat([_conformed(part, STOP_SNAPSHOT) for part in (listed, rejected)], ignore_index=True)
+        rows = pd.concat([_conformed(part) for part in (listed, rejected)], ignore_index=True)
         data = encode(
             rows, STOP_SNAPSHOT, dataclasses.asdict(info), row_groups=[*groups, len(rejected)], checksums=True
         )
@@ -370,11 +370,6 @@ class Store:
             return to_pandas(as_declared(parquet.read_row_groups(groups, schema.names), schema))
 
 
-def _conformed(rows: pd.DataFrame, schema: TableSchema) -> pd.DataFrame:
-    """The rows with all columns of `schema`; those that they lack are null."""
-    missing = {
-        name: pd.Series(None, index=rows.index, dtype=dtype)
-        for name, dtype in schema.dtypes.items()
-        if name not in rows
-    }
-    return rows.assign(**missing).astype(schema.dtypes)
+def _conformed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Good or malformed rows with all columns of the snapshot; those that they lack are null."""
+    return rows.reindex(columns=list(STOP_SNAPSHOT.names)).astype(STOP_SNAPSHOT.dtypes)

@@ -7,24 +7,29 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from functools import partial
+from zoneinfo import ZoneInfo
 
 import pandas as pd
 
 from stop_pipeline.errors import StoreError
+from stop_pipeline.local_times import local_to_utc
+from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.schema import REJECTED
-from stop_pipeline.table.periods import REJECTED_ORDER, STOPS_ORDER, as_committed, joined_periods, month_info
+from stop_pipeline.table.periods import (
+    REJECTED_ORDER,
+    STOPS_ORDER,
+    as_committed,
+    joined_periods,
+    month_info,
+    with_numbers_reread,
+)
 from stop_pipeline.table.state import MonthInfo, State
 from stop_pipeline.table.store import Store, month_file, table_file
 
 log = logging.getLogger(__name__)
 
-Reread = Callable[[pd.DataFrame], pd.DataFrame]
-"""Reads `phone_number` again, and `country` and `created_at` where rows have them."""
 
-
-def bring_up_to_date(
-    store: Store, account: str, state: State, *, timezone: str, reading_rules: str, reread: Reread
-) -> State:
+def bring_up_to_date(store: Store, account: str, state: State, *, timezone: str) -> State:
     """Make the stored rows those of the commit, read by the rules and in the zone of today.
 
     Returns:
@@ -38,7 +43,7 @@ def bring_up_to_date(
     )
     _refuse_other_rows(store, account, state, on_disk)
     outdated = state.schema_version == 1 or (
-        state.commit is not None and (state.reading_rules != reading_rules or state.settings["timezone"] != timezone)
+        state.commit is not None and (state.reading_rules != READING_RULES or state.settings["timezone"] != timezone)
     )
     if not outdated and (on_disk.months, on_disk.rejected_file) == (state.months, state.rejected_file):
         return state
@@ -48,21 +53,23 @@ def bring_up_to_date(
         stored = store.read_month(account, month, on_disk)
         rows = as_committed(stored, state.applied_at)
         if outdated:
-            rows = joined_periods(reread(rows)).sort_values(STOPS_ORDER, ignore_index=True)
+            rows = with_numbers_reread(rows)
+            rows = rows.assign(created_at=local_to_utc(rows["created_at_local"], ZoneInfo(timezone)))
+            rows = joined_periods(rows).sort_values(STOPS_ORDER, ignore_index=True)
         if not rows.equals(stored):
             months[month] = rows
         largest_id = int(stored["id"].to_numpy().max(initial=largest_id))
     stored_rejected = store.read_rejected(account, on_disk)
     rejected = as_committed(stored_rejected, state.applied_at)
     if outdated:
-        rejected = reread(rejected).sort_values(REJECTED_ORDER, ignore_index=True)
+        rejected = with_numbers_reread(rejected).sort_values(REJECTED_ORDER, ignore_index=True)
     log.info("Account %s: stored rows are read again; %d months changed", account, len(months))
     return store.commit(
         account,
         dataclasses.replace(
             on_disk,
             settings={**state.settings, "timezone": timezone} if outdated else state.settings,
-            reading_rules=reading_rules if outdated else state.reading_rules,
+            reading_rules=READING_RULES if outdated else state.reading_rules,
             text=None,  # its rows were read by other rules
             largest_id=largest_id,
         ),
