@@ -27,7 +27,7 @@ TIMEZONE = "Europe/Paris"
 def core(state: Path, response: Path, fetched_at: datetime) -> None:
     """The part of this package's sync that ends with `stops`: the response is kept, parsed and merged."""
     from stop_pipeline import sync
-    from stop_pipeline.table.removals import RemovalPolicy
+    from stop_pipeline.table.merge import RemovalPolicy
     from stop_pipeline.table.store import Store
 
     store = Store(state)
@@ -52,9 +52,8 @@ def stops_alone(state: Path, response: Path, fetched_at: datetime) -> None:
     from stop_pipeline.schema import STOPS
     from stop_pipeline.smspartner.document import open_list
     from stop_pipeline.smspartner.response import parse
-    from stop_pipeline.table.merge import apply, compare, plan_merge
+    from stop_pipeline.table.merge import RemovalPolicy, apply, compare, plan_merge
     from stop_pipeline.table.periods import split_by_month
-    from stop_pipeline.table.removals import RemovalPolicy
     from stop_pipeline.table.state import State
     from stop_pipeline.table.store import Store
 

@@ -30,7 +30,7 @@ import pyarrow.dataset as ds
 
 from stop_pipeline import sync
 from stop_pipeline.smspartner.client import Response
-from stop_pipeline.table.removals import RemovalPolicy
+from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.store import Store
 
 MONTHS = 24

@@ -29,7 +29,7 @@ import sqlalchemy
 from stop_pipeline import sync
 from stop_pipeline.smspartner.client import StopListClient
 from stop_pipeline.smspartner.sandbox import Sandbox
-from stop_pipeline.table.removals import RemovalPolicy
+from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.store import Store
 
 SHAPES = ((1, 1), (10, 1), (10, 10), (100, 1), (100, 50))

@@ -28,7 +28,7 @@ def timed(step: str) -> Iterator[None]:
 
 with timed("imports"):
     from stop_pipeline import sync
-    from stop_pipeline.table.removals import RemovalPolicy
+    from stop_pipeline.table.merge import RemovalPolicy
     from stop_pipeline.table.store import Store
 
 

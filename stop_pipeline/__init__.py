@@ -6,16 +6,19 @@ Read `defs/assets.py`, then `sync.py`, and you know the pipeline. The package fr
 
     cli, commands           the command `stop-pipeline`
     local_dagster           Dagster on this machine: one run, or the UI and its daemon
+    process_group           a command that ends, with all it started, when the process that asked for it does
     definitions, defs/      what Dagster loads: assets, checks, schedules, alerts
     fleet/                  Dagster's configuration for many accounts
     sync                    one sync: fetch → parse → merge → derive
+    results                 what its steps report
     snapshot                the newest response as a snapshot: all rows, or those that it appends
     smspartner/             the source: HTTP, JSON and XML, rows as DataFrames; a stand-in API
     table/                  the data root: merge, derive, the commit, files on disk or in a bucket, reading
     campaign/               a campaign file checked against the suppression list
     verify, rebuild         the data root checked; kept responses replayed
-    phone_numbers           spellings of numbers, read and masked; `numbers_in_text` finds them in longer texts
-    local_times, times      `createdAt`; points in time that a person names
+    sample_data             a data root of invented opt-outs, to try things out
+    phone_numbers           spellings of numbers, read, found in longer texts, and masked
+    times                   points in time that a person names, and `createdAt`
     schema, settings, errors
 """
 

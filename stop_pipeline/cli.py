@@ -7,8 +7,6 @@ Exit codes: 0 done, also if a check failed (a warning says which); 1 something f
 be texted (`lookup`).
 """
 
-import atexit
-import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -24,8 +22,6 @@ from stop_pipeline.settings import DEFAULT_ACCOUNT, Settings, account_names, key
 
 DEMO_ROOT = "demo/data"
 """Data root of `demo` and `dev --sandbox`, unless the environment says otherwise. Dagster's home is beside it."""
-
-_OBJECTS_PER_COLLECTION = 100_000
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -66,7 +62,7 @@ def _out(metavar: str, use: str) -> Callable[[_Command], _Command]:
 
 _PATH = click.Path(path_type=Path)
 _LIST_ACCOUNT = _account("Use only this account's list; by default, all lists.")
-_LIST_AGE = _max_age("; past times do not need it")
+_LIST_AGE = _max_age("; not checked for past times")
 _OUT_FILE = _out("FILE", "File to be written, .csv or .parquet; it must not exist.")
 
 
@@ -236,14 +232,14 @@ def suppress_campaign(campaign: Path, column: str, out: Path, account: str | Non
 
 @main.command("lookup")
 @click.argument("number", nargs=-1, required=True)
-@click.option("--on", metavar="TIME", help="Tell what was known then; of a date, at the end of that day in Paris.")
+@click.option("--on", metavar="TIME", help="Say what was known then; a date means the end of that day in Paris.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @_LIST_ACCOUNT
 @_LIST_AGE
 def lookup_number(
     number: tuple[str, ...], on: str | None, account: str | None, max_age: timedelta, *, as_json: bool
 ) -> int:
-    """Tell whether a number may be texted, since when not, and which responses show that.
+    """Say whether a number may be texted, when it opted out, and which responses show that.
 
     The number may be in any spelling. The exit code is 0 if it may be texted (or was not on the list at that time), 4
     if it must not be, and 3 if the list is missing or too old to tell.
@@ -256,8 +252,8 @@ def lookup_number(
 
 @main.command()
 @click.option("--since", metavar="TIME", help="Begin here; with --since-file, only while that file does not exist.")
-@click.option("--since-file", type=_PATH, metavar="PATH", help="File that keeps where to go on.")
-@click.option("--until", metavar="TIME", help="End here; by default, where the lists are known to.")
+@click.option("--since-file", type=_PATH, metavar="PATH", help="File that remembers where the last call ended.")
+@click.option("--until", metavar="TIME", help="End here; by default, at the last sync of every list.")
 @_OUT_FILE
 @_LIST_ACCOUNT
 @_LIST_AGE
@@ -287,19 +283,16 @@ def export(out: Path, account: str | None, max_age: timedelta) -> None:
 
 def _sync(settings: Settings, accounts: tuple[str, ...], accept_removals: int | None) -> int:
     """Sync the accounts, as many in a run as the schedule does, and print what each did; gives the exit code."""
-    # What Dagster loads stays. The collector would go through it a hundred times, a tenth of a small sync; and when the
-    # process ends and Python takes it apart, again and again: a fifth.
-    gc.set_threshold(_OBJECTS_PER_COLLECTION)
-    atexit.register(gc.freeze)
     from stop_pipeline.commands import print_sync, progress_shown
     from stop_pipeline.definitions import build_definitions
     from stop_pipeline.local_dagster import run_syncs
 
     _warn_of_another_owner(settings)
+    definitions = build_definitions(settings)
     code = 0
     for together in [accounts] if len(accounts) == 1 else settings.accounts_by_run():
         with progress_shown():
-            reports = run_syncs(build_definitions(settings), settings, together, accept_removals=accept_removals)
+            reports = run_syncs(definitions, settings, together, accept_removals=accept_removals)
         for report in reports:
             for name, advice in report.failed_checks:
                 click.echo(f"Warning: {report.account}: check {name} failed. {advice}", err=True)

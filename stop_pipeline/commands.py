@@ -18,7 +18,7 @@ from rich.status import Status
 
 from stop_pipeline.campaign.output import complete_file
 from stop_pipeline.campaign.suppression import suppress_file
-from stop_pipeline.errors import CampaignError, ConfigurationError, InputError, StoreError, counted
+from stop_pipeline.errors import ConfigurationError, InputError, StoreError, counted
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.rebuild import fresh_root, rebuild
 from stop_pipeline.schema import FOUND_ORIGIN, REJECTED_ORIGIN, SUPPRESSION_LIST
@@ -32,7 +32,7 @@ from stop_pipeline.table.store import Store
 from stop_pipeline.times import parse_moment
 from stop_pipeline.verify import verify
 
-_COUNTS = ("listed", "new", "changed", "removed", "restored", "rejected")
+_COUNTS = ("new", "changed", "removed", "restored")
 _MINUTE = "%Y-%m-%d %H:%M UTC"
 _CSV_TIME = "%Y-%m-%dT%H:%M:%SZ"
 _PARIS = ZoneInfo(PROVIDER_TIMEZONE)
@@ -40,8 +40,8 @@ _BEFORE_EVERYTHING = "1970-01-01"
 
 # By whether a number may be texted; None if there is no list.
 _EXIT_CODES = {True: 0, False: 4, None: 3}
-_VERDICTS = {True: "may be texted", False: "must not be texted", None: "cannot be judged: there is no list"}
-_VERDICTS_THEN = {True: "was not on the list", False: "was on the list", None: "cannot be judged: there was no list"}
+_ANSWERS = {True: "may be texted", False: "must not be texted", None: "cannot be answered: there is no list"}
+_ANSWERS_THEN = {True: "was not on the list", False: "was on the list", None: "cannot be answered: there was no list"}
 _WHERE_FOUND = {REJECTED_ORIGIN: " (in a malformed row)", FOUND_ORIGIN: " (in a text that is not one number)"}
 
 
@@ -50,9 +50,9 @@ def print_sync(account: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
     stops = figures["stops"]
     counts = ", ".join(f"{stops[name]:,} {name}" for name in _COUNTS)
     withheld = f", {counted(stops['withheld'], 'removal')} withheld" if stops["withheld"] else ""
-    parts = [counts + withheld, f"{counted(stops['months_written'], 'month')} written"]
+    parts = [f"{stops['rows']}; {counts}{withheld}", f"{counted(stops['months_written'], 'month')} written"]
     if stops.get("reread"):
-        parts.append("stored rows were read again, because the reading rules or a setting changed")
+        parts.append("stored rows were first brought up to date")
     if unreadable := figures.get("numbers_readable", {}).get("unreadable_rows"):
         parts.append(f"{counted(unreadable, 'listed row')} without a phone number")
     click.echo(f"{account}: {'; '.join(parts)}.")
@@ -63,7 +63,7 @@ def print_sync(account: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
 
 def verify_accounts(settings: Settings, account: str | None) -> int:
     """Print the problems of one account or all, and a line for each account; gives the exit code."""
-    store, accounts = _found(settings, account)
+    store, accounts = _open_accounts(settings, account)
     code = 0
     for name in accounts:
         verified = verify(store, name)
@@ -78,7 +78,7 @@ def verify_accounts(settings: Settings, account: str | None) -> int:
 
 def rebuild_accounts(settings: Settings, into: str, account: str | None) -> None:
     """Replay one account or all, and print a line for each; a response that was skipped gets a line as well."""
-    source, accounts = _found(settings, account)
+    source, accounts = _open_accounts(settings, account)
     target = fresh_root(into, source)
     for name in accounts:
         with progress_shown():
@@ -92,8 +92,8 @@ def rebuild_accounts(settings: Settings, into: str, account: str | None) -> None
 
 
 def list_accounts(settings: Settings) -> None:
-    """Print the state of each account: whether it is synced, how old its list is, and how long."""
-    store, accounts = _found(settings, None)
+    """Print the state of each account: whether it is synced, how old its list is, and how many rows are open."""
+    store, accounts = _open_accounts(settings, None)
     for name in accounts:
         record, state = account_record(store, name), store.state(name)
         status = "never synced" if state.commit is None else "synced"
@@ -105,7 +105,7 @@ def list_accounts(settings: Settings) -> None:
 
 def retire_account(settings: Settings, account: str) -> None:
     """Record that an account is no longer synced, and warn if the settings still name it."""
-    store, _ = _found(settings, account)
+    store, _ = _open_accounts(settings, account)
     retire(store, account, now=datetime.now(UTC))
     if account in settings.accounts and (len(settings.accounts) > 1 or settings.accounts_with_key()):
         click.echo(
@@ -126,7 +126,7 @@ def print_how_to_read(settings: Settings) -> None:
     )
 
 
-def _found(settings: Settings, account: str | None) -> tuple[Store, list[str]]:
+def _open_accounts(settings: Settings, account: str | None) -> tuple[Store, list[str]]:
     """The data root, and the accounts that it holds, or the one that was asked for."""
     store = Store.existing(settings.data_root)
     accounts = store.accounts_seen()
@@ -180,7 +180,7 @@ def write_changes(
         raise InputError("Give --since, or --since-file with a file that an earlier call has written.")
     with warnings.catch_warnings(record=True, action="always", category=UserWarning) as remarks:
         changes = read_changes(begin, until, root, account, max_age)
-    for remark in remarks:
+    for remark in remarks if begin != _BEFORE_EVERYTHING else ():
         click.echo(f"Warning: {remark.message}", err=True)
     next_since = changes.attrs["until"]
     _write_table(changes, out)
@@ -204,17 +204,19 @@ def export_list(root: str, out: Path, *, account: str | None, max_age: timedelta
         {"first_stop_at": "min", "last_stop_at": "max", "stop_count": "sum", "origin": "min"}
     )
     _write_table(rows.astype(SUPPRESSION_LIST.dtypes), out)
-    click.echo(f"{out}: {counted(len(rows), 'number')}. The list was last complete at {_both(current.verified_at)}.")
+    click.echo(
+        f"{out}: {counted(len(rows), 'number')}. The list was last complete at {_format_time(current.verified_at)}."
+    )
 
 
 def _refuse_place(root: str, out: Path, since_file: Path | None = None) -> None:
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"{out} must end in .csv or .parquet.")
     if out.exists():
-        raise CampaignError(f"{out} exists already: name a file that does not.")
+        raise InputError(f"{out} exists already: name a file that does not.")
     for path in filter(None, (out, since_file)):
         if Store(root).files.encloses(path):
-            raise CampaignError(f"{path} is inside the data root {root}: name a file outside it.")
+            raise InputError(f"{path} is inside the data root {root}: name a file outside it.")
 
 
 def _read_cursor(since_file: Path, since: str | None) -> str | None:
@@ -232,7 +234,11 @@ def _read_cursor(since_file: Path, since: str | None) -> str | None:
         ) from None
     if rules == READING_RULES:
         return time
-    click.echo("Warning: phone numbers are read by other rules than last time: the whole list is given.", err=True)
+    click.echo(
+        "Warning: phone numbers are read by other rules than last time, so this file is the whole list: replace your "
+        "copy with it.",
+        err=True,
+    )
     return _BEFORE_EVERYTHING
 
 
@@ -261,8 +267,8 @@ def print_lookup(
 
 
 def _lookup_lines(found: Lookup) -> Iterator[str]:
-    then = "" if found.on is None else f" at {_both(found.on)}"
-    yield f"{found.number} {(_VERDICTS_THEN if then else _VERDICTS)[found.may_be_texted]}{then}."
+    then = "" if found.on is None else f" at {_format_time(found.on)}"
+    yield f"{found.number} {(_ANSWERS_THEN if then else _ANSWERS)[found.may_be_texted]}{then}."
     for answer in found.accounts:
         yield f"\nAccount {answer.account}: {_list_status(answer)}."
         if answer.opt_outs:
@@ -273,29 +279,33 @@ def _lookup_lines(found: Lookup) -> Iterator[str]:
 
 def _list_status(answer: AccountLookup) -> str:
     if answer.may_be_texted is None:
-        return f"no list; the first is of {_both(answer.known_since)}" if answer.known_since else "never synced"
-    complete = "not recorded" if answer.verified_at is None else _both(answer.verified_at)
+        return (
+            f"no list at that time; the first is from {_format_time(answer.known_since)}"
+            if answer.known_since
+            else "never synced"
+        )
+    complete = "not recorded" if answer.verified_at is None else _format_time(answer.verified_at)
     return f"{'not ' if answer.may_be_texted else ''}on the list. Last complete list: {complete}"
 
 
 def _opt_out_lines(opt_out: OptOut, answer: AccountLookup, on: datetime | None) -> Iterator[str]:
-    made = "at an unknown time" if opt_out.created_at is None else _both(opt_out.created_at)
+    made = "at an unknown time" if opt_out.created_at is None else _format_time(opt_out.created_at)
     yield f"  opted out    {made}{_WHERE_FOUND.get(opt_out.origin, '')}"
     if on is not None:
         not_known = "no longer" if opt_out.first_seen_at <= on else "not yet"
         yield f"  known then   {'yes' if opt_out.in_force else not_known}"
-    yield f"  first seen   {_both(opt_out.first_seen_at)}"
+    yield f"  first seen   {_format_time(opt_out.first_seen_at)}"
     yield f"    SHA-256    {opt_out.first_seen_sha256 or 'not recorded'}"
-    yield f"  last listed  {_both(opt_out.last_listed_at) if opt_out.last_listed_at else 'not recorded'}"
+    yield f"  last listed  {_format_time(opt_out.last_listed_at) if opt_out.last_listed_at else 'not recorded'}"
     if opt_out.last_listed_sha256:
         yield f"    SHA-256    {opt_out.last_listed_sha256}"
     if opt_out.removed_at is not None:
-        yield f"  removed      {_both(opt_out.removed_at)}"
-    elif opt_out.last_listed_at and answer.verified_at and opt_out.last_listed_at < answer.verified_at:
-        yield "  still kept   because removals are withheld"
+        yield f"  removed      {_format_time(opt_out.removed_at)}"
+    elif answer.removals_withheld:
+        yield "  still kept   also if the last response no longer lists it: removals are withheld"
 
 
-def _both(time: datetime) -> str:
+def _format_time(time: datetime) -> str:
     return f"{time.astimezone(_PARIS):%Y-%m-%d %H:%M:%S} Paris ({time:%Y-%m-%d %H:%M:%S} UTC)"
 
 

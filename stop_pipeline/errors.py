@@ -35,44 +35,24 @@ class KeyRefusedError(ApiError):
     """The API key is missing or unknown to SMS Partner (codes 1 and 10)."""
 
 
-class AccessRefusedError(ApiError):
-    """SMS Partner permanently refuses this account, IP address or request (codes 20, 30, 40, 90, 96)."""
-
-
 class TransientApiError(ApiError):
     """SMS Partner could not be reached or failed on its side; a later sync may succeed."""
-
-
-class UnexpectedRedirectError(ApiError):
-    """The API responded with a redirect, which is not followed because the API key would go along."""
 
 
 class UnreadableResponseError(ApiError):
     """The response is truncated, too large, or not a list."""
 
 
-class ClockError(ApiError):
-    """The server's `Date` and this machine's clock are too far apart to date an opt-out."""
-
-
 class ForeignListError(StopPipelineError):
     """The list has nothing in common with the table: it probably belongs to another account."""
-
-
-class AlertError(StopPipelineError):
-    """The webhook did not accept an alert."""
 
 
 class StoreError(StopPipelineError):
     """The data root cannot be read or written."""
 
 
-class SchemaVersionError(StoreError):
-    """The data root was written by a version of this package that this version cannot read."""
-
-
 class OutdatedListError(StopPipelineError):
-    """The suppression list is missing, behind its commit, or too old to check a campaign against."""
+    """The suppression list is missing, or too old to check a campaign against."""
 
 
 class CampaignError(StopPipelineError):

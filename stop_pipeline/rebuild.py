@@ -13,17 +13,13 @@ stands there in these points:
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from stop_pipeline import sync
 from stop_pipeline.errors import ApiError, ForeignListError, StoreError, UnreadableResponseError
 from stop_pipeline.settings import Format
-from stop_pipeline.smspartner.client import Response
-from stop_pipeline.table.refusals import writing
-from stop_pipeline.table.removals import RemovalPolicy
+from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.state import RawFile
 from stop_pipeline.table.store import Store
 
@@ -68,7 +64,9 @@ def rebuild(source: Store, into: Store, account: str, *, timezone: str) -> Rebui
     skipped: dict[str, str] = {}
     for response, fetched_at in replays:
         try:
-            sync.fetch(into, account, _Replay(source, account, response, fetched_at))
+            response_format: Format = "xml" if response.format == "xml" else "json"
+            body = _read(source, account, response)
+            sync.fetch(into, account, sync.FetchedBefore(body, fetched_at, response_format))
             sync.parse(into, account, timezone=timezone)
             sync.merge(into, account, RemovalPolicy())
         except (ApiError, ForeignListError) as error:
@@ -81,30 +79,16 @@ def rebuild(source: Store, into: Store, account: str, *, timezone: str) -> Rebui
     return Rebuilt(replayed, tuple(skipped.items()), state.total_rows, state.open_rows)
 
 
-@dataclass(frozen=True)
-class _Replay:
-    """A kept response, in place of the client that would fetch it."""
+def _read(source: Store, account: str, response: RawFile) -> bytes:
+    """The bytes of a kept response, if they are those that were received.
 
-    source: Store
-    account: str
-    response: RawFile
-    fetched_at: datetime
-    secrets: tuple[str, ...] = ()
-
-    def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:  # noqa: ARG002 – no download
-        """Write the bytes to a new file, if they are those that were received.
-
-        Raises:
-            UnreadableResponseError: the kept response is missing or damaged.
-        """
-        try:
-            body = self.source.responses.read(self.account, self.response.file)
-        except StoreError as error:
-            raise UnreadableResponseError(str(error)) from None
-        sha256 = hashlib.sha256(body).hexdigest()
-        if not sha256.startswith(self.response.sha256_start):
-            raise UnreadableResponseError("Its bytes are not those that were received: restore it from a backup.")
-        with writing(str(into)):
-            into.write_bytes(body)
-        response_format: Format = "xml" if self.response.format == "xml" else "json"
-        return Response(into, response_format, self.fetched_at, sha256, len(body), seconds=0.0)
+    Raises:
+        UnreadableResponseError: the kept response is missing or damaged.
+    """
+    try:
+        body = source.responses.read(account, response.file)
+    except StoreError as error:
+        raise UnreadableResponseError(str(error)) from None
+    if not hashlib.sha256(body).hexdigest().startswith(response.sha256_start):
+        raise UnreadableResponseError("Its bytes are not those that were received: restore it from a backup.")
+    return body

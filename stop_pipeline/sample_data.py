@@ -1,9 +1,6 @@
 """A data root for trying things out: an invented list that was fetched daily for some weeks."""
 
-import hashlib
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -13,9 +10,8 @@ import filelock
 from stop_pipeline import sync
 from stop_pipeline.errors import StoreError
 from stop_pipeline.settings import DEFAULT_ACCOUNT, PROVIDER_TIMEZONE
-from stop_pipeline.smspartner.client import Response
-from stop_pipeline.smspartner.sandbox_list import StopList
-from stop_pipeline.table.removals import RemovalPolicy
+from stop_pipeline.smspartner.sandbox import StopList
+from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.store import Store
 
 ROWS = 6_000
@@ -54,7 +50,7 @@ def _make(store: Store) -> None:
     stop_list = StopList(ROWS, until=_day(times[0]))
     for fetched_at in times:
         bodies = [stop_list.next_response("json", today=_day(fetched_at)) for _ in range(CHANGES_A_DAY)]
-        sync.fetch(store, DEFAULT_ACCOUNT, _Fetched(bodies[-1], fetched_at))
+        sync.fetch(store, DEFAULT_ACCOUNT, sync.FetchedBefore(bodies[-1], fetched_at))
         sync.parse(store, DEFAULT_ACCOUNT, timezone=PROVIDER_TIMEZONE)
         sync.merge(store, DEFAULT_ACCOUNT, RemovalPolicy())
     sync.derive_suppression_list(store, DEFAULT_ACCOUNT)
@@ -63,18 +59,3 @@ def _make(store: Store) -> None:
 
 def _day(time: datetime) -> date:
     return time.astimezone(ZoneInfo(PROVIDER_TIMEZONE)).date()
-
-
-@dataclass(frozen=True)
-class _Fetched:
-    """A client whose response was fetched before."""
-
-    body: bytes
-    fetched_at: datetime  # UTC
-    secrets: tuple[str, ...] = ()
-
-    def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:  # noqa: ARG002 – no download
-        """Write it to a new file, as the client does."""
-        into.write_bytes(self.body)
-        sha256 = hashlib.sha256(self.body).hexdigest()
-        return Response(into, "json", self.fetched_at, sha256, len(self.body), seconds=0.0)

@@ -139,7 +139,7 @@ REJECTED_ROWS = TableSchema(
     "rejected_rows",
     (
         Column("raw", _TEXT, "The row as JSON text."),
-        Column("reason", _TEXT, "Why the row was rejected; one of `schema.REASONS`."),
+        Column("reason", _TEXT, "Why the row was rejected, such as “no usable id”."),
         Column("phone_number", _TEXT, "Its phone number, read as in `stops`; null if it has none.", nullable=True),
     ),
 )

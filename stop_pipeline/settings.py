@@ -62,13 +62,7 @@ class Settings:
         """Read and check every variable; an empty one counts as not set."""
         values = {name: _read(environ, variable, parse) for name, (variable, parse) in _VARIABLES.items()}
         given = {name: value for name, value in values.items() if value is not None}
-        if "accounts_file" in given:
-            if "accounts" in given:
-                raise ConfigurationError(
-                    "SMSPARTNER_ACCOUNTS and SMSPARTNER_ACCOUNTS_FILE are both set: name the accounts in one of them."
-                )
-            given["accounts"] = tuple(read_keys(given["accounts_file"]))
-        return cls(**given)
+        return cls(**{**given, "accounts": named_accounts(environ) or cls.accounts})
 
     def accounts_by_run(self) -> list[tuple[str, ...]]:
         """Group the accounts into runs: neighbours, as many as STOP_PIPELINE_ACCOUNTS_PER_RUN says."""
@@ -78,6 +72,21 @@ class Settings:
     def accounts_with_key(self, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
         """Return the accounts that have an API key at this moment."""
         return tuple(api_keys(self.accounts, self.accounts_file, environ))
+
+
+def data_root(environ: Mapping[str, str] = os.environ) -> str:
+    """The folder or URI that STOP_PIPELINE_DATA names, by default `data`."""
+    return _read(environ, *_VARIABLES["data_root"]) or DEFAULT_DATA_ROOT
+
+
+def named_accounts(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """The accounts that the environment names, by either variable; none if it names none."""
+    names, file = (_read(environ, *_VARIABLES[name]) for name in ("accounts", "accounts_file"))
+    if names and file:
+        raise ConfigurationError(
+            "SMSPARTNER_ACCOUNTS and SMSPARTNER_ACCOUNTS_FILE are both set: name the accounts in one of them."
+        )
+    return tuple(read_keys(file)) if file else names or ()
 
 
 def account_names(text: str, given_by: str = "SMSPARTNER_ACCOUNTS") -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from stop_pipeline.errors import StoreError
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.smspartner.document import ListDocument, appended_span, open_list, text_sha256
 from stop_pipeline.smspartner.response import Snapshot, parse, parse_span, shown_fields
+from stop_pipeline.table.files import reading_temporary
 from stop_pipeline.table.periods import fingerprint, split_by_month
-from stop_pipeline.table.refusals import reading_temporary
 from stop_pipeline.table.state import KeptResponse, ListText, SnapshotInfo, State
 from stop_pipeline.table.store import Store
 
@@ -32,7 +32,7 @@ def make_snapshot(
     """
     body = store.responses.unpack(account, kept)
     with reading_temporary(body):
-        document = open_list(body, kept.format)
+        document = open_list(body, kept.format, secrets=None)
         appended = _parse_appended(document, state, fetched_at=fetched_at, timezone=timezone)
         snapshot = appended or parse(document, fetched_at=fetched_at, timezone=timezone)
         text = None
@@ -64,7 +64,7 @@ def make_snapshot(
 def newest_snapshot(store: Store, account: str, state: State) -> SnapshotInfo:
     """What the snapshot is, with the time at which its bytes were last fetched.
 
-    A snapshot that builds on a commit that no longer stands is made again from the kept response.
+    One that was read by other rules, or builds on a commit that no longer stands, is made again from the kept response.
 
     Raises:
         StoreError: no response is parsed yet, the snapshot is damaged, or it cannot be made again because a later
@@ -76,23 +76,20 @@ def newest_snapshot(store: Store, account: str, state: State) -> SnapshotInfo:
             f"The account “{account}” has no snapshot: no response is parsed yet, or the file cannot be read. "
             "Materialize stop_snapshot first."
         )
-    stands_alone = _stands_alone(info, state)
+    usable = _is_usable(info, state)
     if kept is None or kept.sha256 != info.sha256:
-        if not stands_alone:
-            raise StoreError(
-                f"The snapshot of the account “{account}” builds on another commit than the one that stands: "
-                "materialize stop_snapshot first."
-            )
+        if not usable:
+            raise StoreError(f"The snapshot of the account “{account}” is outdated: materialize stop_snapshot first.")
         return info
-    if not stands_alone:
+    if not usable:
         info = make_snapshot(store, account, kept, state, fetched_at=info.fetched_at, timezone=info.timezone)
     return dataclasses.replace(info, fetched_at=max(info.fetched_at, kept.fetched_at))
 
 
 def is_current(info: SnapshotInfo, kept: KeptResponse, state: State, *, fetched_at: datetime, timezone: str) -> bool:
     """Whether a snapshot is what `make_snapshot` would make of a response now, as far as its rows matter."""
-    made = (info.sha256, info.timezone, info.reading_rules, info.fetched_at)
-    return made == (kept.sha256, timezone, READING_RULES, fetched_at) and _stands_alone(info, state)
+    made = (info.sha256, info.timezone, info.fetched_at)
+    return made == (kept.sha256, timezone, fetched_at) and _is_usable(info, state)
 
 
 def merged_as_of(state: State, kept: KeptResponse, timezone: str) -> datetime | None:
@@ -101,12 +98,13 @@ def merged_as_of(state: State, kept: KeptResponse, timezone: str) -> datetime | 
     return state.applied_at if done and state.sha256 == kept.sha256 else None
 
 
-def _stands_alone(info: SnapshotInfo, state: State) -> bool:
-    """Whether the snapshot holds what is to be merged: all rows, or those appended to the commit that stands.
+def _is_usable(info: SnapshotInfo, state: State) -> bool:
+    """Whether the snapshot, read by today's rules, holds all rows, or those appended to the commit that stands.
 
     Once it is merged itself, nothing is to be merged any more.
     """
-    return info.builds_on is None or info.builds_on == state.commit or info.sha256 == state.sha256
+    holds_all = info.builds_on is None or info.builds_on == state.commit or info.sha256 == state.sha256
+    return holds_all and info.reading_rules == READING_RULES
 
 
 def _parse_appended(document: ListDocument, state: State, *, fetched_at: datetime, timezone: str) -> Snapshot | None:

@@ -6,27 +6,29 @@ raises a StoreError if the data root refuses, or if the step before it was never
 """
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
 import pandas as pd
 
-from stop_pipeline.errors import KeyRefusedError, StoreError
+from stop_pipeline.errors import KeyRefusedError, StoreError, counted
 from stop_pipeline.results import Derived, Fetched, Merged, Outcome, Parsed
 from stop_pipeline.schema import STOPS_PER_DAY, SUPPRESSION_LIST, TableSchema
-from stop_pipeline.settings import key_variable
+from stop_pipeline.settings import Format, key_variable
 from stop_pipeline.smspartner.client import Response
 from stop_pipeline.smspartner.document import open_list
 from stop_pipeline.snapshot import is_current, make_snapshot, merged_as_of, newest_snapshot
 from stop_pipeline.table import derive
 from stop_pipeline.table.accounts import register
+from stop_pipeline.table.files import reading_temporary, writing
+from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.merge_snapshot import merge_snapshot
 from stop_pipeline.table.periods import open_rows
-from stop_pipeline.table.refusals import reading_temporary
-from stop_pipeline.table.removals import RemovalPolicy
 from stop_pipeline.table.state import Counts, DerivedInfo, SnapshotInfo, State
 from stop_pipeline.table.store import SNAPSHOT_FILE, Store, table_file
 from stop_pipeline.table.upgrade import bring_up_to_date
@@ -46,6 +48,23 @@ class Client(Protocol):
 
     def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:
         """Download the whole list into a new file."""
+
+
+@dataclass(frozen=True)
+class FetchedBefore:
+    """A response that was fetched before, in place of the client that would fetch it."""
+
+    body: bytes
+    fetched_at: datetime  # UTC
+    format: Format = "json"
+    secrets: tuple[str, ...] = ()
+
+    def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:  # noqa: ARG002 – no download
+        """Write it to a new file."""
+        with writing(str(into)):
+            into.write_bytes(self.body)
+        sha256 = hashlib.sha256(self.body).hexdigest()
+        return Response(into, self.format, self.fetched_at, sha256, len(self.body), seconds=0.0)
 
 
 def fetch(store: Store, account: str, client: Client) -> Fetched:
@@ -104,7 +123,7 @@ def parse(store: Store, account: str, *, timezone: str) -> Parsed:
         if info and current and store.is_intact(SNAPSHOT_FILE.format(account)):
             return Parsed(dataclasses.replace(info, fetched_at=kept.fetched_at), parsed=False)
         info = make_snapshot(store, account, kept, state, fetched_at=fetched_at, timezone=timezone)
-    log.info("Account %s: parsed %s rows, %s malformed", account, f"{info.rows:,}", f"{info.rejected:,}")
+    log.info("Account %s: parsed %s, %s malformed", account, counted(info.rows, "row"), f"{info.rejected:,}")
     return Parsed(dataclasses.replace(info, fetched_at=kept.fetched_at), parsed=True)
 
 

@@ -22,17 +22,15 @@ from stop_pipeline.errors import ApiError, StoreError, counted
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.smspartner.document import open_list
 from stop_pipeline.smspartner.response import Snapshot, parse
-from stop_pipeline.table import derive, periods, refusals
+from stop_pipeline.table import derive, periods
 from stop_pipeline.table.accounts import account_record
 from stop_pipeline.table.current_list import CLOCK_TOLERANCE
+from stop_pipeline.table.files import MADE_AGAIN, RESTORE, reading
 from stop_pipeline.table.parquet import as_declared, note_of
 from stop_pipeline.table.state import DerivedInfo, KeptResponse, MonthInfo, SnapshotInfo, State
 from stop_pipeline.table.store import SNAPSHOT_FILE, Store, month_file, table_file
 
 Value = TypeVar("Value")
-
-RESTORE = "restore it from a backup"
-REMADE = "the next sync makes it again"
 
 _MONTH = "[0-9][0-9][0-9][0-9]-[0-9][0-9]"
 _ONE_FILE_EACH = (schema.REJECTED, schema.COMMITS, schema.SUPPRESSION_LIST, schema.STOPS_PER_DAY)
@@ -44,7 +42,8 @@ class Verified:
 
     months: int  # of `stops` that can be read
     rows: int  # periods in them, as of the commit
-    remarks: tuple[str, ...]  # what the next sync will do first, as parts of a sentence; these are not problems
+    # What the next sync will do first, and what could not be compared, as parts of a sentence; these are not problems.
+    remarks: tuple[str, ...]
     problems: tuple[str, ...]  # whatever does not fit: each a sentence that names the file and says what to do
 
 
@@ -75,6 +74,7 @@ class _Inspection:
         self._latest_file = f"{self._raw_folder}/latest.json"
         self._stops_folder = f"stops/account={account}"
         self._problems: list[str] = []
+        self._remarks: list[str] = []
 
     def run(self) -> Verified:
         """Look at everything."""
@@ -86,6 +86,7 @@ class _Inspection:
         self._look_for_strays(state or State())
         if state is None:
             return Verified(0, 0, (), tuple(self._problems))
+        self._remarks += _what_comes_first(state)
         self._check_state(state, newest)
         self._check_snapshot(state)
         self._check_commits(state)
@@ -99,15 +100,15 @@ class _Inspection:
                 made = derive.suppression_list(periods.open_rows(stops), periods.open_rows(rejected))
                 self._check_derived(schema.SUPPRESSION_LIST, state, made.numbers, made.unreadable_rows)
                 self._check_derived(schema.STOPS_PER_DAY, state, derive.stops_per_day(stops))
-        return Verified(len(months), len(stops), _remarks(state), tuple(self._problems))
+        return Verified(len(months), len(stops), tuple(self._remarks), tuple(self._problems))
 
     def _note(self, file: str, problem: str, advice: str = RESTORE) -> None:
-        self._problems.append(f"{file} {problem}: {advice}.")
+        self._problems.append(f"{file} {problem}: {advice[0].lower()}{advice[1:]}")
 
-    def _attempt(self, file: str, read: Callable[[], Value], advice: str = refusals.RESTORE) -> Value | None:
+    def _attempt(self, file: str, read: Callable[[], Value], advice: str = RESTORE) -> Value | None:
         """The result of `read`; None if the file cannot be read, which is noted."""
         try:
-            with refusals.reading(self._store.files.shown(file), advice):
+            with reading(self._store.files.shown(file), advice):
                 return read()
         except StoreError as error:
             self._problems.append(str(error))
@@ -127,9 +128,9 @@ class _Inspection:
                 return parquet.read(), describe(parquet.metadata)
 
         if state is None and not self._store.files.exists(file):
-            self._note(file, "is missing", REMADE)
+            self._note(file, "is missing", MADE_AGAIN)
             return None
-        found = self._attempt(file, read, refusals.MADE_AGAIN if state is None else refusals.RESTORE)
+        found = self._attempt(file, read, MADE_AGAIN if state is None else RESTORE)
         if found and not found[0].schema.remove_metadata().equals(table.arrow):
             self._note(file, f"does not have the columns that {table.name} declares")
             return None
@@ -150,9 +151,9 @@ class _Inspection:
             for file in store.files.below(folder):
                 known = file in own or any(fnmatchcase(file, pattern) for pattern in patterns)
                 if file == folder:
-                    self._note(file, "is a file where a folder must be", "move it elsewhere, and restore the folder")
+                    self._note(file, "is a file where a folder must be", "Move it elsewhere, and restore the folder.")
                 elif not known and file.split("/")[1].split(".")[0] not in others:
-                    self._note(file, "is not a file of this package", "move it elsewhere")
+                    self._note(file, "is not a file of this package", "Move it elsewhere.")
 
     def _check_responses(self, newest: KeptResponse | None) -> list[KeptResponse]:
         """The kept responses whose bytes are those that were received, by fetch time."""
@@ -173,12 +174,12 @@ class _Inspection:
     def _check_state(self, state: State, newest: KeptResponse | None) -> None:
         """Whether the figures of the commit agree with each other, and its times with the clock and the responses."""
         counts, withheld = state.counts, state.withheld_because is not None
-        last = max((time for time in (state.applied_at, state.verified_at) if time), default=None)
+        last = state.last_response_at
         if last is None:
             if state.schema_version != 1 and self._store.files.matching(month_file(self._account, "*")):
                 self._note(self._state_file, "has no commit, but there are months of stops")
         elif last > datetime.now(UTC) + CLOCK_TOLERANCE:
-            self._note(self._state_file, f"records a sync at {last}, in the future", "set this machine's clock")
+            self._note(self._state_file, f"records a sync at {last}, in the future", "Set this machine's clock.")
         elif newest is None or last > newest.fetched_at:
             self._note(self._state_file, f"records a response fetched at {last}, later than any kept")
         elif state.complete != (last == state.verified_at):
@@ -203,7 +204,8 @@ class _Inspection:
             months = {month: periods.fingerprint(part) for month, part in periods.split_by_month(listed).items()}
             recorded = info.listed + info.rejected if info.builds_on is None else len(listed)
             if months != info.months or len(rows) != recorded:
-                self._note(self._snapshot_file, "holds other rows than it records", f"remove it, and {REMADE}")
+                advice = "Remove it, and the next sync makes it again."
+                self._note(self._snapshot_file, "holds other rows than it records", advice)
 
     def _check_commits(self, state: State) -> None:
         """Whether the record of merged responses ends with the one of the commit."""
@@ -235,7 +237,6 @@ class _Inspection:
     ) -> None:
         """Whether a file of `stops` or `rejected` holds what the commit records, and nothing else."""
         committed = periods.as_committed(rows, state.applied_at)
-        recorded = recorded or periods.month_info(rows.iloc[:0])
         is_month = file != self._rejected_file
         order = periods.STOPS_ORDER if is_month else periods.REJECTED_ORDER
         astray = [month for month in (periods.split_by_month(rows) if is_month else ()) if f"={month}/" not in file]
@@ -249,12 +250,11 @@ class _Inspection:
             self._note(file, "holds reasons that this package does not give")
         elif state.schema_version == 1 or state.commit is None:
             pass  # nothing is recorded to compare it with
-        elif periods.month_info(committed) != recorded:
-            counts = f"{counted(len(committed), 'row')}, but not the {counted(recorded.rows, 'row')}"
-            self._note(file, f"holds {counts} that the commit records")
+        elif problem := periods.difference(committed, recorded):
+            self._note(file, problem)
         elif not committed.equals(rows):
-            self._note(file, f"holds rows from after the commit, {state.applied_at}", "the next sync removes them")
-        elif note.get("fingerprint", recorded.fingerprint) != recorded.fingerprint:
+            self._note(file, f"holds rows from after the commit, {state.applied_at}", "The next sync removes them.")
+        elif recorded and note.get("fingerprint", recorded.fingerprint) != recorded.fingerprint:
             self._note(file, "has a footer that does not fit its rows")
 
     def _check_commit(
@@ -267,11 +267,11 @@ class _Inspection:
             self._note(self._stops_folder, f"holds {counted(doubled, 'open row')} beyond the first of their id")
         elif len(standing) != counts.listed + counts.withheld:
             recorded = f"{counts.listed:,} listed and {counts.withheld:,} withheld"
-            self._note(self._stops_folder, f"holds {len(standing):,} open rows, not the {recorded}")
+            self._note(self._stops_folder, f"holds {counted(len(standing), 'open row')}, not the {recorded}")
         all_may_end = state.complete and state.withheld_because is None
         if len(malformed) < state.rejected or (all_may_end and len(malformed) > state.rejected):
-            found = f"{len(malformed):,} open rows, not the {state.rejected:,} of the commit"
-            self._note(self._rejected_file, f"holds {found}")
+            found = counted(len(malformed), "open row")
+            self._note(self._rejected_file, f"holds {found}, not the {state.rejected:,} of the commit")
         snapshot = self._parse_committed(state, kept)
         if snapshot is not None:  # the columns that no fingerprint covers are compared as well
             side = snapshot.listed.merge(standing[list(schema.LISTED.names)], how="left", indicator=True)
@@ -284,14 +284,17 @@ class _Inspection:
         files = [response for response in kept if response.sha256 == state.sha256]
         if not files:
             self._note(self._raw_folder, f"lacks the commit's response, SHA-256 {state.sha256}")
-        if not files or state.applied_at is None or not self._store.files.is_writable():
-            return None  # it is unpacked inside the data root, and nowhere else
+        if not files or state.applied_at is None:
+            return None
+        if not self._store.files.is_writable():  # it is unpacked inside the data root, and nowhere else
+            self._remarks.append("the last response was not compared, because this data root cannot be written")
+            return None
         file = f"{self._raw_folder}/{files[-1].file}"
         try:
             document = open_list(self._store.responses.unpack(self._account, files[-1]), files[-1].format)
             snapshot = parse(document, fetched_at=state.applied_at, timezone=state.settings["timezone"])
         except ApiError as error:
-            self._note(file, "cannot be parsed, though it was merged", str(error).removesuffix("."))
+            self._problems.append(f"{file} cannot be parsed, though it was merged: {str(error).removesuffix('.')}.")
             return None
         if (snapshot.rows, len(snapshot.rejected)) == (state.rows, state.rejected):
             return snapshot
@@ -308,18 +311,18 @@ class _Inspection:
             return
         rows, info = found
         if (info.commit, info.reading_rules) != (state.commit, state.reading_rules):
-            self._note(file, f"is of the commit {info.commit}, not of {state.commit}", REMADE)
+            self._note(file, f"is of the commit {info.commit}, not of {state.commit}", MADE_AGAIN)
         elif not (rows.equals(expected) and info.unreadable_rows == unreadable_rows):
             self._note(file, "holds other rows than stops and rejected give; one of them was altered")
 
 
-def _remarks(state: State) -> tuple[str, ...]:
+def _what_comes_first(state: State) -> list[str]:
     """What the next sync will do before it merges."""
     if state.schema_version == 1:
-        return ("an earlier version of stop_pipeline wrote this, and the next sync upgrades it",)
+        return ["an earlier version of stop_pipeline wrote this, and the next sync upgrades it"]
     remarks = []
     if state.staged:
         remarks.append("a sync was killed after its commit, and the next one moves its files into place")
     if state.commit is not None and state.reading_rules != READING_RULES:
         remarks.append("the next sync reads the rows again by this version's rules")
-    return tuple(remarks)
+    return remarks

@@ -70,7 +70,7 @@ def test_the_tables_know_neither_the_source_nor_dagster(path: Path) -> None:
             assert not is_within(name, f"stop_pipeline.{other}"), name
 
 
-DAGSTER_SIDE = {"defs", "definitions.py", "dagster_home.py", "local_dagster.py"}
+DAGSTER_SIDE = {"defs", "definitions.py", "local_dagster.py"}
 
 
 @every_module

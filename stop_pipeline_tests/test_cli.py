@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 from datetime import UTC, datetime, timedelta
@@ -75,7 +76,11 @@ def test_demo_shows_a_whole_sync_and_how_to_read_it(tmp_path: Path) -> None:
     root = tmp_path / "demo" / "data"
     listed = f"{len(read_stops(root)):,}"
     sync_line, verify_line, reading, *_ = done.stdout.splitlines()
-    assert sync_line.startswith(f"main: {listed} listed, {listed} new, 0 changed, 0 removed, 0 restored, 0 rejected; ")
+    assert re.fullmatch(
+        rf"main: 2,000 rows = {listed} kept \+ [0-9]+ duplicates collapsed \+ 0 rejected; {listed} new, 0 changed, "
+        r"0 removed, 0 restored; [0-9]+ months written\.",
+        sync_line,
+    )
     assert (
         verify_line == f"main: {read_stops(root)['created_month'].nunique()} months, {listed} rows, no problems found."
     )
@@ -122,9 +127,14 @@ def test_run_says_what_changed_and_finds_an_unchanged_list(machine: Machine) -> 
     with listing(response_body(rows(30)), response_body(rows(31)), response_body(rows(31))) as server:
         first, second, third = (machine.run(server) for _ in range(3))
         assert server.requests[0].query == {"apiKey": KEY, "_format": "json"}
-    assert first.stdout == "main: 30 listed, 30 new, 0 changed, 0 removed, 0 restored, 0 rejected; 1 month written.\n"
-    assert second.stdout.startswith("main: 31 listed, 1 new,")
-    assert third.stdout == "main: 31 listed, 0 new, 0 changed, 0 removed, 0 restored, 0 rejected; 0 months written.\n"
+    nothing_else = "0 duplicates collapsed + 0 rejected"
+    assert first.stdout == (
+        f"main: 30 rows = 30 kept + {nothing_else}; 30 new, 0 changed, 0 removed, 0 restored; 1 month written.\n"
+    )
+    assert second.stdout.startswith(f"main: 31 rows = 31 kept + {nothing_else}; 1 new,")
+    assert third.stdout == (
+        f"main: 31 rows = 31 kept + {nothing_else}; 0 new, 0 changed, 0 removed, 0 restored; 0 months written.\n"
+    )
     assert [done.exit_code for done in (first, second, third)] == [0, 0, 0]
 
 
@@ -136,7 +146,7 @@ def test_run_tells_how_many_rows_block_nobody_and_when_stored_rows_are_read_agai
     assert first.stdout.endswith("; 1 month written; 2 listed rows without a phone number.\n")
     warning = errors(first)[-1]
     assert warning.startswith("Warning: main: check numbers_readable failed. 2 listed rows contain no phone number")
-    assert "stored rows were read again" in second.stdout
+    assert "stored rows were first brought up to date" in second.stdout
     assert "stored rows" not in first.stdout
 
 
@@ -246,7 +256,10 @@ def test_a_failed_account_does_not_stop_the_others(machine: Machine, accounts_pe
             STOP_PIPELINE_ACCOUNTS_PER_RUN=str(accounts_per_run),
         )
     assert done.exit_code == 1
-    assert done.stdout == "lyon: 3 listed, 3 new, 0 changed, 0 removed, 0 restored, 0 rejected; 1 month written.\n"
+    assert done.stdout == (
+        "lyon: 3 rows = 3 kept + 0 duplicates collapsed + 0 rejected; 3 new, 0 changed, 0 removed, 0 restored; 1 month "
+        "written.\n"
+    )
     first, second = errors(done)
     assert first.startswith("paris: SMS Partner does not accept the API key (code 10")
     assert second.startswith("nice: SMSPARTNER_API_KEY_NICE is not set")
@@ -257,7 +270,7 @@ def test_a_failed_account_does_not_stop_the_others(machine: Machine, accounts_pe
             server, "--account", "lyon", SMSPARTNER_ACCOUNTS="paris,lyon,nice", SMSPARTNER_API_KEY_LYON="a-right-one"
         )
     assert (alone.exit_code, errors(alone)) == (0, [])
-    assert alone.stdout.startswith("lyon: 4 listed, 1 new")
+    assert alone.stdout.startswith("lyon: 4 rows = 4 kept + 0 duplicates collapsed + 0 rejected; 1 new")
 
 
 def test_a_failed_check_names_its_account(machine: Machine) -> None:
@@ -274,8 +287,10 @@ def test_a_failed_check_names_its_account(machine: Machine) -> None:
     told = [line for line in errors(done) if "check removals_plausible failed" in line]
     assert [line.split(": ")[1] for line in told] == ["lyon"]
     first, second = done.stdout.splitlines()
-    assert first.startswith("paris: 101 listed, 1 new")
-    assert second.startswith("lyon: 30 listed, 0 new, 0 changed, 0 removed")
+    assert first.startswith("paris: 101 rows = 101 kept + 0 duplicates collapsed + 0 rejected; 1 new")
+    assert second.startswith(
+        "lyon: 30 rows = 30 kept + 0 duplicates collapsed + 0 rejected; 0 new, 0 changed, 0 removed"
+    )
     assert "70 removals withheld" in second
 
 
@@ -370,7 +385,7 @@ def test_sandbox_tells_how_to_use_it_and_ends_with_ctrl_c(tmp_path: Path, home: 
         assert variables.keys() == {"SMSPARTNER_BASE_URL", "SMSPARTNER_API_KEY", "STOP_PIPELINE_DATA"}
         done = run_in_process("run", cwd=tmp_path, DAGSTER_HOME=str(home), **variables)
     assert done.exit_code == 0, done.stderr
-    assert done.stdout.startswith("main: 12 listed, 12 new, ")
+    assert done.stdout.startswith("main: 12 rows = 12 kept + 0 duplicates collapsed + 0 rejected; 12 new, ")
     assert len(read_stops(tmp_path / "demo" / "data")) == 12
 
 

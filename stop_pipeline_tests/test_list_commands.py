@@ -147,7 +147,7 @@ Account main: on the list. Last complete list: {both(desk.main.now)}.
   opted out    2025-06-01 10:00:00 Paris (2025-06-01 08:00:00 UTC)
 {opted_out}
   opted out    at an unknown time (in a malformed row)
-{malformed}  still kept   because removals are withheld
+{malformed}  still kept   also if the last response no longer lists it: removals are withheld
 """
     )
     then = desk.run("lookup", *SPELLED, "--on", f"{first:%Y-%m-%dT%H:%M:%S}")
@@ -179,9 +179,9 @@ def test_a_person_reads_what_cannot_be_told_and_what_other_accounts_say(desk: De
     before = desk.run("lookup", FREE, "--on", "2020-02-20", SMSPARTNER_ACCOUNTS="main,nice")
     assert before.exit_code == 3
     assert before.stdout.startswith(
-        "+33 6•• •• •• 98 cannot be judged: there was no list at 2020-02-20 23:59:59 Paris (2020-02-20 22:59:59 UTC).\n"
+        "+33 6•• •• •• 98 cannot be answered: there was no list at 2020-02-20 23:59:59 Paris (2020-02-20 22:59:59 UTC)."
     )
-    assert f"\n\nAccount main: no list; the first is of {both(desk.main.now)}.\n" in before.stdout
+    assert f"\n\nAccount main: no list at that time; the first is from {both(desk.main.now)}.\n" in before.stdout
     assert before.stdout.endswith("\n\nAccount nice: never synced.\n")
 
 
@@ -254,10 +254,10 @@ def test_a_place_that_is_taken_or_not_to_be_written_is_refused(desk: Desk) -> No
     desk.main.sync(OTHERS)
     (desk.folder / "list.csv").write_text("another")
     since = ("changes", "--since", desk.main.now.isoformat())
-    assert "list.csv exists already" in desk.refusal(1, "export", "--out", "list.csv")
-    assert "list.csv exists already" in desk.refusal(1, *since, "--out", "list.csv")
-    assert "is inside the data root" in desk.refusal(1, "export", "--out", "data/list.csv")
-    assert "is inside the data root" in desk.refusal(1, *since, "--out", "new.csv", "--since-file", "data/cursor")
+    assert "list.csv exists already" in desk.refusal(2, "export", "--out", "list.csv")
+    assert "list.csv exists already" in desk.refusal(2, *since, "--out", "list.csv")
+    assert "is inside the data root" in desk.refusal(2, "export", "--out", "data/list.csv")
+    assert "is inside the data root" in desk.refusal(2, *since, "--out", "new.csv", "--since-file", "data/cursor")
     assert "Cannot write" in desk.refusal(1, "export", "--out", "list.csv/new.csv")
     assert (desk.folder / "list.csv").read_text() == "another"
 
@@ -319,7 +319,10 @@ def test_after_the_reading_rules_have_changed_the_whole_list_is_given_once(desk:
     desk.main.sync(OTHERS)
     (desk.folder / "cursor").write_text(f"{desk.main.now.isoformat()}\n1, phonenumbers 8.0.0\n")
     done = desk.run("changes", "--since-file", "cursor", "--out", "all.csv")
-    assert "phone numbers are read by other rules than last time: the whole list is given" in done.stderr
+    assert (
+        "phone numbers are read by other rules than last time, so this file is the whole list: replace" in done.stderr
+    )
+    assert len(done.stderr.splitlines()) == 1
     assert desk.copy_after("all.csv") == desk.listed()
     assert (desk.folder / "cursor").read_text().splitlines()[1] == READING_RULES
     assert desk.run("changes", "--since-file", "cursor", "--out", "none.csv").stderr == ""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline.local_times import local_to_utc, read_local_times
+from stop_pipeline.times import local_to_utc, read_local_times
 
 ZONES = [
     "Europe/Paris",

@@ -15,11 +15,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline.numbers_in_text import find_phone_numbers, find_phone_numbers_in_row
 from stop_pipeline.phone_numbers import (
     READING_RULES,
     compact,
     compact_spellings,
+    find_phone_numbers,
+    find_phone_numbers_in_row,
     is_e164,
     is_rounded,
     mask,

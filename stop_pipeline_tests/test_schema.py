@@ -14,8 +14,7 @@ from stop_pipeline.schema import LINEAGE, TableSchema, to_arrow, to_pandas
 from stop_pipeline.smspartner.document import open_list
 from stop_pipeline.smspartner.response import parse
 from stop_pipeline.table.derive import stops_per_day, suppression_list
-from stop_pipeline.table.merge import apply, compare, merge_rejected, plan_merge
-from stop_pipeline.table.removals import RemovalPolicy
+from stop_pipeline.table.merge import RemovalPolicy, apply, compare, merge_rejected, plan_merge
 from stop_pipeline.table.state import State
 from stop_pipeline_tests.support.syncing import IN_MEMORY, PARIS, START, Row, Syncer, response_body, rows
 
@@ -89,7 +88,7 @@ def test_every_frame_that_the_store_gives_has_the_declared_dtypes(syncer: Syncer
     info = store.snapshot_info("main")
     assert info is not None
     for month in [*state.months, "1999-01"]:
-        assert_declared(store.read_month("main", month, state), schema.STOPS)
+        assert_declared(store.read_stops("main", state, schema.STOPS.names, [month]), schema.STOPS)
     assert_declared(store.read_snapshot("main", info, info.months), schema.LISTED)
     assert_declared(store.read_stops("main", state, schema.STOPS.names), schema.STOPS)
     assert_declared(store.read_rejected("main", state), schema.REJECTED)

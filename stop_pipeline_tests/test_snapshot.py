@@ -22,7 +22,7 @@ from stop_pipeline.results import Fetched, Merged
 from stop_pipeline.settings import Format
 from stop_pipeline.smspartner.document import open_list
 from stop_pipeline.smspartner.response import parse
-from stop_pipeline.table.removals import RemovalPolicy
+from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.state import SnapshotInfo
 from stop_pipeline.table.store import SNAPSHOT_FILE
 from stop_pipeline_tests.support.damage import flip_a_bit, overwrite_pages
@@ -464,12 +464,49 @@ def test_a_snapshot_of_rows_whose_response_is_not_kept_any_more_is_not_merged_in
     restore(syncer, in_memory / "backup")
     before = tree(syncer.root, "stops", "state")
 
-    with pytest.raises(StoreError, match="materialize stop_snapshot first"):
+    with pytest.raises(StoreError, match="account “main” is outdated: materialize stop_snapshot first"):
         sync.merge(syncer.store, "main", RemovalPolicy())
 
     assert tree(syncer.root, "stops", "state") == before
     syncer.merge()
     assert sorted(read_stops(syncer.root)["id"]) == [*range(1, 61), *(row.id for row in NEW)]
+
+
+def parse_by_older_rules(syncer: Syncer, listed: list[Row]) -> None:
+    """Fetch and parse a response as a version did that stored its numbers as they are spelled, and go no further."""
+    store = syncer.store
+    syncer.fetch(response_body(listed))
+    sync.parse(store, "main", timezone=syncer.timezone)
+    info = snapshot(syncer)
+    read = store.read_snapshot("main", info, info.months)
+    spelled = read.assign(phone_number=read["phone_number"].str.replace("+33", "0"), country=pd.Series(dtype="str"))
+    rejected = store.read_snapshot_rejected("main", info)
+    with store.locked("main"):
+        store.write_snapshot("main", spelled, rejected, dataclasses.replace(info, reading_rules="older"))
+
+
+def test_a_snapshot_that_older_rules_parsed_is_made_again_before_it_is_merged(in_memory: Path) -> None:
+    """A run failed in `stops`, the package was upgraded, and the run goes on from there."""
+    syncer = syncer_after_all(in_memory)
+    parse_by_older_rules(syncer, [*ALL, *NEW])
+    merged = sync.merge(syncer.store, "main", RemovalPolicy())
+    assert (merged.counts.new, merged.counts.changed, merged.counts.removed) == (len(NEW), 0, 0)
+    assert read_stops(in_memory)["phone_number"].str.startswith("+33").all()
+    check_open_rows(syncer, response_body([*ALL, *NEW]))
+
+
+def test_a_snapshot_that_older_rules_parsed_of_a_response_that_is_not_the_newest_any_more_is_not_merged(
+    in_memory: Path,
+) -> None:
+    syncer = syncer_after_all(in_memory)
+    parse_by_older_rules(syncer, [*ALL, NEW[0]])
+    syncer.fetch(response_body([*ALL, *NEW]))  # which is not parsed
+    before = tree(in_memory, "stops", "state")
+    with pytest.raises(StoreError, match="account “main” is outdated: materialize stop_snapshot first"):
+        sync.merge(syncer.store, "main", RemovalPolicy())
+    assert tree(in_memory, "stops", "state") == before
+    syncer.merge()
+    assert len(read_stops(in_memory)) == 63
 
 
 # Any responses, in any order

@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stop_pipeline.errors import ForeignListError
-from stop_pipeline.schema import STOPS_PER_DAY, SUPPRESSION_LIST
+from stop_pipeline.schema import STOPS, STOPS_PER_DAY, SUPPRESSION_LIST
 from stop_pipeline.sync import merge
-from stop_pipeline.table.removals import RemovalPolicy
+from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.store import Store
 from stop_pipeline.verify import verify
 from stop_pipeline_tests.support import version_1
@@ -239,7 +239,9 @@ def commit(**months: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path],
         store = Store(root)
         state = store.state("main")
         changes = {name[1:].replace("_", "-"): change for name, change in months.items()}
-        made = {month: change(store.read_month("main", month, state)) for month, change in changes.items()}
+        made = {
+            month: change(store.read_stops("main", state, STOPS.names, [month])) for month, change in changes.items()
+        }
         store.commit("main", state, made)
 
     return damage
@@ -252,7 +254,7 @@ def copied(**changes: Any) -> Callable[[pd.DataFrame], pd.DataFrame]:
 
 def move_a_row(root: Path) -> None:
     store = Store(root)
-    row = store.read_month("main", "2025-06", store.state("main")).head(1)
+    row = store.read_stops("main", store.state("main"), STOPS.names, ["2025-06"]).head(1)
     commit(
         m2025_06=lambda stops: stops.iloc[1:].reset_index(drop=True),
         m2024_02=lambda stops: pd.concat([stops, row], ignore_index=True),
@@ -322,11 +324,11 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "the folder of months is a file": (replace_folder("stops"), "stops", "stops is a file where a folder must be"),
     "the account's folder is a file": (replace_folder(STOPS_FOLDER), STOPS_FOLDER, "is not a file of this package"),
     "the folder of raw responses is a file": (replace_folder("raw"), "raw", "is a file where a folder must be"),
-    "ended rows are forgotten": (rewrite(MAY, lambda table: table.slice(1)), MAY, "4 rows, but not the 5 rows"),
-    "a month is an older one": (older_month, JUNE, "that the commit records"),
+    "ended rows are forgotten": (rewrite(MAY, lambda table: table.slice(1)), MAY, "4 rows, but the commit records 5"),
+    "a month is an older one": (older_month, JUNE, "60 rows, but the commit records 61"),
     "a month is a later one": (rows_of_a_later_commit, JUNE, "the next sync removes them"),
     "a row is moved to another month": (move_a_row, FEBRUARY, "holds rows of 2025-06"),
-    "a row is dropped": (rewrite(JUNE, lambda table: table.slice(1)), JUNE, "60 rows, but not the 61 rows"),
+    "a row is dropped": (rewrite(JUNE, lambda table: table.slice(1)), JUNE, "60 rows, but the commit records 61"),
     "a row is dropped by a commit": (commit(m2025_06=lambda stops: stops.iloc[1:]), STOPS_FOLDER, "holds 76 open rows"),
     "a row is added by a commit": (commit(m2025_06=copied(id=9999)), STOPS_FOLDER, "not the 77 listed"),
     "a row is replaced by a commit": (
@@ -349,12 +351,12 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "phone numbers are altered": (
         rewrite(JUNE, with_column("phone_number", lambda numbers: pc.replace_substring(numbers, "+33", "+44"))),
         JUNE,
-        "61 rows, but not the 61 rows that the commit records",
+        "holds other rows than the commit records",
     ),
     "rows are of a later time": (
         rewrite(FEBRUARY, with_column("first_seen_at", lambda times: pc.add(times, pa.scalar(timedelta(days=9))))),
         FEBRUARY,
-        "0 rows, but not the 20 rows",
+        "0 rows, but the commit records 20",
     ),
     "a column is missing": (rewrite(JUNE, lambda t: t.drop_columns(["country"])), JUNE, "does not have the columns"),
     "a column has another type": (
@@ -373,7 +375,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "rejected rows are dropped": (
         rewrite(REJECTED, lambda table: table.slice(1)),
         REJECTED,
-        "1 row, but not the 2 rows",
+        "1 row, but the commit records 2",
     ),
     "a reason is another": (
         rewrite(REJECTED, with_column("reason", lambda reasons: pa.array(["why not"] * len(reasons)))),
@@ -460,7 +462,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "the state is set back": (
         edit(STATE, applied_at="2026-01-01T14:00:00+00:00", verified_at="2026-01-01T14:00:00+00:00"),
         JUNE,
-        "that the commit records",
+        "but the commit records 61",
     ),
     "the state is set ahead": (edit(STATE, applied_at="2026-01-01T15:00:01+00:00"), STATE, "later than any kept"),
     "the commit is in the future": (
@@ -538,7 +540,9 @@ def test_a_root_that_cannot_be_written_is_read_without_the_lock(root: Path, monk
     shutil.rmtree(root / ".work")
     before = tree(root)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert problems(root) == ()
+    verified = verify(Store(root), "main")
+    assert verified.problems == ()
+    assert verified.remarks == ("the last response was not compared, because this data root cannot be written",)
     assert tree(root) == before
     assert not (root / ".work").exists()
 

@@ -78,7 +78,7 @@ def suppress(
         The DataFrames `clean`, `blocked` and `invalid`.
 
     Raises:
-        OutdatedListError: There is no list, it is older than `max_age`, or it is behind the last commit.
+        OutdatedListError: There is no list, or it is older than `max_age`.
         CampaignError: There is no such column, or it holds neither text nor numbers, or the campaign already has a
             column that the result needs.
         ValueError: `max_age` is not an age.

@@ -3,10 +3,14 @@
 It is not a `run_status_sensor`: that one sees neither a failed check, which leaves its run successful, nor the runs of
 `stop-pipeline run`, which belong to no code location; and an alert that the webhook refused would be lost. This sensor
 reads the runs that ended, oldest first, and moves its cursor only once the webhook has accepted what there was to tell.
+
+A problem is a failed step, a failed check, or a list that is overdue. An incident of an account begins with its first
+problem and is over when every one of them has passed again. Each problem is told once per incident, and one message
+tells that all is well again.
 """
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
@@ -16,10 +20,8 @@ import requests
 from pydantic import TypeAdapter
 from urllib3.exceptions import HTTPError
 
-from stop_pipeline.defs.incidents import OVERDUE, THE_RUN, Incident, Outcome, failure, follow, joined, overdue
-from stop_pipeline.defs.runs import accounts_of, error_of, failed_accounts
-from stop_pipeline.defs.schedules import SYNC_JOB
-from stop_pipeline.errors import AlertError, StopPipelineError, StoreError, redacted_logs
+from stop_pipeline.defs.schedules import SYNC_JOB, accounts_of, error_of, failed_accounts
+from stop_pipeline.errors import StopPipelineError, StoreError, redacted_logs
 from stop_pipeline.schema import ASSET_TABLES
 from stop_pipeline.settings import Settings
 from stop_pipeline.table.store import Store
@@ -37,12 +39,39 @@ OVERLAP = timedelta(minutes=2)
 RUNS_READ = 200
 """Runs read in one evaluation, so that a backlog does not exceed the minute that Dagster gives a sensor."""
 
+LINES_POSTED = 20
+"""When many accounts fail at once, the lines beyond these are only counted."""
+
+THE_RUN = "the run"
+"""The problem of a run that ended outside any step: its process was killed, or never started."""
+
+OVERDUE = "overdue list"
+"""The problem of an account that has had no complete list for too long, whatever the reason."""
+
 _NAMES = frozenset(table.name for table in ASSET_TABLES)
 _EVENTS = {
     dg.DagsterEventType.STEP_FAILURE,
     dg.DagsterEventType.STEP_SUCCESS,
     dg.DagsterEventType.ASSET_CHECK_EVALUATION,
 }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known about an account at one time, such as the end of a run."""
+
+    account: str
+    at: datetime  # UTC
+    problems: Mapping[str, str | None]  # what failed, why and what to do, as sentences; None for what passed
+
+
+@dataclass(frozen=True)
+class Incident:
+    """Something is wrong with an account."""
+
+    began_at: datetime  # time of the first problem, UTC
+    open: frozenset[str]  # problems that have not passed since
+    told: frozenset[str]  # problems that were told in this incident
 
 
 @dataclass(frozen=True)
@@ -84,11 +113,8 @@ def alert_sensor(settings: Settings) -> dg.SensorDefinition:
             ages_read_at = now
             outcomes += _ages(settings, now, loaded_at)
         incidents, messages = follow(before.incidents, sorted(outcomes, key=lambda outcome: outcome.at))
-        if messages:
-            try:
-                post(webhook, joined(messages))
-            except AlertError as error:
-                return dg.SensorResult(skip_reason=f"{error} The next try is in {INTERVAL_SECONDS} s.")
+        if messages and (refused := post(webhook, joined(messages))):
+            return dg.SensorResult(skip_reason=f"{refused} The next try is in {INTERVAL_SECONDS} s.")
         since = max([before.since, *(record.update_timestamp for record in records)])
         read = {record.dagster_run.run_id for record in records if record.update_timestamp > since - OVERLAP}
         after = CURSOR.dump_json(Cursor(since, frozenset(read), incidents, ages_read_at)).decode()
@@ -104,13 +130,11 @@ def alert_sensor(settings: Settings) -> dg.SensorDefinition:
     )
 
 
-def post(url: str, text: str) -> None:
+def post(url: str, text: str) -> str | None:
     """Post `text` as `{"text": …}`, which Slack, Mattermost, Rocket.Chat and others show.
 
-    The address is a secret, since whoever knows it can post to it: no message or log has it.
-
-    Raises:
-        AlertError: the webhook could not be reached, or did not respond with a status of success.
+    Returns None if the webhook accepted it, else a sentence that says why not. The address is a secret, since whoever
+    knows it can post to it: no sentence or log has it.
     """
     parts = urlsplit(url)
     secrets = tuple(secret for secret in (url, parts.path, parts.query) if len(secret) > 1)
@@ -122,11 +146,8 @@ def post(url: str, text: str) -> None:
             with session.post(url, json=body, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True) as response:
                 status = response.status_code
         except (OSError, HTTPError, ValueError) as error:
-            refused = f"The webhook could not be reached ({type(error).__name__})."
-        else:
-            refused = "" if 200 <= status < 300 else f"The webhook responded with HTTP {status}."  # noqa: PLR2004
-    if refused:  # out of the `except` block, or the cause would carry the address along
-        raise AlertError(refused)
+            return f"The webhook could not be reached ({type(error).__name__})."
+    return None if 200 <= status < 300 else f"The webhook responded with HTTP {status}."  # noqa: PLR2004
 
 
 def _ages(settings: Settings, now: datetime, loaded_at: datetime) -> list[Outcome]:
@@ -181,7 +202,7 @@ def _outcomes(instance: dg.DagsterInstance, record: dg.RunRecord, all_accounts: 
     problems: dict[str, dict[str, str | None]] = {account: {} for account in accounts}
 
     def note(account: str, problem: str, why: str | None) -> None:
-        if account in problems:  # else it is set up no more
+        if account in problems:  # else it is no longer configured
             problems[account][problem] = why if why is None else failure(problem, why, at=ended_at, run_id=run.run_id)
 
     stopped_in_a_step = False
@@ -212,3 +233,51 @@ def _reasons(step_failure: dg.DagsterEvent, accounts: Sequence[str]) -> dict[str
     if not kind.startswith(f"{StopPipelineError.__module__}."):  # its text may hold a key or a number
         why = f"Unexpected error ({kind}); see the run's page in the Dagster UI."
     return failed_accounts(step_failure) or dict.fromkeys(accounts, why)
+
+
+def follow(
+    incidents: Mapping[str, Incident], outcomes: Iterable[Outcome]
+) -> tuple[dict[str, Incident], tuple[str, ...]]:
+    """Follow the open incidents, by account, through outcomes in the order of their times.
+
+    Returns:
+        The incidents that are open then, and the messages to post.
+    """
+    now_open = dict(incidents)
+    messages: list[str] = []
+    for outcome in outcomes:
+        incident = now_open.pop(outcome.account, None) or Incident(outcome.at, frozenset(), frozenset())
+        failed = {problem: sentences for problem, sentences in outcome.problems.items() if sentences is not None}
+        heading = f"STOP list of {outcome.account}:"
+        messages += [f"{heading} {sentences}" for problem, sentences in failed.items() if problem not in incident.told]
+        if still_open := incident.open.difference(outcome.problems).union(failed):
+            now_open[outcome.account] = Incident(incident.began_at, still_open, incident.told.union(failed))
+        elif incident.told:
+            since = f"Problems since {_utc(incident.began_at)}: {', '.join(sorted(incident.told))}."
+            messages.append(f"{heading} all is well again at {_utc(outcome.at)}. {since}")
+    return now_open, tuple(messages)
+
+
+def failure(problem: str, reason: str, *, at: datetime, run_id: str) -> str:
+    """The sentences about a step or check that failed."""
+    return f"{problem} failed at {_utc(at)} (run {run_id[:8]}). {reason}"
+
+
+def overdue(verified_at: datetime | None, limit: timedelta) -> str:
+    """The sentences about a list that is overdue."""
+    last = "there has been none yet" if verified_at is None else f"the last one was at {_utc(verified_at)}"
+    return (
+        f"no complete list was synced for more than {limit / timedelta(hours=1):g} h; {last}. Look at Runs and "
+        "Automation in the Dagster UI: runs may be failing or queued, the schedule may be off, or no API key is set."
+    )
+
+
+def joined(messages: Sequence[str]) -> str:
+    """The messages as one text, a line each."""
+    more = len(messages) - LINES_POSTED
+    rest = [f"… and {more:,} more, which the Dagster UI shows."] if more > 0 else []
+    return "\n".join([*messages[:LINES_POSTED], *rest])
+
+
+def _utc(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M} UTC"

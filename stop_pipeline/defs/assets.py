@@ -15,7 +15,7 @@ from stop_pipeline import schema, sync
 from stop_pipeline.defs import GROUP, checks, metadata
 from stop_pipeline.defs.resources import SmsPartnerResource, StopsConfig, StoreResource
 from stop_pipeline.errors import StopPipelineError
-from stop_pipeline.table.removals import RemovalPolicy
+from stop_pipeline.table.merge import RemovalPolicy
 
 _TABLE = {"pandas", "parquet"}
 
@@ -26,29 +26,30 @@ def _asset(
     table: schema.TableSchema, *keys: schema.Column, kinds: set[str], private: bool, **options: Any
 ) -> Callable[[Step], dg.AssetsDefinition]:
     """`dg.asset` with what all five have in common; `private` marks assets that hold phone numbers."""
+    asset: Callable[[Step], dg.AssetsDefinition] = dg.asset(
+        group_name=GROUP,
+        owners=["team:compliance"],
+        code_version=str(schema.SCHEMA_VERSION),
+        kinds=kinds,
+        tags={"personal_data": "yes" if private else "no"},
+        metadata=metadata.of_columns(table, *keys),
+        **options,
+    )
+    return lambda step: asset(_with_error_logged(step))
 
-    def decorate(step: Step) -> dg.AssetsDefinition:
-        @wraps(step)
-        def logged(context: dg.AssetExecutionContext, **arguments: Any) -> dg.MaterializeResult:
-            try:
-                return step(context, **arguments)
-            except StopPipelineError as error:
-                # As a line of its own among the run's events, where Dagster hides why a step fails below a traceback.
-                context.log.error(str(error))  # noqa: TRY400 – the traceback follows anyway
-                raise
 
-        asset: dg.AssetsDefinition = dg.asset(
-            group_name=GROUP,
-            owners=["team:compliance"],
-            code_version=str(schema.SCHEMA_VERSION),
-            kinds=kinds,
-            tags={"personal_data": "yes" if private else "no"},
-            metadata=metadata.of_columns(table, *keys),
-            **options,
-        )(logged)
-        return asset
+def _with_error_logged(step: Step) -> Step:
+    """The step, whose error is also a line among the run's events: Dagster shows why a step fails below a traceback."""
 
-    return decorate
+    @wraps(step)
+    def logged(context: dg.AssetExecutionContext, **arguments: Any) -> dg.MaterializeResult:
+        try:
+            return step(context, **arguments)
+        except StopPipelineError as error:
+            context.log.error(str(error))  # noqa: TRY400 – the traceback follows anyway
+            raise
+
+    return logged
 
 
 @_asset(schema.RAW_STOP_LIST, kinds={"python", "json"}, private=True, check_specs=checks.specs_of("raw_stop_list"))
@@ -64,8 +65,8 @@ def raw_stop_list(
     - **It fails** if the key is refused, the service is down, or the response is not a list. The error says which, and
       nothing changes.
     """
-    account = store.account(context)
-    fetched = sync.fetch(store.open(), account, sms_partner.client(account))
+    tables, account = store.open(), store.account(context)
+    fetched = sync.fetch(tables, account, sms_partner.client(account))
     return dg.MaterializeResult(
         metadata=metadata.of_fetched(fetched),
         data_version=dg.DataVersion(fetched.kept.sha256),
@@ -85,10 +86,10 @@ def stop_snapshot(
     - **A row** is a row of the response; equal rows are collapsed. Rows in = kept + duplicates + rejected.
     - **It fails** if the response is not a list. A malformed row does not stop the others.
     """
-    account = store.account(context)
-    parsed = sync.parse(store.open(), account, timezone=sms_partner.timezone)
+    tables, account = store.open(), store.account(context)
+    parsed = sync.parse(tables, account, timezone=sms_partner.timezone)
     return dg.MaterializeResult(
-        metadata=metadata.of_parsed(parsed, store.open().uri("snapshot", account)),
+        metadata=metadata.of_parsed(parsed, tables.uri("snapshot", account)),
         data_version=dg.DataVersion(parsed.info.sha256),
     )
 
@@ -114,13 +115,13 @@ def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreRe
       withheld: a check fails, and says how to accept them.
     - **The chart** shows how long opt-outs took to appear on the list.
     """
-    account = store.account(context)
+    tables, account = store.open(), store.account(context)
     policy = RemovalPolicy(max_removed_share=config.max_removed_share, accept_removals=config.accept_removals)
-    merged = sync.merge(store.open(), account, policy, raw_days=store.raw_days)
+    merged = sync.merge(tables, account, policy, raw_days=store.raw_days)
     return dg.MaterializeResult(
-        metadata=metadata.of_merged(context, store.open(), account, merged),
+        metadata=metadata.of_merged(context, tables, account, merged),
         data_version=dg.DataVersion(merged.state.sha256 or merged.info.sha256),
-        check_results=checks.of_merged(merged, store.open(), account),
+        check_results=checks.of_merged(merged, tables, account),
     )
 
 
@@ -140,10 +141,10 @@ def suppression_list(context: dg.AssetExecutionContext, store: StoreResource) ->
     - **A row** is a phone number, with its earliest and latest opt-out.
     - **It fails** if nothing is committed yet: materialize `stops` first.
     """
-    account = store.account(context)
-    derived = sync.derive_suppression_list(store.open(), account)
+    tables, account = store.open(), store.account(context)
+    derived = sync.derive_suppression_list(tables, account)
     return dg.MaterializeResult(
-        metadata=metadata.of_derived(context, store.open(), account, schema.SUPPRESSION_LIST, derived),
+        metadata=metadata.of_derived(context, tables, account, schema.SUPPRESSION_LIST, derived),
         data_version=dg.DataVersion(derived.info.commit),
         check_results=checks.of_suppression_list(derived),
     )
@@ -159,10 +160,10 @@ def stops_per_day(context: dg.AssetExecutionContext, store: StoreResource) -> dg
     - **It fails** if nothing is committed yet: materialize `stops` first.
     - **The charts** show the last 90 days and the last five years.
     """
-    account = store.account(context)
-    derived = sync.derive_stops_per_day(store.open(), account)
+    tables, account = store.open(), store.account(context)
+    derived = sync.derive_stops_per_day(tables, account)
     return dg.MaterializeResult(
-        metadata=metadata.of_derived(context, store.open(), account, schema.STOPS_PER_DAY, derived),
+        metadata=metadata.of_derived(context, tables, account, schema.STOPS_PER_DAY, derived),
         data_version=dg.DataVersion(derived.info.commit),
     )
 

@@ -39,7 +39,7 @@ def markdown(title: str, svg: str) -> str:
 def delays(stops: pd.DataFrame) -> "pd.Series[float]":
     """How long opt-outs took from `created_at` to `first_seen_at`, in hours, ascending.
 
-    Only those count that came after the first load, whose opt-outs had been listed for long. An opt-out that was
+    Only those count that came after the first load, whose opt-outs had long been listed. An opt-out that was
     altered, or came back, counts with its first period.
 
     Args:

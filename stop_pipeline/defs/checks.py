@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import dagster as dg
 
+from stop_pipeline.errors import counted
 from stop_pipeline.results import Derived, Fetched, Merged
 from stop_pipeline.schema import STOPS
 from stop_pipeline.table.store import Store, month_file
@@ -98,7 +99,7 @@ def of_merged(merged: Merged, store: Store, account: str) -> list[dg.AssetCheckR
         _result("no_nulls", passed=nulls == 0, nulls=nulls),
         _result("nb_data_equals_rows", passed=info.complete, nb_data=nb_data, rows=info.rows, code=code),
         _result("removals_plausible", _withheld(merged, account), passed=withheld == 0, withheld=withheld),
-        _result("nothing_rejected", _counted(rejected, "malformed row"), passed=rejected == 0, rejected=rejected),
+        _result("nothing_rejected", _there_were(rejected, "malformed row"), passed=rejected == 0, rejected=rejected),
         _result("applied_in_order", passed=merged.outcome != "older"),
     ]
 
@@ -106,7 +107,7 @@ def of_merged(merged: Merged, store: Store, account: str) -> list[dg.AssetCheckR
 def of_suppression_list(derived: Derived) -> list[dg.AssetCheckResult]:
     """The checks of `suppression_list`."""
     rows = derived.info.unreadable_rows
-    found = f"{rows:,} listed row{'s contain' if rows > 1 else ' contains'}"
+    found = f"{counted(rows, 'listed row')} {'contains' if rows == 1 else 'contain'}"
     return [_result("numbers_readable", found, passed=rows == 0, unreadable_rows=rows)]
 
 
@@ -144,8 +145,8 @@ def _withheld(merged: Merged, account: str) -> str:
         if merged.info.complete
         else "They cannot be accepted: the next complete response decides."
     )
-    return f"{_counted(withheld, 'removal')} withheld: {merged.state.withheld_because}. {how_to_accept}"
+    return f"{_there_were(withheld, 'removal')} withheld: {merged.state.withheld_because}. {how_to_accept}"
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what} was" if number == 1 else f"{number:,} {what}s were"
+def _there_were(number: int, what: str) -> str:
+    return f"{counted(number, what)} {'was' if number == 1 else 'were'}"

@@ -10,6 +10,7 @@ import dagster as dg
 import pandas as pd
 
 from stop_pipeline.defs import charts
+from stop_pipeline.errors import counted
 from stop_pipeline.phone_numbers import mask
 from stop_pipeline.results import Derived, Fetched, Merged, Parsed
 from stop_pipeline.schema import LINEAGE, STOPS, STOPS_PER_DAY, SUPPRESSION_LIST, Column, TableSchema
@@ -30,6 +31,10 @@ _PICTURES = {
     STOPS_PER_DAY.name: ("per_day", "per_month", "countries"),
 }
 """The metadata of each table that stay the same for a commit."""
+
+_REREAD = (
+    "Stored rows were first brought up to date: by today's rules and settings, and without rows from after the commit."
+)
 
 
 def of_columns(table: TableSchema, *keys: Column) -> Metadata:
@@ -126,7 +131,7 @@ def of_merged(context: dg.AssetExecutionContext, store: Store, account: str, mer
         "verified_at": state.verified_at and dg.MetadataValue.timestamp(state.verified_at),
         "withheld_because": state.withheld_because,
         "accepted_removals": state.accepted_removals,
-        "reread": "Stored rows were read again by today's rules and settings." if merged.reread else None,
+        "reread": _REREAD if merged.reread else None,
     }
     return {name: value for name, value in shown.items() if value is not None}
 
@@ -181,7 +186,7 @@ def _preview(rows: pd.DataFrame, time: str) -> dg.TableMetadataValue:
 def _sum_of_rows(info: SnapshotInfo) -> str:
     """The sum that shows that no row was dropped."""
     return (
-        f"{info.rows:,} rows = {info.listed:,} kept + {info.duplicates:,} duplicates collapsed "
+        f"{counted(info.rows, 'row')} = {info.listed:,} kept + {info.duplicates:,} duplicates collapsed "
         f"+ {info.rejected:,} rejected"
     )
 

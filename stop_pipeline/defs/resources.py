@@ -7,7 +7,7 @@ from pydantic import Field
 
 from stop_pipeline.settings import Format, Settings, api_key
 from stop_pipeline.smspartner.client import StopListClient
-from stop_pipeline.table.removals import MAX_REMOVED_SHARE
+from stop_pipeline.table.merge import MAX_REMOVED_SHARE
 from stop_pipeline.table.store import Store
 
 

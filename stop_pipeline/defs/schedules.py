@@ -1,4 +1,4 @@
-"""When accounts are synced: the job over all assets, and its schedule.
+"""When accounts are synced: the job over all assets, its schedule, and what a run tells of its accounts.
 
 A single account is synced at the times of STOP_PIPELINE_CRON. Of several accounts, each is synced once between one of
 these times and the next, spread evenly, so that neither the provider nor the machines meet them all at once. Dagster
@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from stop_pipeline.defs import GROUP
-from stop_pipeline.defs.runs import partition_tags
 from stop_pipeline.errors import ConfigurationError
 from stop_pipeline.settings import PROVIDER_TIMEZONE, Settings, key_variable
 
@@ -20,6 +19,9 @@ SYNC_JOB = dg.define_asset_job(
     selection=dg.AssetSelection.groups(GROUP),
     description="One sync: fetch the list, parse it, merge it into the table, derive the tables made from that.",
 )
+
+_PARTITION = "dagster/partition"
+_FIRST, _LAST = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 Run = tuple[str, ...]
 """The accounts that one run syncs."""
@@ -93,6 +95,42 @@ def intervals_of(cron: str) -> dg.TimeWindowPartitionsDefinition:
         raise ConfigurationError(
             f"STOP_PIPELINE_CRON is “{cron}”, which is not a valid cron expression such as */15 * * * *."
         ) from None
+
+
+def partition_tags(accounts: Sequence[str]) -> dict[str, str]:
+    """The tags of a run that syncs the partitions of these accounts: one, or neighbours."""
+    if len(accounts) == 1:
+        return {_PARTITION: accounts[0]}
+    return {_FIRST: accounts[0], _LAST: accounts[-1]}
+
+
+def accounts_of(run: dg.DagsterRun, accounts: Sequence[str]) -> Sequence[str]:
+    """Which of the accounts a run synced: its partition, or its range of them; without either, the only account.
+
+    Empty if an account at an end of the range is no longer configured.
+    """
+    if partition := run.tags.get(_PARTITION):
+        return [partition]
+    first, last = run.tags.get(_FIRST), run.tags.get(_LAST)
+    if first is None:
+        return accounts[:1]
+    if first in accounts and last in accounts:
+        return accounts[accounts.index(first) : accounts.index(last) + 1]
+    return []
+
+
+def failed_accounts(step_failure: dg.DagsterEvent) -> dict[str, str]:
+    """Why a step failed, by account, if it went on after each failure (see `partitions`); else empty."""
+    failure = step_failure.step_failure_data.user_failure_data
+    return {account: str(reason.value) for account, reason in failure.metadata.items()} if failure else {}
+
+
+def error_of(step_failure: dg.DagsterEvent) -> tuple[str, str]:
+    """The error that ended a step: its class, with the module unless it is built in, and its message."""
+    error = step_failure.step_failure_data.error
+    error = error and (error.cause or error)
+    kind, _, message = error.message.partition(": ") if error else ("", "", "")
+    return kind.strip(), message.strip()
 
 
 def _how_to_set_one(settings: Settings) -> str:

@@ -23,11 +23,9 @@ from urllib3.exceptions import DecodeError, HTTPError, MaxRetryError, ReadTimeou
 
 from stop_pipeline.errors import (
     ApiError,
-    ClockError,
     StopPipelineError,
     StoreError,
     TransientApiError,
-    UnexpectedRedirectError,
     UnreadableResponseError,
     redact,
     redacted_logs,
@@ -66,7 +64,7 @@ class StopListClient:
     address is loopback and never goes through a proxy.
     """
 
-    api_key: str = field(repr=False)  # surrounding white space is removed
+    api_key: str = field(repr=False)
     _: KW_ONLY
     base_url: str  # without a trailing slash
     response_format: Format = "json"
@@ -80,9 +78,6 @@ class StopListClient:
     backoff_seconds: float = 1
     retry_after_max_seconds: int = 60  # longest wait that the server can ask for; four of them fit in the deadline
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "api_key", self.api_key.strip())
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -151,7 +146,7 @@ class StopListClient:
         if status >= HTTPStatus.MULTIPLE_CHOICES:
             target = redact(response.headers.get("Location", ""), self.secrets)
             host = re.match(r"https?://([a-z0-9.-]{1,253})(?::\d+)?(?:[/?#]|$)", target, re.IGNORECASE)
-            raise UnexpectedRedirectError(
+            raise ApiError(
                 f"SMS Partner responded with a redirect{f' to {host[1]}' if host else ''} (HTTP {status}), which is "
                 "not followed, because the API key would go along: check the base URL (SMSPARTNER_BASE_URL)."
             )
@@ -171,7 +166,7 @@ class StopListClient:
                 if size > self.max_bytes:
                     raise UnreadableResponseError(
                         f"SMS Partner's response is larger than {self.max_bytes} bytes: nothing was changed; if the "
-                        "list is really that long, raise `max_bytes`."
+                        "list is really that long, report it to the maintainers of stop_pipeline."
                     )
                 digest.update(chunk)
                 file.write(chunk)
@@ -196,7 +191,7 @@ def _check_clock(response: requests.Response, fetched_at: datetime) -> None:
     except (ValueError, TypeError, IndexError, OverflowError):
         return  # a missing or unreadable date says nothing about the clocks
     if abs(difference) > MAX_CLOCK_DIFFERENCE:
-        raise ClockError(
+        raise ApiError(
             f"SMS Partner's clock says {server_time:%Y-%m-%d %H:%M:%S %Z} and this machine's says "
             f"{fetched_at:%Y-%m-%d %H:%M:%S} UTC: nothing was changed; set this machine's clock and sync again."
         )

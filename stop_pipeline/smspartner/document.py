@@ -37,13 +37,14 @@ class ListDocument:
     span: tuple[int, int] | None  # the bytes of its rows, without white space around them; None if that was not seen
 
 
-def open_list(path: Path, response_format: str, *, secrets: Collection[str] = ()) -> ListDocument:
+def open_list(path: Path, response_format: str, *, secrets: Collection[str] | None = ()) -> ListDocument:
     """Judge a response by what surrounds its rows.
 
     Args:
         path: The body, uncompressed.
         response_format: “json” or “xml”.
         secrets: What an error must not quote, such as the API key: a web page may echo the address that was requested.
+            None if they are not known; then an error quotes nothing.
 
     Raises:
         UnreadableResponseError: it is cut off, or not a list; an unreadable response is never taken for an empty list.
@@ -53,20 +54,15 @@ def open_list(path: Path, response_format: str, *, secrets: Collection[str] = ()
     with path.open("rb") as file:
         found = _find_list(file, module)
         around, span = found or (_load(file, response_format, secrets), None)
-        code, nb_data = _judge(around, file, response_format, secrets)
+        code, nb_data = _check_envelope(around, file, response_format, secrets)
     return ListDocument(path, response_format, code, nb_data, span)
 
 
-def load_rows(document: ListDocument, *, secrets: Collection[str] = ()) -> list[Any]:
-    """All rows of a response, as the parser of its format gives them.
-
-    Raises:
-        UnreadableResponseError: it is cut off, or not a list.
-        ApiError: it says that there is no list.
-    """
+def load_rows(document: ListDocument) -> list[Any]:
+    """All rows of a response, as its parser gives them. Errors are those of `open_list`, but quote nothing."""
     with document.path.open("rb") as file:
-        whole = _load(file, document.format, secrets)
-        _judge(whole, file, document.format, secrets)
+        whole = _load(file, document.format, None)
+        _check_envelope(whole, file, document.format, None)
     rows: list[Any] = _MODULES[document.format].rows_of(whole)
     return rows
 
@@ -151,7 +147,7 @@ def _find_list(file: BinaryIO, module: ModuleType) -> tuple[Any, tuple[int, int]
     return around, (start, max(start, end))
 
 
-def _load(file: BinaryIO, response_format: str, secrets: Collection[str]) -> Any:
+def _load(file: BinaryIO, response_format: str, secrets: Collection[str] | None) -> Any:
     """The whole document."""
     file.seek(0)
     document, problem = _MODULES[response_format].decode_whole(file.read())
@@ -160,15 +156,15 @@ def _load(file: BinaryIO, response_format: str, secrets: Collection[str]) -> Any
     return document
 
 
-def _judge(
-    document: Any, file: BinaryIO, response_format: str, secrets: Collection[str]
+def _check_envelope(
+    document: Any, file: BinaryIO, response_format: str, secrets: Collection[str] | None
 ) -> tuple[int | None, int | None]:
     """Code and `nbData` of a document that says that it is a list."""
     module = _MODULES[response_format]
     envelope = module.envelope_of(document)
     if envelope.refused:
-        message = envelope.message and redact(envelope.message, secrets)
-        raise refusal(dataclasses.replace(envelope, message=message))
+        quoted = dataclasses.replace(envelope, message=None) if secrets is None else envelope
+        raise refusal(quoted, secrets=secrets or ())
     if envelope.success is None:
         raise _unreadable(file, response_format, module.NOT_SUCCESS, secrets)
     if module.rows_of(document) is None:
@@ -177,12 +173,15 @@ def _judge(
 
 
 def _unreadable(
-    file: BinaryIO, response_format: str, problem: str, secrets: Collection[str]
+    file: BinaryIO, response_format: str, problem: str, secrets: Collection[str] | None
 ) -> UnreadableResponseError:
-    head = os.pread(file.fileno(), _BEGINNING_BYTES, 0)
-    # Redacted before the text is cut: half a key would not be found.
-    begins = excerpt(redact(head.decode("utf-8", "replace"), secrets))
+    quoted = ""
+    if secrets is not None:
+        head = os.pread(file.fileno(), _BEGINNING_BYTES, 0)
+        # Redacted before the text is cut: half a key would not be found.
+        begins = excerpt(redact(head.decode("utf-8", "replace"), secrets))
+        quoted = f" (it begins “{begins}”)" if begins else " (it is blank)"
     return UnreadableResponseError(
-        f"SMS Partner's response is not a list of stops in {response_format.upper()}: {problem} "
-        f"({f'it begins “{begins}”' if begins else 'it is blank'}). Nothing was changed; a later sync may succeed."
+        f"SMS Partner's response is not a list of stops in {response_format.upper()}: {problem}{quoted}. Nothing was "
+        "changed; a later sync may succeed."
     )

@@ -4,7 +4,7 @@ Source: the provider's page "List of stops" and its general table of codes.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import ParseError
@@ -12,7 +12,7 @@ from xml.etree.ElementTree import ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from stop_pipeline.errors import AccessRefusedError, ApiError, KeyRefusedError, TransientApiError, excerpt, redact
+from stop_pipeline.errors import ApiError, KeyRefusedError, TransientApiError, excerpt, redact
 
 
 @dataclass(frozen=True)
@@ -36,23 +36,23 @@ _KEY_REFUSED = (
     "compare it with the key shown in your SMS Partner account",
 )
 _FAILED = (TransientApiError, "failed on its side", "nothing was changed, and a later sync may succeed")
-_UNKNOWN = (AccessRefusedError, "refused the request", "ask SMS Partner what that means")
+_UNKNOWN = (ApiError, "refused the request", "ask SMS Partner what that means")
 """An undocumented refusal goes to a person: treated as transient, it would be retried for ever without being read."""
 
 _BY_CODE: dict[int, tuple[type[ApiError], str, str]] = {
     1: (KeyRefusedError, "received no API key", "set it to the key shown in your SMS Partner account"),
     10: _KEY_REFUSED,
-    20: (AccessRefusedError, "has disabled this account", "ask SMS Partner to enable it again"),
-    30: (AccessRefusedError, "has blocked this account", "ask SMS Partner why, and to unblock it"),
-    40: (AccessRefusedError, "denies this account access", "ask SMS Partner to let it list its stops"),
-    90: (AccessRefusedError, "calls the request malformed", "look for a newer version of stop_pipeline"),
-    96: (AccessRefusedError, "does not allow this machine's IP address", "allow it in your SMS Partner account"),
+    20: (ApiError, "has disabled this account", "ask SMS Partner to enable it again"),
+    30: (ApiError, "has blocked this account", "ask SMS Partner why, and to unblock it"),
+    40: (ApiError, "denies this account access", "ask SMS Partner to let it list its stops"),
+    90: (ApiError, "calls the request malformed", "look for a newer version of stop_pipeline"),
+    96: (ApiError, "does not allow this machine's IP address", "allow it in your SMS Partner account"),
     500: _FAILED,
 }
 _BY_STATUS: dict[int, tuple[type[ApiError], str, str]] = {
     401: _KEY_REFUSED,
-    403: (AccessRefusedError, "denies access", "ask SMS Partner which addresses and calls the account may use"),
-    404: (AccessRefusedError, "does not know this page", "check the base URL (SMSPARTNER_BASE_URL)"),
+    403: (ApiError, "denies access", "ask SMS Partner which addresses and calls the account may use"),
+    404: (ApiError, "does not know this page", "check the base URL (SMSPARTNER_BASE_URL)"),
     408: _FAILED,
     425: _FAILED,
     429: (TransientApiError, "was asked too often", "nothing was changed; sync less often"),
@@ -80,7 +80,7 @@ def refusal(envelope: Envelope, *, status: int | None = None, secrets: Iterable[
     """Return the error that a response without a list stands for; its message holds none of the `secrets`.
 
     A documented code decides, because nobody documents which HTTP status it comes with; then the status, if it matters.
-    An unknown code under an unknown status is an `AccessRefusedError`, so that a person reads it.
+    An unknown code under an unknown status is a permanent error, so that a person reads it.
     """
     error, says, remedy = _BY_CODE.get(envelope.code or 0) or _BY_STATUS.get(status or 0, _UNKNOWN)
     message = excerpt(redact(envelope.message or "", secrets))  # in this order: half a key would no longer be found
@@ -90,6 +90,26 @@ def refusal(envelope: Envelope, *, status: int | None = None, secrets: Iterable[
         f"“{message}”" if message else "",
     ]
     return error(f"SMS Partner {says} ({', '.join(filter(None, details)) or 'without a reason'}): {remedy}.")
+
+
+def envelope_of_object(document: Mapping[str, Any]) -> Envelope:
+    """What a JSON document says about itself."""
+    success, message = document.get("success"), document.get("message")
+    return Envelope(
+        success=success if isinstance(success, bool) else None,
+        code=whole_code(document.get("code")),
+        message=message if isinstance(message, str) else None,
+    )
+
+
+def envelope_of_entries(texts: Sequence[str]) -> Envelope:
+    """What an XML document says about itself, by position: success, code, then a message (a list has `nbData` there).
+
+    Args:
+        texts: The text of each entry below the root.
+    """
+    success, code, message, *_ = [*(text.strip() for text in texts), "", "", ""]
+    return Envelope({"true": True, "false": False}.get(success), whole_code(code), message or None)
 
 
 def whole_code(value: Any) -> int | None:
@@ -111,20 +131,12 @@ def _from_json(text: str) -> Envelope | None:
         document, _ = json.JSONDecoder().raw_decode(text, text.find("{"))
     except (ValueError, RecursionError):  # ValueError also for a number of more than 4300 digits
         return None
-    success, message = document.get("success"), document.get("message")
-    return Envelope(
-        success if isinstance(success, bool) else None,
-        whole_code(document.get("code")),
-        message if isinstance(message, str) else None,
-    )
+    return envelope_of_object(document)
 
 
 def _from_xml(text: str) -> Envelope | None:
-    """Read by position, as documented: success, code, then a message (or `nbData` before rows)."""
     try:
         root = fromstring(text, forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError):
         return None
-    entries = [(entry.text or "").strip() for entry in root.findall("entry")] if root.tag == "result" else []
-    success, code, message, *_ = [*entries, "", "", ""]
-    return Envelope({"true": True, "false": False}.get(success), whole_code(code), message or None)
+    return envelope_of_entries([entry.text or "" for entry in root.findall("entry")] if root.tag == "result" else [])

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.json
 
-from stop_pipeline.smspartner.envelope import Envelope, whole_code, whole_count
+from stop_pipeline.smspartner.envelope import envelope_of_object, whole_count
 from stop_pipeline.smspartner.rows import NumberText, Rows, check_rows
 
 LIST_BEGINS = re.compile(rb'"data"[ \t\n\r]*:[ \t\n\r]*\[')
@@ -17,6 +17,7 @@ LIST_ENDS = b"]"
 SEPARATOR = b","
 NOT_SUCCESS = "its “success” is neither true nor false"
 NOT_A_LIST = "its “data” is not a list"
+envelope_of = envelope_of_object
 
 _MARKER = "rows"
 _SCHEMA = pa.schema([("id", pa.int64()), ("phoneNumber", pa.string()), ("createdAt", pa.string())])
@@ -117,16 +118,6 @@ def _problem(error: json.JSONDecodeError, body: bytes) -> str:
     if body.strip()[:1] == b"{" and body.strip()[-1:] != b"}":
         return f"it is cut off after {len(error.doc):,} characters"
     return f"{error.msg} at character {error.pos:,} of {len(error.doc):,}"
-
-
-def envelope_of(document: dict[str, Any]) -> Envelope:
-    """What the document says about itself."""
-    success, message = document.get("success"), document.get("message")
-    return Envelope(
-        success=success if isinstance(success, bool) else None,
-        code=whole_code(document.get("code")),
-        message=message if isinstance(message, str) else None,
-    )
 
 
 def count_of(document: dict[str, Any]) -> int | None:

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from stop_pipeline.errors import excerpt
-from stop_pipeline.local_times import FORM, local_to_utc, read_local_times
 from stop_pipeline.phone_numbers import read_phone_numbers
 from stop_pipeline.schema import BAD_CREATED_AT, CONFLICTING_ID, LISTED, REASONS, REJECTED_ROWS
 from stop_pipeline.smspartner import json_rows, xml_rows
 from stop_pipeline.smspartner.document import ListDocument, blocks, load_rows
 from stop_pipeline.smspartner.rows import Malformed, Rows, check_rows, raw_of_fields
+from stop_pipeline.times import FORM, local_to_utc, read_local_times
 
 LATEST_AHEAD = timedelta(days=2)
 """How far after the fetch a `createdAt` may be: room for a wrong clock or zone, not for a wrong year."""
@@ -42,14 +42,13 @@ class Snapshot:
     span: tuple[int, int] | None  # the part of the text that holds just these rows; None if that was not seen
 
 
-def parse(document: ListDocument, *, fetched_at: datetime, timezone: str, secrets: Collection[str] = ()) -> Snapshot:
+def parse(document: ListDocument, *, fetched_at: datetime, timezone: str) -> Snapshot:
     """Read all rows of a response.
 
     Args:
         document: What `open_list` found.
         fetched_at: When it was fetched, UTC; a `createdAt` well after that is not usable.
         timezone: IANA name of the zone in which `createdAt` is read.
-        secrets: As in `open_list`.
 
     Raises:
         UnreadableResponseError: it is not a list of rows.
@@ -58,7 +57,7 @@ def parse(document: ListDocument, *, fetched_at: datetime, timezone: str, secret
         snapshot = parse_span(document, document.span, fetched_at=fetched_at, timezone=timezone)
         if snapshot is not None:
             return snapshot
-    rows = check_rows(load_rows(document, secrets=secrets))
+    rows = check_rows(load_rows(document))
     return _snapshot([_typed(rows, ZoneInfo(timezone), fetched_at + LATEST_AHEAD)], span=None)
 
 

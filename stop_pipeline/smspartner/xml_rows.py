@@ -11,7 +11,7 @@ from xml.parsers.expat import ErrorString
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, XMLParser
 
-from stop_pipeline.smspartner.envelope import Envelope, whole_code, whole_count
+from stop_pipeline.smspartner.envelope import Envelope, envelope_of_entries, whole_count
 from stop_pipeline.smspartner.rows import FIELDS, Rows, check_rows
 
 LIST_BEGINS = re.compile(rb"<result>\s*(?:<entry>[^<]*</entry>\s*){3}<entry>")
@@ -22,7 +22,6 @@ NOT_A_LIST = "its fourth entry is not a list"
 
 _FEED_BYTES = 1 << 20
 _ROW_ENDS = re.compile(rb"</entry>\s*</entry>")
-_LOOKED_AT_BYTES = 1 << 16
 _MARKER = "rows"
 _ENCODING = re.compile(rb"<\?xml[^>]*encoding\s*=\s*[\"']([^\"']+)")
 _ROOT_DEPTH, _TOP_DEPTH, _ROW_DEPTH = 0, 1, 2
@@ -50,8 +49,7 @@ def decode_around(before: bytes, after: bytes) -> list[TopEntry] | None:
 
 def last_cut(text: bytes) -> tuple[int, int] | None:
     """Where the last row that ends in a text ends, which is where the next one begins; None if none is seen to end."""
-    looked_at = max(0, len(text) - _LOOKED_AT_BYTES)
-    ends = [match.end() for match in _ROW_ENDS.finditer(text, looked_at)]
+    ends = [match.end() for match in _ROW_ENDS.finditer(text)]
     return (ends[-1], ends[-1]) if ends else None
 
 
@@ -81,9 +79,8 @@ def decode_whole(body: bytes) -> tuple[list[TopEntry], str | None]:
 
 
 def envelope_of(entries: list[TopEntry]) -> Envelope:
-    """What the document says about itself, by position: success, code, then a message (a list has `nbData` there)."""
-    success, code, third = (_entry(entries, place).text for place in range(3))
-    return Envelope({"true": True, "false": False}.get(success), whole_code(code), third)
+    """What the document says about itself."""
+    return envelope_of_entries([entry.text for entry in entries])
 
 
 def count_of(entries: list[TopEntry]) -> int | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from stop_pipeline.errors import StoreError
-from stop_pipeline.table.responses import read_document, write_document
+from stop_pipeline.table.files import read_document, write_document
 from stop_pipeline.table.state import parse_time
 from stop_pipeline.table.store import Store
 

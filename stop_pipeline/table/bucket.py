@@ -23,8 +23,7 @@ import pyarrow.parquet as pq
 
 from stop_pipeline.errors import ConfigurationError, StoreError
 from stop_pipeline.settings import checked_uri
-from stop_pipeline.table.files import Content, Files, staged_folder
-from stop_pipeline.table.refusals import writing
+from stop_pipeline.table.files import Content, Files, staged_folder, writing
 
 try:
     import obstore

@@ -1,6 +1,5 @@
 """The suppression list as it stands, if it is recent enough to send a campaign by."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +10,11 @@ import pandas as pd
 
 from stop_pipeline.errors import OutdatedListError, StoreError
 from stop_pipeline.phone_numbers import READING_RULES
-from stop_pipeline.schema import SUPPRESSION_LIST
-from stop_pipeline.settings import account_names, read_keys
+from stop_pipeline.settings import named_accounts
 from stop_pipeline.table.accounts import account_record
 from stop_pipeline.table.derive import SuppressionList, suppression_list
 from stop_pipeline.table.periods import open_rows
-from stop_pipeline.table.reading import committed_rows, existing_store, with_account
+from stop_pipeline.table.reading import committed_rows, existing_store, list_of_commit, with_account
 from stop_pipeline.table.store import Store
 
 DEFAULT_MAX_AGE = timedelta(hours=24)
@@ -38,8 +36,8 @@ def current_list(
     """The suppression list of one account, or of all that belong to the data root.
 
     Raises:
-        OutdatedListError: An account has no list, it is older than `max_age` (unless the account is retired), it is
-            behind the account's last commit, or it cannot be read.
+        OutdatedListError: An account has no list, it is older than `max_age` (unless the account is retired), or it
+            cannot be read.
     """
     now = now or datetime.now(UTC)
     store, accounts = asked_accounts(root, account)
@@ -69,9 +67,7 @@ def asked_accounts(root: str | Path | None, account: str | None) -> tuple[Store,
 
 def known_accounts(store: Store) -> list[str]:
     """The accounts that belong to the data root, and those that the environment names."""
-    names, file = (os.environ.get(f"SMSPARTNER_ACCOUNTS{end}", "").strip() for end in ("", "_FILE"))
-    named = account_names(names) if names else read_keys(Path(file).expanduser()) if file else ()
-    return sorted({*store.accounts_seen(), *named})
+    return sorted({*store.accounts_seen(), *named_accounts()})
 
 
 @contextmanager
@@ -84,17 +80,9 @@ def _unreadable_is_outdated() -> Iterator[None]:
 
 
 def _suppression_list(store: Store, account: str) -> SuppressionList:
-    state, info = store.state(account), store.derived_info(SUPPRESSION_LIST, account)
-    if state.commit is not None and (info is None or info.commit != state.commit):
-        raise OutdatedListError(
-            f"The suppression_list of the account “{account}” is behind its last commit: run “stop-pipeline run "
-            f"--account {account}” first, or let the sync that is running finish."
-        )
-    if info is not None and info.reading_rules == READING_RULES:
-        return SuppressionList(store.read_derived(SUPPRESSION_LIST, account), info.unreadable_rows)
-    # Rows that were read by other rules: the next sync reads them again, but this campaign must not wait for it.
-    stops, rejected = map(open_rows, committed_rows(store, account, state))
-    return suppression_list(stops, rejected)
+    state = store.state(account)
+    made = list_of_commit(store, account, state, READING_RULES)
+    return made or suppression_list(*map(open_rows, committed_rows(store, account, state)))
 
 
 def check_current(store: Store, account: str, *, now: datetime, max_age: timedelta) -> datetime | None:

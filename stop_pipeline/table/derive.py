@@ -4,8 +4,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from stop_pipeline.numbers_in_text import find_phone_numbers, find_phone_numbers_in_row
-from stop_pipeline.phone_numbers import compact_spellings, is_e164
+from stop_pipeline.phone_numbers import compact_spellings, find_phone_numbers, find_phone_numbers_in_row, is_e164
 from stop_pipeline.schema import FOUND_ORIGIN, LISTED_ORIGIN, REJECTED_ORIGIN, STOPS_PER_DAY, SUPPRESSION_LIST
 
 _DIGITS = r"\+?[0-9]{6,18}"

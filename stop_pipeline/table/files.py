@@ -8,14 +8,15 @@ On disk a file is written under a temporary name in `.work/`, synced, renamed to
 
 import errno
 import fnmatch
+import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from uuid import uuid4
 
 import filelock
@@ -24,14 +25,21 @@ import pyarrow.parquet as pq
 
 from stop_pipeline.errors import StoreError
 from stop_pipeline.settings import is_remote
-from stop_pipeline.table.refusals import reading, writing
+from stop_pipeline.table.parquet import as_json
 
 log = logging.getLogger(__name__)
 
 WORK_FOLDER = ".work"
 LOCK_TIMEOUT_SECONDS = 900
 
+RESTORE = "Restore it from a backup."
+MADE_AGAIN = "The next sync makes it again."
+
+_DAMAGE = (pa.ArrowException, KeyError, ValueError, TypeError)
+"""What reading a file raises if it is damaged or belongs to another program."""
+
 Content: TypeAlias = bytes | pa.Buffer
+Value = TypeVar("Value")
 
 
 class Files:
@@ -231,6 +239,45 @@ def staged_folder(account: str) -> str:
     return f"{WORK_FOLDER}/staged/account={account}"
 
 
+def read_document(files: Files, name: str, make: Callable[[dict[str, Any]], Value]) -> Value | None:
+    """What `make` makes of the JSON object in a file; None if there is no such file.
+
+    Raises:
+        StoreError: the file holds something else.
+    """
+    data = files.read(name)
+    if data is None:
+        return None
+    try:
+        document = json.loads(data)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise StoreError(f"{files.shown(name)} is not the JSON document it should be: restore it from a backup.")
+    with reading(files.shown(name)):
+        return make(document)
+
+
+def write_document(files: Files, account: str, name: str, document: dict[str, Any]) -> None:
+    """Replace a JSON file, under the account's lock."""
+    files.write(account, name, as_json(document).encode() + b"\n")
+
+
+def writing(where: str) -> AbstractContextManager[None]:
+    """Turn a refusal of the operating system into a sentence."""
+    return _told(f"Cannot write {where}", where, "The last commit is unharmed.")
+
+
+def reading(where: str, advice: str = RESTORE) -> AbstractContextManager[None]:
+    """Turn a file that cannot be read, or does not hold what it should, into a sentence that ends in the advice."""
+    return _told(f"Cannot read {where}", where, advice, damage=_DAMAGE)
+
+
+def reading_temporary(path: Path) -> AbstractContextManager[None]:
+    """Turn the refusal to read a temporary file into a sentence."""
+    return _told(f"Cannot read {path}", str(path), "Nothing was changed, and a later sync may succeed.")
+
+
 @contextmanager
 def _account_lock(folder: Path, account: str, timeout_seconds: float) -> Iterator[None]:
     """Hold a file lock in a folder on the local disk. The system frees the lock of a process that dies.
@@ -294,3 +341,31 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _told(failure: str, where: str, advice: str, damage: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    refusal = None
+    try:
+        yield
+    except OSError as error:
+        # The system's own words; Arrow puts its message, path included, into `strerror`, and sets no `errno`.
+        unknown = "it is damaged" if damage else type(error).__name__
+        refusal = os.strerror(error.errno) if error.errno else unknown
+        if error.errno in (errno.EACCES, errno.EPERM):
+            advice = _permission_advice(where)
+    except damage:
+        refusal = "it is damaged, or was written by another program"
+    # Not within `except`: the error may hold what was read, and would be the context of this one.
+    if refusal is not None:
+        raise StoreError(f"{failure}: {refusal}. {advice}")
+
+
+def _permission_advice(where: str) -> str:
+    """Who may do it, and who asked: most often one run by root left files that the service user cannot use."""
+    owner = "nobody"
+    for path in (Path(where), *Path(where).parents):
+        with suppress(OSError, KeyError):
+            owner = f"user {path.stat().st_uid}"
+            break
+    return f"It belongs to {owner}, and this process runs as user {os.getuid()}: run as its owner, or change the owner."

@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 
 from stop_pipeline.errors import InputError
-from stop_pipeline.numbers_in_text import find_phone_numbers
-from stop_pipeline.phone_numbers import compact, mask, match_keys, read_phone_number
+from stop_pipeline.phone_numbers import compact, find_phone_numbers, mask, match_keys, read_phone_number
 from stop_pipeline.table.current_list import DEFAULT_MAX_AGE, asked_accounts, check_current
 from stop_pipeline.table.derive import ORIGINS, blocked_numbers
 from stop_pipeline.table.periods import with_commit
@@ -49,6 +48,9 @@ class AccountLookup:
     # Fetch time of the last complete response at the time asked for; None if none is recorded. One that equalled the
     # response before it is only recorded while it is the last of all.
     verified_at: datetime | None
+    removals_withheld: (
+        bool  # whether the last response need not list every row that still stands; False for a past time
+    )
     opt_outs: tuple[OptOut, ...]  # all that were ever listed, in the order in which they were first seen
 
 
@@ -130,7 +132,8 @@ def _look_up(store: Store, account: str, number: str, moment: datetime | None) -
     opt_outs = tuple(_opt_out(row, commits, state, moment) for row in rows.to_dict("records"))
     had_list = known_since is not None and (moment is None or known_since <= moment)
     may_be_texted = not any(opt_out.in_force for opt_out in opt_outs) if had_list else None
-    return AccountLookup(account, may_be_texted, known_since, verified_at, opt_outs)
+    withheld = moment is None and state.withheld_because is not None
+    return AccountLookup(account, may_be_texted, known_since, verified_at, withheld, opt_outs)
 
 
 def _opt_out(row: dict[Any, Any], commits: pd.DataFrame, state: State, moment: datetime | None) -> OptOut:
@@ -141,9 +144,7 @@ def _opt_out(row: dict[Any, Any], commits: pd.DataFrame, state: State, moment: d
     if pd.isna(last) and begin in sha256.index:
         last = begin
     # The last response of all may have been found unchanged since it was merged.
-    last_listed_at = (
-        max(filter(None, (state.applied_at, state.verified_at))) if last == state.applied_at else _utc(last)
-    )
+    last_listed_at = state.last_response_at if last == state.applied_at else _utc(last)
     return OptOut(
         created_at=_utc(row["created_at"]),
         origin=ORIGINS[row["origin"]],

@@ -1,23 +1,85 @@
-"""What a response changes: the set difference between the open rows and the listed rows.
+"""What a response changes: the set difference between the open rows and the listed rows, and how much of it may happen.
 
 A row is (`id`, `phone_number`, `created_at_local`). A listed row that is not open is added; an open row that is not
-listed ends. Pure functions: `compare` finds the difference, `plan_merge` decides what of it may happen, and `apply`
-makes it happen.
+listed ends. Pure functions: `compare` finds the difference, `plan_merge` decides by the removal policy what of it may
+happen, and `apply` makes it happen.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pandas as pd
 
-from stop_pipeline.errors import ForeignListError
+from stop_pipeline.errors import ForeignListError, counted
 from stop_pipeline.schema import REJECTED, STOPS, TableSchema
 from stop_pipeline.table.periods import REJECTED_ORDER, ROW, STOPS_ORDER, months_of, open_rows
-from stop_pipeline.table.removals import RemovalPolicy, recent_removals
 from stop_pipeline.table.state import Counts, Removal, State
+
+MAX_REMOVED_SHARE = 0.05
+ALWAYS_ALLOWED = 20
+WINDOW = timedelta(hours=24)
 
 FOREIGN_LIST_ROWS = 20
 """With this many open rows, a list that shares no `id` with them belongs to another account."""
+
+
+@dataclass(frozen=True)
+class RemovalPolicy:
+    """How many open rows may end without a person's word.
+
+    Within 24 hours `max_removed_share` of the rows that were open at their beginning may end, or `ALWAYS_ALLOWED` rows
+    if that is more, but never more than half.
+    """
+
+    max_removed_share: float = MAX_REMOVED_SHARE
+    accept_removals: int | None = None  # the largest number of ends that a person allows this once
+
+    def objection(
+        self,
+        *,
+        vanished: int,
+        altered: int,
+        complete: bool,
+        open_rows: int,
+        withheld_from: int | None,
+        recent: Sequence[Removal],
+    ) -> str | None:
+        """Why the ends must be withheld, as a part of a sentence; None if they can be applied.
+
+        Args:
+            vanished: Open rows that are no longer listed.
+            altered: Open rows whose `id` is listed with another number or time.
+            complete: Whether the response is complete.
+            open_rows: Open rows before this response.
+            withheld_from: Open rows when withholding began; None if nothing is withheld. What has been added since does
+                not raise the allowance, or the next response would remove what this one may not.
+            recent: Removals of the last 24 hours.
+        """
+        ends = vanished + altered
+        if ends == 0:
+            return None
+        if not complete:
+            return "the response is not complete"
+        what = f"{counted(vanished, 'row')} no longer listed and {counted(altered, 'row')} altered"
+        if self.accept_removals is not None:
+            if ends <= self.accept_removals:
+                return None
+            return f"{what} are more than the {self.accept_removals:,} accepted"
+        used = sum(removal.rows for removal in recent)
+        before = used + (open_rows if withheld_from is None else min(open_rows, withheld_from))
+        measured_against = min(before, recent[0].open_rows) if recent else before
+        share = int(self.max_removed_share * measured_against)
+        allowed = min(max(share, ALWAYS_ALLOWED), measured_against // 2)
+        if ends + used <= allowed:
+            return None
+        already = f", after {counted(used, 'row')} that ended already" if used else ""
+        return f"{what}{already}, exceed the {allowed:,} of {measured_against:,} that may end within 24 hours"
+
+
+def recent_removals(removals: Sequence[Removal], at: datetime) -> tuple[Removal, ...]:
+    """The removals of the 24 hours before a time."""
+    return tuple(removal for removal in removals if removal.at > at - WINDOW)
 
 
 @dataclass(frozen=True)
@@ -169,8 +231,8 @@ def _refuse_foreign_list(listed: int, standing: int, replaced: int) -> None:
     """Refuse a list under other ids, unless it has most of the numbers and times: then the provider has renumbered."""
     if listed and standing >= FOREIGN_LIST_ROWS and 2 * replaced <= standing:
         raise ForeignListError(
-            f"The list of {listed:,} rows shares no id with the {standing:,} open rows: it probably belongs to another "
-            "account. Nothing was changed; check which API key belongs to which account."
+            f"The list of {counted(listed, 'row')} shares no id with the {standing:,} open rows: it probably belongs "
+            "to another account. Nothing was changed; check which API key belongs to which account."
         )
 
 

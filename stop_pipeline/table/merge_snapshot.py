@@ -1,13 +1,14 @@
 """Merges a snapshot into the tables of an account: months that differ are read, merged, and written as one commit."""
 
+import dataclasses
 import logging
 
 import pandas as pd
 
+from stop_pipeline.errors import counted
 from stop_pipeline.schema import LISTED, STOPS
-from stop_pipeline.table.merge import MergePlan, apply, compare, merge_rejected, plan_merge
+from stop_pipeline.table.merge import MergePlan, RemovalPolicy, apply, compare, merge_rejected, plan_merge
 from stop_pipeline.table.periods import ROW, open_rows, split_by_month
-from stop_pipeline.table.removals import RemovalPolicy
 from stop_pipeline.table.state import SnapshotInfo, State
 from stop_pipeline.table.store import Store
 
@@ -35,10 +36,13 @@ def merge_snapshot(
         StoreError: the data root refuses.
     """
     months = _months_that_differ(state, info)
-    stops = store.read_stops(account, state, STOPS.names, [month for month in months if month in state.months])
+    stops = store.read_stops(account, state, STOPS.names, months)
     listed = store.read_snapshot(account, info, months)
     if info.builds_on is not None:  # the snapshot holds the appended rows alone
         listed = pd.concat([open_rows(stops)[list(LISTED.names)], listed], ignore_index=True)
+    standing = None
+    if state.withheld_because is not None:
+        standing = open_rows(store.read_stops(account, state, [*ROW, "removed_at"]))
     diff = compare(stops, listed)
     plan = plan_merge(
         diff,
@@ -47,22 +51,28 @@ def merge_snapshot(
         policy=policy,
         state=state,
         fetched_at=info.fetched_at,
-        standing=_standing(store, account, state) if state.withheld_because is not None else None,
+        standing=standing,
     )
+    doubled = 0
+    if plan.withheld_because is not None:  # otherwise the open rows are the listed ones, each id once
+        open_ids = open_rows(store.read_stops(account, state, ["id", "removed_at"]))["id"]
+        doubled = int(pd.concat([open_ids, diff.added["id"]]).duplicated().sum())
     changed = split_by_month(apply(stops, diff, plan, fetched_at=info.fetched_at))
-    committed = store.commit(
-        account,
-        _new_state(store, account, state, info, plan, diff.added["id"], policy, settings),
-        changed,
-        _merged_rejected(store, account, state, info, plan),
+    new_state = dataclasses.replace(
+        _state_after(state, info, plan),
+        doubled_open_ids=doubled,
+        accepted_removals=policy.accept_removals,
+        settings=settings,
+        largest_id=max([state.largest_id, *diff.added["id"]]),
     )
+    committed = store.commit(account, new_state, changed, _merged_rejected(store, account, state, info, plan))
     log.info(
-        "Account %s: %s listed, %s new, %s removed, %d months written",
+        "Account %s: %s listed, %s new, %s removed, %s written",
         account,
         f"{plan.counts.listed:,}",
         f"{plan.counts.new:,}",
         f"{plan.counts.removed:,}",
-        len(changed),
+        counted(len(changed), "month"),
     )
     return committed, tuple(changed)
 
@@ -73,11 +83,6 @@ def _months_that_differ(state: State, info: SnapshotInfo) -> list[str]:
         return sorted(info.months)
     standing = {month: recorded.fingerprint for month, recorded in state.months.items() if recorded.open_rows}
     return sorted(month for month in {*info.months, *standing} if info.months.get(month) != standing.get(month))
-
-
-def _standing(store: Store, account: str, state: State) -> pd.DataFrame:
-    """All open rows, as far as a merge compares them."""
-    return open_rows(store.read_stops(account, state, [*ROW, "removed_at"]))
 
 
 def _merged_rejected(
@@ -97,23 +102,9 @@ def _merged_rejected(
     return None if merged.equals(rejected) else merged
 
 
-def _new_state(
-    store: Store,
-    account: str,
-    state: State,
-    info: SnapshotInfo,
-    plan: MergePlan,
-    added_ids: "pd.Series[int]",
-    policy: RemovalPolicy,
-    settings: dict[str, str],
-) -> State:
-    """The state after the merge, as far as it does not follow from the files."""
-    withheld = plan.withheld_because is not None
-    doubled = 0
-    if withheld:  # otherwise the open rows are the listed ones, each id once
-        open_ids = open_rows(store.read_stops(account, state, ["id", "removed_at"]))["id"]
-        doubled = int(pd.concat([open_ids, added_ids]).duplicated().sum())
-    merged_entirely = info.complete and not withheld and not info.any_too_late
+def _state_after(state: State, info: SnapshotInfo, plan: MergePlan) -> State:
+    """The state after the merge, as far as it follows neither from the rows nor from what a person set."""
+    merged_entirely = info.complete and plan.withheld_because is None and not info.any_too_late
     return State(
         applied_at=info.fetched_at,
         parent=state.commit,
@@ -125,15 +116,11 @@ def _new_state(
         duplicates=info.duplicates,
         extra_fields=info.extra_fields,
         counts=plan.counts,
-        doubled_open_ids=doubled,
         withheld_because=plan.withheld_because,
         withheld_from=plan.withheld_from,
-        accepted_removals=policy.accept_removals,
         removals=plan.removals,
-        settings=settings,
         reading_rules=info.reading_rules,
         text=info.text if merged_entirely and info.rows else None,
-        largest_id=max([state.largest_id, *added_ids]),
         months=state.months,
         rejected_file=state.rejected_file,
         commits=state.commits,

@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stop_pipeline.errors import counted
 from stop_pipeline.phone_numbers import read_phone_numbers
 from stop_pipeline.schema import COMMITS
 from stop_pipeline.table.state import MonthInfo, State
@@ -118,6 +119,19 @@ def month_info(periods: pd.DataFrame) -> MonthInfo:
         return MonthInfo(len(periods), len(standing), fingerprint(standing))
     raw = "\n".join(standing["raw"]).encode()
     return MonthInfo(len(periods), len(standing), hashlib.sha256(raw).hexdigest())
+
+
+def difference(committed: pd.DataFrame, recorded: MonthInfo | None) -> str | None:
+    """How the committed rows of a file differ from what the commit records, as a part of a sentence; None if not.
+
+    Nothing is recorded about a file that the commit does not have.
+    """
+    found, expected = month_info(committed), recorded or month_info(committed.iloc[:0])
+    if found == expected:
+        return None
+    if found.rows == expected.rows:
+        return "holds other rows than the commit records"
+    return f"holds {counted(found.rows, 'row')}, but the commit records {expected.rows:,}"
 
 
 def with_commit(commits: pd.DataFrame, state: State) -> pd.DataFrame:

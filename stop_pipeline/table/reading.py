@@ -1,9 +1,10 @@
 """What a notebook reads: tables as of the last commit, as pandas DataFrames. A sync that is writing is not seen."""
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,6 +15,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
+from stop_pipeline.errors import StoreError, excerpt
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.schema import (
     ACCOUNT,
@@ -25,10 +27,10 @@ from stop_pipeline.schema import (
     TableSchema,
     to_pandas,
 )
-from stop_pipeline.settings import DEFAULT_DATA_ROOT
-from stop_pipeline.table.derive import suppression_list
+from stop_pipeline.settings import data_root
+from stop_pipeline.table.derive import SuppressionList, suppression_list
+from stop_pipeline.table.files import reading
 from stop_pipeline.table.periods import as_committed, known_at, open_rows, with_commit, with_numbers_reread
-from stop_pipeline.table.refusals import reading
 from stop_pipeline.table.state import State
 from stop_pipeline.table.store import Store, month_file
 from stop_pipeline.times import parse_moment
@@ -131,10 +133,12 @@ def read_suppression_list(root: str | Path | None = None, as_of: Moment | None =
     moment = None if as_of is None else parse_moment(as_of)
 
     def read(store: Store, account: str) -> pd.DataFrame:
-        if moment is None:
-            return store.read_derived(SUPPRESSION_LIST, account)
-        stops, rejected = (known_at(rows, moment) for rows in committed_rows(store, account, store.state(account)))
-        return suppression_list(stops, rejected).numbers
+        state = store.state(account)
+        if moment is None and (made := list_of_commit(store, account, state)) is not None:
+            return made.numbers
+        stops, rejected = committed_rows(store, account, state)
+        as_asked = open_rows if moment is None else partial(known_at, moment=moment)
+        return suppression_list(as_asked(stops), as_asked(rejected)).numbers
 
     if moment is not None:
         store = existing_store(root)
@@ -165,7 +169,22 @@ def existing_store(root: str | Path | None) -> Store:
     Raises:
         StoreError: there is no such data root.
     """
-    return Store.existing(root or os.environ.get("STOP_PIPELINE_DATA", "").strip() or DEFAULT_DATA_ROOT)
+    return Store.existing(root or data_root())
+
+
+def list_of_commit(
+    store: Store, account: str, state: State, reading_rules: str | None = None
+) -> SuppressionList | None:
+    """`suppression_list` as a sync has made it of this commit.
+
+    None if none has yet, or not by these rules, or the file is damaged. Then the list follows from the committed rows,
+    and nobody has to wait for the next sync.
+    """
+    with suppress(StoreError):
+        info = store.derived_info(SUPPRESSION_LIST, account)
+        if info is not None and info.commit == state.commit and reading_rules in (None, info.reading_rules):
+            return SuppressionList(store.read_derived(SUPPRESSION_LIST, account), info.unreadable_rows)
+    return None
 
 
 def committed_rows(store: Store, account: str, state: State) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -214,7 +233,7 @@ def _condition(filters: Filters | None) -> pc.Expression | None:
     try:  # on no rows: a filter that does not fit the columns is the caller's mistake, not a file's
         _READ_SCHEMA.empty_table().filter(condition)
     except pa.ArrowException as error:
-        raise ValueError(f"The filters do not fit the columns of stops: {error}") from error
+        raise ValueError(f"The filters do not fit the columns of stops: {excerpt(str(error))}") from None
     return condition
 
 

@@ -5,29 +5,22 @@ compress a large response.
 """
 
 import dataclasses
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from stop_pipeline.errors import StoreError
-from stop_pipeline.table.files import Files
-from stop_pipeline.table.parquet import as_json
-from stop_pipeline.table.refusals import reading, writing
+from stop_pipeline.table.files import Files, read_document, reading, write_document, writing
 from stop_pipeline.table.state import TIME_FORMAT, KeptResponse, RawFile, parse_time
 
 _FRAME_BYTES = 16_000_000
 _COPY_BYTES = 1 << 20
 _COMPRESSORS = 2
 _RAW_FILE = re.compile(r"([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)-([0-9a-f]{12})\.(json|xml)\.zst")
-
-Value = TypeVar("Value")
 
 
 class Responses:
@@ -105,30 +98,6 @@ class Responses:
             pa.input_stream(compressed, compression="zstd") as source,
         ):
             yield source
-
-
-def read_document(files: Files, name: str, make: Callable[[dict[str, Any]], Value]) -> Value | None:
-    """What `make` makes of the JSON object in a file; None if there is no such file.
-
-    Raises:
-        StoreError: the file holds something else.
-    """
-    data = files.read(name)
-    if data is None:
-        return None
-    try:
-        document = json.loads(data)
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        raise StoreError(f"{files.shown(name)} is not the JSON document it should be: restore it from a backup.")
-    with reading(files.shown(name)):
-        return make(document)
-
-
-def write_document(files: Files, account: str, name: str, document: dict[str, Any]) -> None:
-    """Replace a JSON file, under the account's lock."""
-    files.write(account, name, as_json(document).encode() + b"\n")
 
 
 def _compress(body: Path, size_bytes: int, into: Path) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from stop_pipeline.schema import SCHEMA_VERSION
+
 SUCCESS_CODE = 200
 TIME_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 """Times in names of commits and kept responses."""
@@ -122,10 +124,11 @@ class MonthInfo:
 class State:
     """The commit of one account: the content of `state/account=….json`."""
 
-    schema_version: int = 2  # of the data root
+    schema_version: int = SCHEMA_VERSION  # of the data root
     applied_at: datetime | None = None  # fetch time of the last response merged; None before the first
     parent: str | None = None  # name of the commit before this one
-    sha256: str | None = None  # of the last response merged; the next ten describe that response and its merge
+    # Of the last response merged; the fields down to `accepted_removals` describe it and its merge.
+    sha256: str | None = None
     complete: bool = False
     verified_at: datetime | None = None  # fetch time of the last complete response, merged or found unchanged
     rows: int = 0
@@ -200,6 +203,35 @@ class DerivedInfo:
     reading_rules: str | None = None  # version of the rules by which it was made; None if schema version 1 made it
     unreadable_rows: int = 0  # listed rows that contain no phone number and so block nobody; `suppression_list` only
     timezone: str | None = None  # in which `createdAt` was read
+
+
+def state_of_version_1(
+    document: Mapping[str, Any], months: Mapping[str, MonthInfo], rejected_file: MonthInfo | None
+) -> State:
+    """The state that a document of schema version 1 describes; KeyError, TypeError or ValueError if it is none.
+
+    Version 1 recorded neither what its files hold, which is what they themselves say now, nor the rules by which they
+    were read. A sync that was killed may have left rows in them that were never committed.
+    """
+    return State(
+        schema_version=1,
+        applied_at=parse_time(document["applied_at"]),
+        parent=document["parent"],
+        sha256=document["sha256"],
+        complete=document["whole"],
+        verified_at=parse_time(document["verified_at"]),
+        rows=document["rows"],
+        rejected=document["rejected"],
+        duplicates=document["duplicates"],
+        counts=Counts(**document["counts"]),
+        doubled_open_ids=document.get("figures", {}).get("doubled_open_ids", 0),
+        withheld_because=document["withheld_because"],
+        withheld_from=document.get("withheld_from"),
+        accepted_removals=document["accepted_removals"],
+        settings=document["settings"],
+        months=months,
+        rejected_file=rejected_file,
+    )
 
 
 def parse_time(text: str | None) -> Any:

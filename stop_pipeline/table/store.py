@@ -28,7 +28,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stop_pipeline.errors import SchemaVersionError, StoreError
+from stop_pipeline.errors import StoreError, counted
 from stop_pipeline.schema import (
     COMMITS,
     LISTED,
@@ -42,13 +42,11 @@ from stop_pipeline.schema import (
 )
 from stop_pipeline.settings import is_remote
 from stop_pipeline.table.bucket import BucketFiles
-from stop_pipeline.table.files import Files
+from stop_pipeline.table.files import MADE_AGAIN, Files, read_document, reading, write_document
 from stop_pipeline.table.parquet import as_declared, decode, encode, note_of
 from stop_pipeline.table.periods import month_info, split_by_month, with_commit
-from stop_pipeline.table.refusals import MADE_AGAIN, reading
-from stop_pipeline.table.responses import Responses, read_document, write_document
-from stop_pipeline.table.state import DerivedInfo, MonthInfo, SnapshotInfo, State
-from stop_pipeline.table.version_1 import state_of_version_1
+from stop_pipeline.table.responses import Responses
+from stop_pipeline.table.state import DerivedInfo, MonthInfo, SnapshotInfo, State, state_of_version_1
 
 FILES_AT_ONCE = 4
 """Files that are read or written at the same time."""
@@ -130,7 +128,7 @@ class Store:
         """The commit that stands; an empty state before the first.
 
         Raises:
-            SchemaVersionError: a later version of this package wrote it.
+            StoreError: a later version of this package wrote it.
         """
         name = f"state/account={account}.json"
         document = read_document(self.files, name, dict)
@@ -138,7 +136,7 @@ class Store:
             return State()
         version = document.get("schema_version")
         if version not in (1, SCHEMA_VERSION):
-            raise SchemaVersionError(
+            raise StoreError(
                 f"The data below {self.root} has schema version {version}, and this version of stop_pipeline reads "
                 f"up to {SCHEMA_VERSION}: install the version that wrote it, or start a new data root."
             )
@@ -225,21 +223,18 @@ class Store:
         name = table_file(REJECTED.name, account)
         return month_info(self._read(name, REJECTED)) if self.files.exists(name) else None
 
-    def read_month(self, account: str, month: str, state: State) -> pd.DataFrame:
-        """All periods of a month (`schema.STOPS`), sorted; a month that the commit does not have is empty."""
-        if month not in state.months:
-            return STOPS.empty
-        return self._read(month_file(account, month), STOPS, state=state)
-
     def read_stops(
         self, account: str, state: State, columns: Sequence[str], months: Iterable[str] | None = None
     ) -> pd.DataFrame:
-        """Some columns of all periods of a commit, or of some of its months, in the order of their months."""
+        """Some columns of all periods of a commit, or of some months: in their order, sorted within each.
+
+        A month that the commit does not have is empty.
+        """
 
         def read(month: str) -> pa.Table:
             return self._read_arrow(month_file(account, month), STOPS, state, columns)
 
-        names = state.months if months is None else months
+        names = state.months if months is None else [month for month in months if month in state.months]
         empty = pa.schema([STOPS.arrow.field(name) for name in columns]).empty_table()
         return to_pandas(pa.concat_tables([empty, *self.in_threads(read, names)]))
 
@@ -257,8 +252,8 @@ class Store:
         commits = self._read(name, COMMITS, state=state).iloc[: state.commits]
         if len(commits) < state.commits:
             raise StoreError(
-                f"{self.files.shown(name)} holds {len(commits):,} rows, but the commit records {state.commits:,}: "
-                "restore it from a backup."
+                f"{self.files.shown(name)} holds {counted(len(commits), 'row')}, but the commit records "
+                f"{state.commits:,}: restore it from a backup."
             )
         return commits
 
@@ -278,7 +273,7 @@ class Store:
         try:
             with reading(self.files.shown(SNAPSHOT_FILE.format(account))):
                 return SnapshotInfo.from_json(note_of(self.files.footer(SNAPSHOT_FILE.format(account))))
-        except (FileNotFoundError, StoreError):
+        except StoreError:
             return None
 
     def write_snapshot(self, account: str, listed: pd.DataFrame, rejected: pd.DataFrame, info: SnapshotInfo) -> None:
@@ -291,8 +286,6 @@ class Store:
         data = encode(
             rows, STOP_SNAPSHOT, dataclasses.asdict(info), row_groups=[*groups, len(rejected)], checksums=True
         )
-        for folder in self.files.matching(f"snapshot/account={account}/created_month=*"):
-            self.files.remove(f"{folder}/stop_snapshot.parquet")  # of schema version 1
         self.files.write(account, SNAPSHOT_FILE.format(account), data)
 
     def read_snapshot(self, account: str, info: SnapshotInfo, months: Iterable[str]) -> pd.DataFrame:

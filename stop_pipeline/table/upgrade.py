@@ -5,26 +5,24 @@ What changes is one commit of its own, so that a new reading rule never looks li
 
 import dataclasses
 import logging
-from collections.abc import Callable
-from functools import partial
 from zoneinfo import ZoneInfo
 
 import pandas as pd
 
-from stop_pipeline.errors import StoreError
-from stop_pipeline.local_times import local_to_utc
+from stop_pipeline.errors import StoreError, counted
 from stop_pipeline.phone_numbers import READING_RULES
-from stop_pipeline.schema import REJECTED
+from stop_pipeline.schema import REJECTED, STOPS
 from stop_pipeline.table.periods import (
     REJECTED_ORDER,
     STOPS_ORDER,
     as_committed,
+    difference,
     joined_periods,
-    month_info,
     with_numbers_reread,
 )
 from stop_pipeline.table.state import MonthInfo, State
 from stop_pipeline.table.store import Store, month_file, table_file
+from stop_pipeline.times import local_to_utc
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +40,9 @@ def bring_up_to_date(store: Store, account: str, state: State, *, timezone: str)
         state, months=store.recorded_months(account), rejected_file=store.recorded_rejected(account)
     )
     _refuse_other_rows(store, account, state, on_disk)
+    if state.schema_version == 1 or state.commit is None:
+        for folder in store.files.matching(f"snapshot/account={account}/created_month=*"):
+            store.files.remove(f"{folder}/stop_snapshot.parquet")  # version 1 had one for each month
     outdated = state.schema_version == 1 or (
         state.commit is not None and (state.reading_rules != READING_RULES or state.settings["timezone"] != timezone)
     )
@@ -50,7 +51,7 @@ def bring_up_to_date(store: Store, account: str, state: State, *, timezone: str)
 
     months, largest_id = {}, state.largest_id
     for month in on_disk.months:
-        stored = store.read_month(account, month, on_disk)
+        stored = store.read_stops(account, on_disk, STOPS.names, [month])
         rows = as_committed(stored, state.applied_at)
         if outdated:
             rows = with_numbers_reread(rows)
@@ -63,7 +64,7 @@ def bring_up_to_date(store: Store, account: str, state: State, *, timezone: str)
     rejected = as_committed(stored_rejected, state.applied_at)
     if outdated:
         rejected = with_numbers_reread(rejected).sort_values(REJECTED_ORDER, ignore_index=True)
-    log.info("Account %s: stored rows are read again; %d months changed", account, len(months))
+    log.info("Account %s: stored rows are read again; %s changed", account, counted(len(months), "month"))
     return store.commit(
         account,
         dataclasses.replace(
@@ -86,35 +87,29 @@ def _refuse_other_rows(store: Store, account: str, state: State, on_disk: State)
     if state.schema_version == 1:
         return  # it recorded nothing about its files
     if state.commit is None and on_disk.months:
+        months = counted(len(on_disk.months), "month")
         raise StoreError(
-            f"{store.files.shown(f'stops/account={account}')} holds {len(on_disk.months)} months, but there is no "
-            f"commit: restore state/account={account}.json from a backup."
+            f"{store.files.shown(f'stops/account={account}')} holds {months}, but there is no commit: restore "
+            f"state/account={account}.json from a backup."
         )
     store.read_commits(account, state)  # refuses what is missing
-    files: dict[str, tuple[MonthInfo | None, MonthInfo | None, Callable[[], pd.DataFrame]]] = {
-        month_file(account, month): (
-            state.months.get(month),
-            on_disk.months.get(month),
-            partial(store.read_month, account, month, on_disk),
-        )
-        for month in sorted({*state.months, *on_disk.months})
-    }
-    read_rejected = partial(store.read_rejected, account, on_disk)
-    files[table_file(REJECTED.name, account)] = (state.rejected_file, on_disk.rejected_file, read_rejected)
-    for file, (recorded, found, read) in files.items():
-        if found == recorded:
-            continue
-        rows = as_committed(read(), state.applied_at)
-        committed, expected = month_info(rows), recorded or month_info(rows.iloc[:0])
-        if found is None:
-            problem = "is missing"
-        elif committed == expected:
-            continue
-        elif committed.rows == expected.rows:
-            problem = "holds other rows than the commit records"
-        else:
-            problem = f"holds {committed.rows:,} rows, but the commit records {expected.rows:,}"
+    for month in sorted({*state.months, *on_disk.months}):
+        found, recorded = on_disk.months.get(month), state.months.get(month)
+        if found != recorded:
+            stored = store.read_stops(account, on_disk, STOPS.names, [month])
+            file = store.files.shown(month_file(account, month))
+            _refuse_difference(file, found, recorded, as_committed(stored, state.applied_at))
+    if on_disk.rejected_file != state.rejected_file:
+        stored = store.read_rejected(account, on_disk)
+        file = store.files.shown(table_file(REJECTED.name, account))
+        _refuse_difference(file, on_disk.rejected_file, state.rejected_file, as_committed(stored, state.applied_at))
+
+
+def _refuse_difference(file: str, found: MonthInfo | None, recorded: MonthInfo | None, committed: pd.DataFrame) -> None:
+    """Refuse a file that is missing, or whose committed rows are not those that the commit records."""
+    problem = "is missing" if found is None else difference(committed, recorded)
+    if problem is not None:
         raise StoreError(
-            f"{store.files.shown(file)} {problem}. Nothing was changed: restore the file from a backup, or look at "
-            "what “stop-pipeline rebuild” makes of the kept responses."
+            f"{file} {problem}. Nothing was changed: restore the file from a backup, or look at what “stop-pipeline "
+            "rebuild” makes of the kept responses."
         )

@@ -1,7 +1,6 @@
 """A campaign is checked against lists that are recent and complete, of every account, or not at all."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from stop_pipeline import read_suppression_list
 from stop_pipeline.campaign.suppression import suppress, suppress_file
 from stop_pipeline.errors import OutdatedListError
 from stop_pipeline_tests.campaign.lists import DAY, FREE, HOUR, STOPPED, synced
-from stop_pipeline_tests.support.syncing import Row
+from stop_pipeline_tests.support.syncing import Row, response_body
 
 
 def refusal(root: Path, *, account: str | None = None, max_age: timedelta | str = DAY) -> str:
@@ -53,20 +53,25 @@ def test_a_list_that_was_never_complete_is_refused(tmp_path: Path) -> None:
     assert "never complete" in refusal(synced(tmp_path, nb_data=2).root)
 
 
-def test_a_list_behind_its_commit_is_refused(tmp_path: Path) -> None:
+def test_what_is_committed_blocks_before_the_list_is_made_again(tmp_path: Path) -> None:
     syncer = synced(tmp_path)
-    syncer.store.write_state("main", replace(syncer.store.state("main"), sha256="0" * 64))
-    assert "behind its last commit" in refusal(tmp_path)
+    syncer.fetch(response_body([Row(1, STOPPED), Row(2, FREE)]), at=datetime.now(UTC))
+    syncer.merge()
+    assert blocked_of(tmp_path, [STOPPED, FREE]) == [STOPPED, FREE]
+    assert sorted(read_suppression_list(tmp_path)["phone_number"]) == sorted([STOPPED, FREE])
 
 
 def test_a_list_from_the_future_means_a_wrong_clock(tmp_path: Path) -> None:
     assert "set this machine's clock" in refusal(synced(tmp_path / "data", ago=-HOUR).root)
 
 
-def test_a_damaged_list_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_list_follows_from_the_rows_that_it_was_made_of(tmp_path: Path) -> None:
     root = synced(tmp_path).root
     (root / "suppression_list/account=main/suppression_list.parquet").write_bytes(b"no Parquet")
-    refusal(root)
+    assert blocked_of(root, [STOPPED, FREE]) == [STOPPED]
+    for month in (root / "stops").rglob("*.parquet"):
+        month.write_bytes(b"no Parquet")
+    assert "stops.parquet: it is damaged" in refusal(root)
 
 
 def test_a_number_that_any_account_lists_is_blocked_unless_one_is_named(tmp_path: Path) -> None:

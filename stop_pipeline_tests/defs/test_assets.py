@@ -86,7 +86,10 @@ def test_stored_rows_that_were_read_again_are_shown(pipeline: Pipeline) -> None:
     pipeline.settings = replace(pipeline.settings, timezone="Indian/Reunion")
     result = pipeline.sync(listed)
     stops = values(result, "stops")
-    assert "read again" in stops["reread"]
+    assert stops["reread"] == (
+        "Stored rows were first brought up to date: by today's rules and settings, and without rows from after the "
+        "commit."
+    )
     assert (stops["changed"], stops["removed"]) == (0, 0)
     assert shown(result, "stops")["preview"] != before
     assert "reread" not in values(pipeline.sync(listed), "stops")

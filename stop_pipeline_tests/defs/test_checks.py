@@ -66,7 +66,7 @@ def test_an_id_that_is_open_twice_without_a_reason_fails_its_check(
     # What no sync does: open rows are written once more.
     with syncer.store.locked("main"):
         state = syncer.store.state("main")
-        month = syncer.store.read_month("main", "2025-06", state)
+        month = syncer.store.read_stops("main", state, STOPS.names, ["2025-06"])
         periods = pd.concat([month, month.head(doubled)]).sort_values(STOPS_ORDER, ignore_index=True)
         syncer.store.commit("main", state, {"2025-06": periods})
 

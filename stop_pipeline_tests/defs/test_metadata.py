@@ -124,6 +124,12 @@ def test_an_empty_list_has_empty_previews_and_charts(pipeline: Pipeline) -> None
         assert not preview.records
 
 
+def test_the_sum_of_rows_is_in_the_singular_for_a_single_row(pipeline: Pipeline) -> None:
+    result = pipeline.sync(listing(1))
+    for asset in ("stop_snapshot", "stops"):
+        assert shown(result, asset)["rows"].value == "1 row = 1 kept + 0 duplicates collapsed + 0 rejected"
+
+
 def test_the_health_line_says_when_the_list_was_verified_and_when_it_changed() -> None:
     state = State(applied_at=START, verified_at=START.replace(hour=14))
     assert metadata.health(state, START.replace(hour=15, minute=30)) == (

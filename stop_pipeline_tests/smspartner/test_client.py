@@ -16,17 +16,14 @@ from typing import Any
 import pytest
 
 from stop_pipeline.errors import (
-    AccessRefusedError,
     ApiError,
-    ClockError,
     KeyRefusedError,
     StopPipelineError,
     StoreError,
     TransientApiError,
-    UnexpectedRedirectError,
     UnreadableResponseError,
 )
-from stop_pipeline.smspartner.client import MAX_ENVELOPE_BYTES, StopListClient
+from stop_pipeline.smspartner.client import MAX_ENVELOPE_BYTES
 from stop_pipeline_tests.support.fetching import KEY, LIST, LONG_LIST, NOW, assert_keyless, client_for, fetch_error
 from stop_pipeline_tests.support.loopback import Exchange, Loopback, Script, head, raw, reply, reply_json
 
@@ -55,15 +52,6 @@ def test_the_list_is_asked_for_with_the_key_and_the_format(into: Path) -> None:
     assert (request.method, request.path) == ("GET", "/v1/stop-sms/list")
     assert request.query == {"apiKey": KEY, "_format": "xml"}
     assert request.headers["User-Agent"] == "stop_pipeline"
-
-
-@pytest.mark.parametrize("key", [" s3cret", "s3cret\n", "\ts3cret\r\n"])
-def test_white_space_around_the_key_is_not_sent(key: str, into: Path) -> None:
-    with Loopback(reply(200, LIST)) as server:
-        client = StopListClient(key, base_url=server.base_url)
-        client.fetch(into)
-    assert server.requests[0].query["apiKey"] == "s3cret"
-    assert client.secrets == ("s3cret", "s•cret")
 
 
 def use_proxy(monkeypatch: pytest.MonkeyPatch, scheme: str, port: int) -> None:
@@ -205,7 +193,7 @@ def test_a_refused_key_is_told_in_whatever_encoding(status: int, encoding: str, 
 
 
 def test_a_documented_error_code_is_a_refusal_even_where_success_is_claimed(into: Path) -> None:
-    assert_fails(reply_json({"success": True, "code": 96}), AccessRefusedError, "code 96", into)
+    assert_fails(reply_json({"success": True, "code": 96}), ApiError, "code 96", into)
 
 
 def test_a_large_response_is_left_to_the_parser_even_if_it_says_that_it_failed(into: Path) -> None:
@@ -215,9 +203,7 @@ def test_a_large_response_is_left_to_the_parser_even_if_it_says_that_it_failed(i
     assert into.read_bytes() == body
 
 
-@pytest.mark.parametrize(
-    ("status", "kind"), [(401, KeyRefusedError), (403, AccessRefusedError), (404, AccessRefusedError)]
-)
+@pytest.mark.parametrize(("status", "kind"), [(401, KeyRefusedError), (403, ApiError), (404, ApiError)])
 def test_an_error_without_the_documented_body_is_judged_by_its_status_and_quoted(
     status: int, kind: type[ApiError], into: Path
 ) -> None:
@@ -227,7 +213,7 @@ def test_an_error_without_the_documented_body_is_judged_by_its_status_and_quoted
 
 def test_an_error_body_is_judged_even_if_it_is_cut(into: Path) -> None:
     body = b'{"success": false, "code": 20, "message": "off"}'
-    assert_fails(reply(403, body, {"Content-Length": "1000"}), AccessRefusedError, "code 20, “off”", into)
+    assert_fails(reply(403, body, {"Content-Length": "1000"}), ApiError, "code 20, “off”", into)
 
 
 def endless(headers: bytes, piece: bytes) -> Script:
@@ -240,7 +226,7 @@ def endless(headers: bytes, piece: bytes) -> Script:
 
 
 def test_no_more_than_64_kib_of_an_error_body_are_read(into: Path) -> None:
-    assert_fails(endless(head(403), b"x" * 65_536), AccessRefusedError, "HTTP 403", into)
+    assert_fails(endless(head(403), b"x" * 65_536), ApiError, "HTTP 403", into)
 
 
 @pytest.mark.parametrize("status", [201, 204, 206])
@@ -273,14 +259,14 @@ def test_a_redirect_is_not_followed_and_only_its_host_is_named(
     with Loopback(reply(status, b"moved", {"Location": location}), reply(200, LIST)) as server:
         error = fetch_error(server.base_url, into)
     assert len(server.requests) == 1
-    assert type(error) is UnexpectedRedirectError
+    assert type(error) is ApiError
     assert named in str(error)
     assert "secret" not in str(error)
 
 
 def test_the_body_of_a_redirect_is_not_read(into: Path) -> None:
     script = endless(head(302, {"Location": "/login"}), b"x" * 65_536)
-    assert_fails(script, UnexpectedRedirectError, "redirect", into)
+    assert_fails(script, ApiError, "redirect", into)
 
 
 # Cut, broken and oversized bodies
@@ -354,7 +340,11 @@ def traced_memory() -> Iterator[list[int]]:
 
 def test_an_endless_body_ends_at_the_largest_size(into: Path) -> None:
     script = endless(head(200, {"Transfer-Encoding": "chunked"}), b"10000\r\n" + b"x" * 65_536 + b"\r\n")
-    assert_fails(script, UnreadableResponseError, "larger than 1000000 bytes", into, max_bytes=1_000_000)
+    told = (
+        "larger than 1000000 bytes: nothing was changed; if the list is really that long, report it to the maintainers "
+        "of stop_pipeline."
+    )
+    assert_fails(script, UnreadableResponseError, told, into, max_bytes=1_000_000)
 
 
 # The clock
@@ -368,7 +358,8 @@ def date(difference: timedelta) -> dict[str, str]:
 def test_clocks_too_far_apart_fail_before_anything_is_kept(difference: timedelta, into: Path) -> None:
     with Loopback(reply(200, LIST, date(difference))) as server:
         error = fetch_error(server.base_url, into)
-    assert type(error) is ClockError
+    assert type(error) is ApiError
+    assert "SMS Partner's clock says " in str(error)
     assert f"{NOW + difference:%Y-%m-%d %H:%M:%S} UTC" in str(error)
     assert "2026-03-01 12:00:00" in str(error)
 
@@ -396,7 +387,9 @@ def test_clocks_close_enough_and_dates_that_cannot_be_read_are_accepted(headers:
 
 def test_a_server_date_at_the_end_of_time_is_a_clock_error(into: Path) -> None:
     with Loopback(reply(200, LIST, {"Date": "Fri, 31 Dec 9999 23:59:59 -0100"})) as server:
-        assert type(fetch_error(server.base_url, into)) is ClockError
+        error = fetch_error(server.base_url, into)
+    assert type(error) is ApiError
+    assert "SMS Partner's clock says 9999-12-31 23:59:59" in str(error)
 
 
 # The disk

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from stop_pipeline.errors import (
-    AccessRefusedError,
     ApiError,
     KeyRefusedError,
     TransientApiError,
@@ -241,6 +240,23 @@ def test_a_secret_in_the_message_of_a_refusal_is_not_quoted(tmp_path: Path) -> N
         open_list(path, "json", secrets=["apikey-of-mine"])
 
 
+def test_a_response_that_turns_out_to_be_broken_when_its_rows_are_read_is_not_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "response"
+    path.write_text('{"url": "?apiKey=apikey-of-mine", "success": true, "code": 200, "nbData": 1, "data": [{"id": 1]}')
+    document = open_list(path, "json", secrets=["apikey-of-mine"])
+    with pytest.raises(UnreadableResponseError, match="delimiter at character") as error:
+        parse(document, fetched_at=FETCHED_AT, timezone=PARIS)
+    assert "apik" not in str(error.value)
+    with pytest.raises(UnreadableResponseError, match=r"character [0-9]+ of [0-9]+\. Nothing"):
+        open_list(path_of_a_page(tmp_path), "json", secrets=None)
+
+
+def path_of_a_page(folder: Path) -> Path:
+    page = folder / "page"
+    page.write_text("<html>apikey-of-mine</html>")
+    return page
+
+
 # Refusals
 
 
@@ -251,7 +267,7 @@ def test_a_refusal_goes_by_a_known_code_even_beside_success_true() -> None:
         read(json_document([GOOD], code="10"))
     with pytest.raises(TransientApiError):
         read(xml_document("", code="500"), "xml")
-    with pytest.raises(AccessRefusedError):
+    with pytest.raises(ApiError, match="does not allow this machine's IP address"):
         read(json_document({"1": GOOD}, code=96))
 
 

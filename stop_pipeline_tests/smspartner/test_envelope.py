@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stop_pipeline.errors import AccessRefusedError, ApiError, KeyRefusedError, TransientApiError
+from stop_pipeline.errors import ApiError, KeyRefusedError, TransientApiError
 from stop_pipeline.smspartner.envelope import ERROR_CODES, Envelope, read_envelope, refusal, whole_code, whole_count
 
 JSON_ERROR = '{"success": false, "code": 10, "message": "Clé API incorrecte"}'.encode()
@@ -141,51 +141,54 @@ def test_every_envelope_that_can_be_read_can_be_refused_in_one_line(document: ob
 
 
 @pytest.mark.parametrize(
-    ("code", "error"),
+    ("code", "error", "says"),
     [
-        (1, KeyRefusedError),
-        (10, KeyRefusedError),
-        (20, AccessRefusedError),
-        (30, AccessRefusedError),
-        (40, AccessRefusedError),
-        (90, AccessRefusedError),
-        (96, AccessRefusedError),
-        (500, TransientApiError),
+        (1, KeyRefusedError, "received no API key"),
+        (10, KeyRefusedError, "does not accept the API key"),
+        (20, ApiError, "has disabled this account"),
+        (30, ApiError, "has blocked this account"),
+        (40, ApiError, "denies this account access"),
+        (90, ApiError, "calls the request malformed"),
+        (96, ApiError, "does not allow this machine's IP address"),
+        (500, TransientApiError, "failed on its side"),
     ],
 )
 @pytest.mark.parametrize("success", [False, True, None])
 @pytest.mark.parametrize("status", [None, 200, 401, 503])
 def test_a_documented_code_decides_whatever_success_and_status_say(
-    *, code: int, error: type[ApiError], success: bool | None, status: int | None
+    *, code: int, error: type[ApiError], says: str, success: bool | None, status: int | None
 ) -> None:
     envelope = Envelope(success=success, code=code, message="no")
     assert envelope.refused
     assert code in ERROR_CODES
     refused = refusal(envelope, status=status)
     assert type(refused) is error
+    assert str(refused).startswith(f"SMS Partner {says} (")
     assert f"code {code}" in str(refused)
 
 
 @pytest.mark.parametrize(
-    ("status", "error"),
+    ("status", "error", "says"),
     [
-        (401, KeyRefusedError),
-        (403, AccessRefusedError),
-        (404, AccessRefusedError),
-        (418, AccessRefusedError),
-        (408, TransientApiError),
-        (429, TransientApiError),
-        (500, TransientApiError),
-        (503, TransientApiError),
-        (200, AccessRefusedError),
-        (None, AccessRefusedError),
+        (401, KeyRefusedError, "does not accept the API key"),
+        (403, ApiError, "denies access"),
+        (404, ApiError, "does not know this page"),
+        (418, ApiError, "refused the request"),
+        (408, TransientApiError, "failed on its side"),
+        (429, TransientApiError, "was asked too often"),
+        (500, TransientApiError, "failed on its side"),
+        (503, TransientApiError, "failed on its side"),
+        (200, ApiError, "refused the request"),
+        (None, ApiError, "refused the request"),
     ],
 )
 @pytest.mark.parametrize("code", [None, 7, 200])
 def test_without_a_documented_code_the_status_decides(
-    code: int | None, status: int | None, error: type[ApiError]
+    code: int | None, status: int | None, error: type[ApiError], says: str
 ) -> None:
-    assert type(refusal(Envelope(success=False, code=code, message=None), status=status)) is error
+    refused = refusal(Envelope(success=False, code=code, message=None), status=status)
+    assert type(refused) is error
+    assert str(refused).startswith(f"SMS Partner {says} (")
 
 
 def test_the_message_gives_status_code_and_what_the_provider_said() -> None:

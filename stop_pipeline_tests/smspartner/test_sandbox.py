@@ -21,9 +21,7 @@ import requests
 from defusedxml import ElementTree
 
 from stop_pipeline.smspartner import sandbox as sandbox_module
-from stop_pipeline.smspartner import sandbox_list
-from stop_pipeline.smspartner.sandbox import API_KEY, Sandbox, today
-from stop_pipeline.smspartner.sandbox_list import Format, StopList
+from stop_pipeline.smspartner.sandbox import API_KEY, Format, Sandbox, StopList, today
 
 UNTIL = date(2026, 3, 1)
 NOBODYS = re.compile(
@@ -198,7 +196,7 @@ def test_the_same_arguments_and_days_give_the_same_responses() -> None:
 
 def test_another_process_makes_the_same_list() -> None:
     code = (
-        "import sys; from stop_pipeline.smspartner.sandbox_list import StopList; "
+        "import sys; from stop_pipeline.smspartner.sandbox import StopList; "
         "sys.stdout.buffer.write(StopList().next_response('xml'))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == body(
@@ -375,9 +373,10 @@ def test_the_key_is_printed_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_it_shares_no_code_with_the_client_and_needs_no_library_but_numpy() -> None:
-    for module in (sandbox_module, sandbox_list):
-        imports = list(ast.walk(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))))
-        modules = {alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names}
-        modules |= {str(node.module) for node in imports if isinstance(node, ast.ImportFrom)}
-        others = {name for name in modules if name.partition(".")[0] not in sys.stdlib_module_names}
-        assert others <= {"numpy", "numpy.typing", "stop_pipeline.smspartner.sandbox_list"}
+    imports = list(ast.walk(ast.parse(Path(str(sandbox_module.__file__)).read_text(encoding="utf-8"))))
+    modules = {alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {str(node.module) for node in imports if isinstance(node, ast.ImportFrom)}
+    assert {name for name in modules if name.partition(".")[0] not in sys.stdlib_module_names} == {
+        "numpy",
+        "numpy.typing",
+    }

@@ -27,8 +27,8 @@ from stop_pipeline.results import Merged
 from stop_pipeline.smspartner.client import Response
 from stop_pipeline.table import responses
 from stop_pipeline.table import store as store_module
-from stop_pipeline.table.refusals import writing
-from stop_pipeline.table.removals import RemovalPolicy
+from stop_pipeline.table.files import writing
+from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.store import Store
 from stop_pipeline_tests.support.syncing import PARIS, CannedClient
 

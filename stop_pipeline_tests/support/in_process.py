@@ -1,6 +1,5 @@
 """The command `stop-pipeline` within the test's own process, which is quicker, for whatever does not need its own."""
 
-import gc
 import os
 import signal
 from pathlib import Path
@@ -14,7 +13,7 @@ from stop_pipeline_tests.support.commands import clean_environment
 
 def run_in_process(*arguments: str, cwd: Path, **variables: str) -> Result:
     """Run `stop-pipeline` with these arguments and variables; the result has `exit_code`, `stdout` and `stderr`."""
-    folder, umask, threshold = Path.cwd(), os.umask(0o022), gc.get_threshold()
+    folder, umask = Path.cwd(), os.umask(0o022)
     handlers = {asked: signal.getsignal(asked) for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     os.chdir(cwd)
     try:
@@ -23,7 +22,6 @@ def run_in_process(*arguments: str, cwd: Path, **variables: str) -> Result:
     finally:
         os.chdir(folder)
         os.umask(umask)
-        gc.set_threshold(*threshold)
         for asked, handler in handlers.items():
             signal.signal(asked, handler)
     if result.exception is not None and not isinstance(result.exception, SystemExit):

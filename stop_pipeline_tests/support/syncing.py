@@ -13,7 +13,7 @@ from stop_pipeline import sync
 from stop_pipeline.results import Fetched, Merged
 from stop_pipeline.settings import Format
 from stop_pipeline.smspartner.client import Response
-from stop_pipeline.table.removals import RemovalPolicy
+from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.store import Store
 
 PARIS = "Europe/Paris"

@@ -32,7 +32,7 @@ from stop_pipeline import read_stops, sync
 from stop_pipeline.errors import StoreError
 from stop_pipeline.smspartner.client import Response
 from stop_pipeline.table.files import LOCK_TIMEOUT_SECONDS, Files
-from stop_pipeline.table.removals import RemovalPolicy
+from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.store import Store
 from stop_pipeline_tests.conftest import Figures
 from stop_pipeline_tests.support.commands import GIVE_UP_SECONDS, wait_until

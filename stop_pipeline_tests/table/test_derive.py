@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline.numbers_in_text import find_phone_numbers
-from stop_pipeline.phone_numbers import read_phone_number
+from stop_pipeline.phone_numbers import find_phone_numbers, read_phone_number
 from stop_pipeline.schema import REJECTED, STOPS, STOPS_PER_DAY, SUPPRESSION_LIST
 from stop_pipeline.table.derive import SuppressionList, stops_per_day, suppression_list
 from stop_pipeline_tests.support.parsing import records

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from stop_pipeline.errors import ForeignListError
 from stop_pipeline.schema import LISTED, REJECTED, REJECTED_ROWS, STOPS
-from stop_pipeline.table.merge import Diff, MergePlan, apply, compare, merge_rejected, plan_merge
+from stop_pipeline.table.merge import Diff, MergePlan, RemovalPolicy, apply, compare, merge_rejected, plan_merge
 from stop_pipeline.table.periods import STOPS_ORDER, split_by_month
-from stop_pipeline.table.removals import RemovalPolicy
 from stop_pipeline.table.state import Removal, State
 from stop_pipeline_tests.support.parsing import records
 

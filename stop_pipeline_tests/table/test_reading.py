@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow.compute as pc
 import pytest
 
-from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list
-from stop_pipeline.errors import StoreError
+from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, suppress, sync
+from stop_pipeline.errors import ConfigurationError, StoreError
 from stop_pipeline_tests.support.syncing import IN_MEMORY, START, Row, Syncer, response_body, rows
 
 UTC_TIME = "datetime64[us, UTC]"
@@ -337,9 +337,29 @@ def test_readers_see_the_commit_and_not_what_later_syncs_have_written(syncer: Sy
     assert len(read_rejected(syncer.root)) == 1
 
 
-def test_a_table_that_a_killed_sync_has_not_derived_yet_is_that_of_the_commit_before(syncer: Syncer) -> None:
+def test_a_suppression_list_that_a_killed_sync_has_not_made_yet_follows_from_the_commit(syncer: Syncer) -> None:
     syncer.sync(rows(10))
     syncer.fetch(response_body(rows(12)))
     syncer.merge()
     assert len(read_stops(syncer.root)) == 12
-    assert len(read_suppression_list(syncer.root)) == 10
+    derived = read_suppression_list(syncer.root)
+    assert len(derived) == 12
+    sync.derive_suppression_list(syncer.store, "main")
+    pd.testing.assert_frame_equal(read_suppression_list(syncer.root), derived)
+
+
+def known_numbers() -> object:
+    return suppress(pd.DataFrame({"phone": ["0639980001"]}))
+
+
+@pytest.mark.parametrize(
+    ("variable", "read"), [("STOP_PIPELINE_DATA", read_stops), ("SMSPARTNER_ACCOUNTS_FILE", known_numbers)]
+)
+def test_a_variable_that_is_wrong_is_told_as_by_the_command(
+    variable: str, read: Callable[[], object], syncer: Syncer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncer.sync(rows(1))
+    monkeypatch.setenv("STOP_PIPELINE_DATA", str(syncer.root))
+    monkeypatch.setenv(variable, "~nobody-at-all/data")
+    with pytest.raises(ConfigurationError, match=f"^{variable} is “~nobody-at-all/data”, but this machine has no such"):
+        read()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stop_pipeline.table.removals import RemovalPolicy, recent_removals
+from stop_pipeline.table.merge import RemovalPolicy, recent_removals
 from stop_pipeline.table.state import Removal
 from stop_pipeline_tests.support.syncing import START
 
