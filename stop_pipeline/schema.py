@@ -24,18 +24,11 @@ _TRUTH = (pa.bool_(), "bool")
 
 @dataclass(frozen=True)
 class Column:
-    """One column.
-
-    Attributes:
-        name: Its name.
-        types: Its Arrow type in files, and its pandas dtype in memory.
-        meaning: What it holds, as one sentence.
-        nullable: Whether a value can be missing.
-    """
+    """One column."""
 
     name: str
-    types: tuple[pa.DataType, str]
-    meaning: str
+    types: tuple[pa.DataType, str]  # its Arrow type in files, and its pandas dtype in memory
+    meaning: str  # what it holds, as one sentence
     nullable: bool = False
 
     @property
@@ -78,11 +71,7 @@ class TableSchema:
 
 
 def to_arrow(frame: pd.DataFrame, schema: TableSchema) -> pa.Table:
-    """Convert a DataFrame to Arrow, column by column as its schema declares.
-
-    Args:
-        frame: Rows with the columns of `schema`; other columns and the index are left out.
-        schema: What the table must be.
+    """Convert a DataFrame to Arrow, column by column as its schema declares; other columns and the index are left out.
 
     Raises:
         TypeError: a column is missing, has another type, or holds a null where none is allowed.

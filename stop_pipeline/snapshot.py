@@ -16,19 +16,12 @@ from stop_pipeline.table.store import Store
 def make_snapshot(
     store: Store, account: str, kept: KeptResponse, state: State, *, fetched_at: datetime, timezone: str
 ) -> SnapshotInfo:
-    """Parse a kept response and write the snapshot.
+    """Parse a kept response as of a fetch time, and write the snapshot, under the account's lock.
 
-    Args:
-        store: The data root, locked.
-        account: Account name.
-        kept: The response.
-        state: The commit that stands: rows that it merged already are not parsed again if the response only appends.
-        fetched_at: As of when the response is read.
-        timezone: Zone in which `createdAt` is read.
+    Rows that the commit `state` merged already are not parsed again if the response only appends to them.
 
     Raises:
         UnreadableResponseError: it is not a list of rows.
-        StoreError: the data root refuses.
     """
     body = store.responses.unpack(account, kept)
     with reading_temporary(body):

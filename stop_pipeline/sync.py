@@ -128,13 +128,7 @@ def parse(store: Store, account: str, *, timezone: str) -> Parsed:
 
 
 def merge(store: Store, account: str, policy: RemovalPolicy, *, raw_days: int | None = None) -> Merged:
-    """Merge the newest snapshot into `stops` and `rejected`, commit, and forget old responses.
-
-    Args:
-        store: The data root.
-        account: Account name.
-        policy: How many rows may end.
-        raw_days: For how many days before the commit responses are kept; None keeps them all.
+    """Merge the newest snapshot into `stops` and `rejected`, commit, and forget responses `raw_days` older than that.
 
     Raises:
         ForeignListError: the list belongs to another account; nothing was changed.

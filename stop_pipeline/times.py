@@ -59,13 +59,9 @@ def parse_past_moment(value: datetime | date | str, *, now: datetime) -> datetim
 
 
 def read_local_times(texts: pd.Series) -> pd.Series:
-    """The times in texts of exactly the provider's form.
+    """The times in texts of exactly the provider's form, as datetime64[us] without a zone.
 
-    Args:
-        texts: `createdAt` (str).
-
-    Returns:
-        datetime64[us] without a zone; NaT where the text is not a real time, or one before 2000.
+    NaT where the text is not a real time, or one before 2000.
     """
     times = pd.to_datetime(texts.where(texts.str.fullmatch(_TEXT)), format=FORM, errors="coerce").astype(
         "datetime64[us]"
@@ -74,17 +70,10 @@ def read_local_times(texts: pd.Series) -> pd.Series:
 
 
 def local_to_utc(times: pd.Series, zone: ZoneInfo) -> pd.Series:
-    """The instants of local times in a zone.
+    """The instants (datetime64[us, UTC]) of local times (datetime64[us] without a zone) in a zone.
 
     A time that happens twice means the earlier instant; one that never happens means the next valid instant, the one at
     which the clocks were put forward.
-
-    Args:
-        times: datetime64[us] without a zone.
-        zone: Where they were read off a clock.
-
-    Returns:
-        datetime64[us, UTC].
     """
     earlier = np.ones(len(times), dtype=bool)
     instants = times.dt.tz_localize(zone, ambiguous=earlier, nonexistent="NaT").dt.tz_convert("UTC")

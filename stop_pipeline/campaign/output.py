@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stop_pipeline.errors import CampaignError
+from stop_pipeline.table.files import sync_to_disk
 
 TEMPORARY_PREFIX = ".stop-pipeline-suppress-"
 
@@ -27,7 +28,7 @@ def complete_folder(folder: Path) -> Iterator[Path]:
         yield temporary
         for path in temporary.iterdir():
             path.chmod(0o600)
-            _sync(path)  # or a power cut could leave the file cut short
+            sync_to_disk(path)  # or a power cut could leave the file cut short
         temporary.replace(folder)
 
 
@@ -43,9 +44,9 @@ def complete_file(path: Path) -> Iterator[Path]:
         file = temporary / path.name
         yield file
         file.chmod(0o600)
-        _sync(file)
+        sync_to_disk(file)
         file.replace(path)
-        _sync(path.parent)
+        sync_to_disk(path.parent)
 
 
 @contextmanager
@@ -69,14 +70,6 @@ def _temporary_folder(beside: Path) -> Iterator[Path]:
     except OSError as error:
         problem = os.strerror(error.errno) if error.errno else type(error).__name__
         raise CampaignError(f"Cannot write {beside}: {problem}. Nothing was changed there.") from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

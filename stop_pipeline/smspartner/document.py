@@ -80,15 +80,9 @@ def text_sha256(document: ListDocument, span: tuple[int, int]) -> str:
 
 
 def appended_span(document: ListDocument, *, size: int, sha256: str) -> tuple[int, int] | None:
-    """The part of a list's text that comes before or after the text of an earlier list, if that is there unchanged.
+    """The span of the rows that a list has before or after the text of an earlier list, of that size and SHA-256.
 
-    Args:
-        document: The response.
-        size: Length of the earlier text, in bytes.
-        sha256: SHA-256 of the earlier text.
-
-    Returns:
-        The span of the new rows; None if there are none, too many, or not separated from the others as rows are.
+    None if that text is not there unchanged, or there are no such rows, too many, or not separated as rows are.
     """
     if document.span is None:
         return None

@@ -68,7 +68,7 @@ def read_changes(
             f"{known_until:%Y-%m-%d %H:%M:%S} UTC: sync first, or ask for an earlier time."
         )
     warn_before_history(store, accounts, begin)
-    periods = [blocked_numbers(*committed_rows(store, name, state)).rows for name, state in states.items()]
+    periods = [blocked_numbers(*committed_rows(store, name, state)).numbers for name, state in states.items()]
     changes = changes_between(pd.concat(periods, ignore_index=True), begin, end)
     changes.attrs["until"] = end.isoformat()
     return changes

@@ -13,23 +13,17 @@ ORIGINS = (LISTED_ORIGIN, REJECTED_ORIGIN, FOUND_ORIGIN)
 """From the strongest to the weakest; a number has the strongest of its rows."""
 
 
-class BlockedNumbers(NamedTuple):
-    """The numbers that rows block."""
-
-    rows: pd.DataFrame  # one row for each number and each row that blocks it: `phone_number`, the row's other columns,
-    # and `origin`, the place of its origin in `ORIGINS`
-    unreadable_rows: int  # rows in which nothing like a phone number was found, so that they block nobody
-
-
 class SuppressionList(NamedTuple):
     """The numbers that must not be texted."""
 
-    numbers: pd.DataFrame  # one row per number (`schema.SUPPRESSION_LIST`), sorted by number
-    unreadable_rows: int  # as in `BlockedNumbers`
+    numbers: pd.DataFrame
+    unreadable_rows: int  # rows in which nothing like a phone number was found, so that they block nobody
 
 
-def blocked_numbers(stops: pd.DataFrame, rejected: pd.DataFrame) -> BlockedNumbers:
-    """Find the numbers that rows block.
+def blocked_numbers(stops: pd.DataFrame, rejected: pd.DataFrame) -> SuppressionList:
+    """Find the numbers that rows block: one row for each number and each row that blocks it.
+
+    It has `phone_number`, the other columns of that row, and `origin`, the place of its origin in `ORIGINS`.
 
     A row blocks the number that it has, and every number found in a text that is not one number: in a spelling that
     cannot be read, or anywhere in a malformed row.
@@ -60,7 +54,7 @@ def blocked_numbers(stops: pd.DataFrame, rejected: pd.DataFrame) -> BlockedNumbe
         ],
         ignore_index=True,
     )
-    return BlockedNumbers(rows, unreadable_rows)
+    return SuppressionList(rows, unreadable_rows)
 
 
 def suppression_list(stops: pd.DataFrame, rejected: pd.DataFrame) -> SuppressionList:
@@ -71,7 +65,7 @@ def suppression_list(stops: pd.DataFrame, rejected: pd.DataFrame) -> Suppression
         rejected: Open rows of `rejected`: `raw` and `phone_number`.
     """
     blocked = blocked_numbers(stops[["phone_number", "country", "created_at"]], rejected)
-    numbers = blocked.rows.groupby("phone_number", as_index=False).agg(
+    numbers = blocked.numbers.groupby("phone_number", as_index=False).agg(
         first_stop_at=("created_at", "min"),
         last_stop_at=("created_at", "max"),
         stop_count=("origin", "size"),

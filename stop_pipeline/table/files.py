@@ -109,7 +109,7 @@ class Files:
         with writing(self.shown(name)):
             if isinstance(data, Path):
                 temporary.chmod(0o600)
-                _sync(temporary)
+                sync_to_disk(temporary)
             else:
                 _write_new(temporary, data)
         self._move([(temporary, name)])
@@ -119,9 +119,9 @@ class Files:
         name = f"{staged_folder(account)}/{uuid4().hex}"
         with writing(self.shown(name)):
             for folder in _make_folder(self._path(name).parent):
-                _sync(folder)
+                sync_to_disk(folder)
             _write_new(self._path(name), data)
-            _sync(self._path(name).parent)
+            sync_to_disk(self._path(name).parent)
         return name
 
     def publish(self, staged: Mapping[str, str | None]) -> None:
@@ -151,7 +151,7 @@ class Files:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
                     raise
-            _sync(next(parent for parent in path.parents if parent.exists()))
+            sync_to_disk(next(parent for parent in path.parents if parent.exists()))
 
     def exists(self, name: str) -> bool:
         """Whether a file or folder exists; unlike `Path.exists`, not “no” where it may not look."""
@@ -193,7 +193,7 @@ class Files:
         """
         with writing(str(self._scratch)):
             for folder in _make_folder(self._scratch):
-                _sync(folder)
+                sync_to_disk(folder)
         with _account_lock(self._scratch, account, timeout_seconds):
             try:
                 shutil.rmtree(self._temporaries(account), ignore_errors=True)
@@ -231,7 +231,7 @@ class Files:
                 source.replace(path)
         for folder in sorted(changed):
             with writing(str(folder)):
-                _sync(folder)
+                sync_to_disk(folder)
 
 
 def staged_folder(account: str) -> str:
@@ -322,7 +322,7 @@ def _write_new(path: Path, data: Content) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
-    _sync(path)
+    sync_to_disk(path)
 
 
 def _make_folder(path: Path) -> set[Path]:
@@ -335,7 +335,8 @@ def _make_folder(path: Path) -> set[Path]:
     return changed | {path.parent}
 
 
-def _sync(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
+    """Have a file or folder survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

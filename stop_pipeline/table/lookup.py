@@ -126,7 +126,7 @@ def _look_up(store: Store, account: str, number: str, moment: datetime | None) -
     verified_at = state.verified_at
     if moment is not None and verified_at is not None and verified_at > moment:
         verified_at = _utc(commits["merged_at"][commits["complete"] & (commits["merged_at"] <= moment)].max())
-    rows = blocked_numbers(stops, rejected).rows
+    rows = blocked_numbers(stops, rejected).numbers
     key = match_keys(pd.Series([number], dtype="str"))
     rows = rows[match_keys(rows["phone_number"]).isin(key)].sort_values(["first_seen_at", "created_at"])
     opt_outs = tuple(_opt_out(row, commits, state, moment) for row in rows.to_dict("records"))

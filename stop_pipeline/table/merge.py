@@ -47,14 +47,10 @@ class RemovalPolicy:
     ) -> str | None:
         """Why the ends must be withheld, as a part of a sentence; None if they can be applied.
 
-        Args:
-            vanished: Open rows that are no longer listed.
-            altered: Open rows whose `id` is listed with another number or time.
-            complete: Whether the response is complete.
-            open_rows: Open rows before this response.
-            withheld_from: Open rows when withholding began; None if nothing is withheld. What has been added since does
-                not raise the allowance, or the next response would remove what this one may not.
-            recent: Removals of the last 24 hours.
+        `altered` rows are listed under their `id` with another number or time, `vanished` ones are not listed.
+        `open_rows` is their number before this response, and `withheld_from` the one when withholding began (None if
+        nothing is withheld): what has been added since does not raise the allowance, or the next response would remove
+        what this one may not. `recent` are the removals of the last 24 hours.
         """
         ends = vanished + altered
         if ends == 0:
@@ -131,16 +127,10 @@ def plan_merge(
     fetched_at: datetime,
     standing: pd.DataFrame | None = None,
 ) -> MergePlan:
-    """Decide what a response may do.
+    """Decide what a response may do, whose list differs so from the months compared.
 
-    Args:
-        diff: How the months that differ do so.
-        unchanged_elsewhere: Open rows of the other months, all of them listed.
-        complete: Whether the response is complete.
-        policy: How many rows may end.
-        state: The commit that stands.
-        fetched_at: Fetch time of the response.
-        standing: All open rows, if removals are withheld: what replaces an altered row is open already then.
+    All open rows of the other months, `unchanged_elsewhere`, are listed. `standing` is all open rows, if removals are
+    withheld: what replaces an altered row is open already then.
 
     Raises:
         ForeignListError: the list belongs to another account.
@@ -181,14 +171,7 @@ def plan_merge(
 
 
 def apply(stops: pd.DataFrame, diff: Diff, plan: MergePlan, *, fetched_at: datetime) -> pd.DataFrame:
-    """Every period of the months that change (`schema.STOPS`), sorted.
-
-    Args:
-        stops: The periods that were compared.
-        diff: How they differ from the list.
-        plan: What the response may do.
-        fetched_at: Fetch time of the response.
-    """
+    """Every period of the months that change (`schema.STOPS`), sorted, given all periods that were compared."""
     moment = pd.Timestamp(fetched_at).as_unit("us")
     ended = diff.ended if plan.withheld_because is None else diff.ended.iloc[:0]
     changed = {*months_of(diff.added).unique(), *months_of(ended).unique()}
@@ -205,17 +188,10 @@ def merge_rejected(
     sha256: str,
     removals_withheld: bool,
 ) -> pd.DataFrame:
-    """The same set difference for malformed rows, by their raw text.
+    """The same set difference for malformed rows, by their raw text: all periods after the merge, sorted.
 
-    Args:
-        rejected: Every period (`schema.REJECTED`).
-        malformed: The malformed rows of the response (`schema.REJECTED_ROWS`).
-        fetched_at: Fetch time of the response.
-        sha256: SHA-256 of the response.
-        removals_withheld: Whether rows that are no longer listed stay open.
-
-    Returns:
-        All periods after the merge (`schema.REJECTED`), sorted.
+    `rejected` and the result are `schema.REJECTED`, `malformed` the rows of the response (`schema.REJECTED_ROWS`). Rows
+    that are no longer listed stay open if removals are withheld.
     """
     moment = pd.Timestamp(fetched_at).as_unit("us")
     is_open = rejected["removed_at"].isna()

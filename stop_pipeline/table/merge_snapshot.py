@@ -18,22 +18,12 @@ log = logging.getLogger(__name__)
 def merge_snapshot(
     store: Store, account: str, state: State, info: SnapshotInfo, policy: RemovalPolicy, settings: dict[str, str]
 ) -> tuple[State, tuple[str, ...]]:
-    """Merge a snapshot and commit.
+    """Merge a snapshot into the commit that stands, and commit; gives the new state and the months written.
 
-    Args:
-        store: The data root, locked.
-        account: Account name.
-        state: The commit that stands.
-        info: The snapshot; it holds all rows of its response, or builds on that commit.
-        policy: How many rows may end.
-        settings: Settings that bear on the result, for the state.
-
-    Returns:
-        The new state, and the months written.
+    The snapshot holds all rows of its response, or builds on that commit. `settings` bear on the result.
 
     Raises:
         ForeignListError: the list belongs to another account; nothing was changed.
-        StoreError: the data root refuses.
     """
     months = _months_that_differ(state, info)
     stops = store.read_stops(account, state, STOPS.names, months)

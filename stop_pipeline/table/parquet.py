@@ -25,17 +25,10 @@ def encode(
     row_groups: Sequence[int] | None = None,
     checksums: bool = False,
 ) -> pa.Buffer:
-    """The bytes of a Parquet file.
+    """The bytes of a Parquet file, with a note in its footer; raises as `to_arrow` does.
 
-    Args:
-        rows: The rows.
-        schema: Their columns.
-        note: A JSON document for the file's footer.
-        row_groups: How many rows each row group has; by default, as many as are usual.
-        checksums: Whether each page has its CRC, so that whoever reads the file can tell any damage.
-
-    Raises:
-        TypeError: the rows do not have the columns that the schema declares.
+    `row_groups` gives the rows of each row group. With `checksums`, each page has its CRC, so that whoever reads the
+    file can tell any damage.
     """
     # In one chunk, so that how a table came about does not show in the bytes of its file.
     table = to_arrow(rows, schema).combine_chunks()
