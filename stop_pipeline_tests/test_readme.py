@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import stop_pipeline
 from stop_pipeline import schema
 from stop_pipeline_tests.support.commands import run_command
 
@@ -125,3 +126,17 @@ def test_every_way_to_read_gives_the_same_rows(demo: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=demo, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_line_that_installs_something_has_the_constraints() -> None:
+    for file in ("README.md", "stop_pipeline/fleet/README.md", "benchmarks/README.md"):
+        installs = [line for line in (ROOT / file).read_text().splitlines() if "pip install" in line]
+        assert installs
+        assert [line for line in installs if "-c constraints.txt" not in line] == []
+
+
+def test_the_package_lists_what_the_readme_offers_to_notebooks() -> None:
+    names = dir(stop_pipeline)
+    assert names == sorted(names) != []
+    assert all(callable(getattr(stop_pipeline, name)) for name in names)
+    assert {name for name in names if re.search(rf"\b{name}\b", README)} == set(names)
