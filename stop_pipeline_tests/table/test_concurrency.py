@@ -475,7 +475,7 @@ def _read_commits(root: Path, folder: Path, syncs: int, parties: int) -> Reading
     return readings
 
 
-@pytest.mark.parametrize("syncs", [10, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("syncs", [10, pytest.param(60, marks=pytest.mark.slow)])
 def test_readers_never_fail_and_never_miss_a_committed_row_while_syncs_go_on(
     syncs: int, processes: ProcessPoolExecutor, tmp_path: Path, figures: Figures
 ) -> None:
@@ -495,7 +495,7 @@ def test_readers_never_fail_and_never_miss_a_committed_row_while_syncs_go_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("syncs", [100])
+@pytest.mark.parametrize("syncs", [40])
 def test_how_often_duckdb_and_polars_trip_over_the_bare_path_is_told(
     syncs: int, processes: ProcessPoolExecutor, tmp_path: Path, figures: Figures
 ) -> None:
