@@ -770,7 +770,7 @@ def test_run_verify_and_rebuild_work_on_a_bucket(server: S3Server, prefix: str, 
     }
     with Loopback(reply(200, response_body(FIRST))) as provider:
         ran = run_command("run", cwd=tmp_path, SMSPARTNER_BASE_URL=provider.base_url, **variables)
-    assert ran.stdout.startswith("main: 50 listed, 50 new,"), ran.stderr
+    assert ran.stdout.startswith("main: 50 rows = 50 kept + 0 duplicates collapsed + 0 rejected; 50 new,"), ran.stderr
     assert (tmp_path / ".stop_pipeline" / "dagster.yaml").exists()
     verified = run_command("verify", cwd=tmp_path, **variables)
     assert verified.stdout == "main: 2 months, 50 rows, no problems found.\n", verified.stderr
