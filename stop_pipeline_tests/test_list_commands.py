@@ -167,6 +167,15 @@ Account main: on the list. Last complete list: {both(first)}.
     assert "  known then   no longer\n" in desk.run("lookup", STOPPED, "--on", second.isoformat()).stdout
 
 
+def test_withheld_removals_are_told_only_while_there_are_any(desk: Desk) -> None:
+    desk.main.sync([*OTHERS, Row(98, STOPPED)])
+    desk.main.sync([*OTHERS, Row(98, STOPPED)])  # unchanged
+    desk.main.sync([*OTHERS, Row(98, STOPPED), Row(99, FREE)], nb_data=1)  # incomplete, but nothing is to be removed
+    assert "still kept" not in desk.run("lookup", STOPPED).stdout
+    desk.main.sync(OTHERS[:2])
+    assert "still kept   also if the last response no longer lists it" in desk.run("lookup", STOPPED).stdout
+
+
 def test_a_person_reads_what_cannot_be_told_and_what_other_accounts_say(desk: Desk) -> None:
     lyon = desk.account("lyon")
     lyon.sync([Row(1, f"{STOPPED} poste 12")])
