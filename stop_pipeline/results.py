@@ -1,7 +1,6 @@
 """What the steps of a sync report."""
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal
 
 from stop_pipeline.smspartner.client import Response
@@ -45,5 +44,4 @@ class Derived:
     """What a derived table is now."""
 
     info: DerivedInfo  # what its file says about itself
-    merged_at: datetime  # fetch time of the commit's response
     remade: bool  # whether it had to be made again

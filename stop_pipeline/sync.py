@@ -30,7 +30,7 @@ from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.merge_snapshot import merge_snapshot
 from stop_pipeline.table.periods import open_rows
 from stop_pipeline.table.state import Counts, DerivedInfo, SnapshotInfo, State
-from stop_pipeline.table.store import SNAPSHOT_FILE, Store, table_file
+from stop_pipeline.table.store import Store, snapshot_file, table_file
 from stop_pipeline.table.upgrade import bring_up_to_date
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def parse(store: Store, account: str, *, timezone: str) -> Parsed:
         info = store.snapshot_info(account)
         fetched_at = merged_as_of(state, kept, timezone) or kept.fetched_at
         current = info and is_current(info, kept, state, fetched_at=fetched_at, timezone=timezone)
-        if info and current and store.is_intact(SNAPSHOT_FILE.format(account)):
+        if info and current and store.is_intact(snapshot_file(account)):
             return Parsed(dataclasses.replace(info, fetched_at=kept.fetched_at), parsed=False)
         info = make_snapshot(store, account, kept, state, fetched_at=fetched_at, timezone=timezone)
     log.info("Account %s: parsed %s, %s malformed", account, counted(info.rows, "row"), f"{info.rejected:,}")
@@ -245,15 +245,15 @@ def _derive(
     """Make a derived table again, unless it was made from this commit by these rules."""
     with store.locked(account):
         state = store.state(account)
-        if state.commit is None or state.applied_at is None:
+        if state.commit is None:
             raise StoreError(f"Nothing is committed yet for the account “{account}”: materialize stops first.")
         info = store.derived_info(schema, account)
         timezone = state.settings.get("timezone")
         made_from = info and (info.commit, info.reading_rules, info.timezone)
         current = made_from == (state.commit, state.reading_rules, timezone)
         if info and current and store.is_intact(table_file(schema.name, account)):
-            return Derived(info, state.applied_at, remade=False)
+            return Derived(info, remade=False)
         rows, unreadable_rows = make(state)
         info = DerivedInfo(state.commit, len(rows), state.reading_rules, unreadable_rows, timezone)
         store.write_derived(schema, account, rows, info)
-    return Derived(info, state.applied_at, remade=True)
+    return Derived(info, remade=True)

@@ -28,7 +28,7 @@ from stop_pipeline.table.current_list import CLOCK_TOLERANCE
 from stop_pipeline.table.files import MADE_AGAIN, RESTORE, reading
 from stop_pipeline.table.parquet import as_declared, note_of
 from stop_pipeline.table.state import DerivedInfo, KeptResponse, MonthInfo, SnapshotInfo, State
-from stop_pipeline.table.store import SNAPSHOT_FILE, Store, month_file, table_file
+from stop_pipeline.table.store import Store, month_file, snapshot_file, table_file
 
 Value = TypeVar("Value")
 
@@ -67,7 +67,7 @@ class _Inspection:
         self._account = account
         self._state_file = f"state/account={account}.json"
         self._record_file = f"accounts/account={account}.json"
-        self._snapshot_file = SNAPSHOT_FILE.format(account)
+        self._snapshot_file = snapshot_file(account)
         self._rejected_file = table_file(schema.REJECTED.name, account)
         self._commits_file = table_file(schema.COMMITS.name, account)
         self._raw_folder = f"raw/account={account}"

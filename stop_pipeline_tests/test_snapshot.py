@@ -24,7 +24,7 @@ from stop_pipeline.smspartner.document import open_list
 from stop_pipeline.smspartner.response import parse
 from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.state import SnapshotInfo
-from stop_pipeline.table.store import SNAPSHOT_FILE
+from stop_pipeline.table.store import snapshot_file
 from stop_pipeline_tests.support.damage import flip_a_bit, overwrite_pages
 from stop_pipeline_tests.support.syncing import IN_MEMORY, Row, Syncer, response_body, rows, tree
 
@@ -371,10 +371,10 @@ def cut(path: Path) -> None:
 @pytest.mark.parametrize("harm", [damaged, cut, overwrite_pages, flip_a_bit, Path.unlink])
 def test_a_damaged_or_missing_snapshot_is_made_again(in_memory: Path, harm: Callable[[Path], None]) -> None:
     syncer = syncer_after_all(in_memory)
-    harm(syncer.root / SNAPSHOT_FILE.format("main"))
+    harm(syncer.root / snapshot_file("main"))
     merge(syncer, [*ALL, NEW[0]])
     assert parsed_ids(syncer) == [NEW[0].id]
-    harm(syncer.root / SNAPSHOT_FILE.format("main"))
+    harm(syncer.root / snapshot_file("main"))
     merge(syncer, [*ALL, NEW[0]])
     merge(syncer, [*ALL, *NEW])
     check_open_rows(syncer, response_body([*ALL, *NEW]))
@@ -385,7 +385,7 @@ def test_a_merge_of_a_snapshot_with_damaged_rows_says_what_helps(in_memory: Path
     syncer = syncer_after_all(in_memory)
     syncer.fetch(response_body([*ALL, *NEW]))
     sync.parse(syncer.store, "main", timezone=syncer.timezone)
-    harm(syncer.root / SNAPSHOT_FILE.format("main"))
+    harm(syncer.root / snapshot_file("main"))
     before = tree(syncer.root, "stops", "state")
     with pytest.raises(StoreError, match=r"damaged.* Materialize stop_snapshot again, or leave that to the next sync"):
         sync.merge(syncer.store, "main", RemovalPolicy())
@@ -398,9 +398,9 @@ def test_a_merge_of_a_snapshot_with_damaged_rows_says_what_helps(in_memory: Path
 def test_a_stale_snapshot_file_is_replaced(in_memory: Path) -> None:
     syncer = syncer_after_all(in_memory)
     merge(syncer, [*ALL, NEW[0]])
-    stale = (syncer.root / SNAPSHOT_FILE.format("main")).read_bytes()
+    stale = (syncer.root / snapshot_file("main")).read_bytes()
     merge(syncer, [*ALL, *NEW[:2]])
-    (syncer.root / SNAPSHOT_FILE.format("main")).write_bytes(stale)
+    (syncer.root / snapshot_file("main")).write_bytes(stale)
     merge(syncer, [*ALL, *NEW])
     check_open_rows(syncer, response_body([*ALL, *NEW]))
 

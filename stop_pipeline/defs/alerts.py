@@ -2,7 +2,7 @@
 
 It is not a `run_status_sensor`: that one sees neither a failed check, which leaves its run successful, nor the runs of
 `stop-pipeline run`, which belong to no code location; and an alert that the webhook refused would be lost. This sensor
-reads the runs that ended, oldest first, and moves its cursor only once the webhook has accepted what there was to tell.
+reads the runs that ended, oldest first, and moves its cursor only once the webhook has accepted the messages.
 
 A problem is a failed step, a failed check, or a list that is overdue. An incident of an account begins with its first
 problem and is over when every one of them has passed again. Each problem is told once per incident, and one message

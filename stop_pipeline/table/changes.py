@@ -105,4 +105,4 @@ def _known_until(store: Store, account: str, state: State, now: datetime) -> dat
     record = account_record(store, account)
     if record is not None and record.retired_at is not None and now - record.retired_at > LONGEST_SYNC:
         return now
-    return max((time for time in (state.applied_at, state.verified_at) if time is not None), default=now)
+    return state.last_response_at or now

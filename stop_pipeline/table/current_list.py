@@ -12,9 +12,7 @@ from stop_pipeline.errors import OutdatedListError, StoreError
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.settings import named_accounts
 from stop_pipeline.table.accounts import account_record
-from stop_pipeline.table.derive import SuppressionList, suppression_list
-from stop_pipeline.table.periods import open_rows
-from stop_pipeline.table.reading import committed_rows, existing_store, list_of_commit, with_account
+from stop_pipeline.table.reading import existing_store, list_of_commit, with_account
 from stop_pipeline.table.store import Store
 
 DEFAULT_MAX_AGE = timedelta(hours=24)
@@ -43,7 +41,7 @@ def current_list(
     store, accounts = asked_accounts(root, account)
     with _unreadable_is_outdated():
         verified_at = [check_current(store, name, now=now, max_age=max_age) for name in accounts]
-        lists = [_suppression_list(store, name) for name in accounts]
+        lists = [list_of_commit(store, name, READING_RULES) for name in accounts]
     numbers = pd.concat(
         [with_account(made.numbers, name) for name, made in zip(accounts, lists, strict=True)], ignore_index=True
     )
@@ -77,12 +75,6 @@ def _unreadable_is_outdated() -> Iterator[None]:
         yield
     except StoreError as error:
         raise OutdatedListError(str(error)) from None
-
-
-def _suppression_list(store: Store, account: str) -> SuppressionList:
-    state = store.state(account)
-    made = list_of_commit(store, account, state, READING_RULES)
-    return made or suppression_list(*map(open_rows, committed_rows(store, account, state)))
 
 
 def check_current(store: Store, account: str, *, now: datetime, max_age: timedelta) -> datetime | None:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from stop_pipeline.errors import ForeignListError, counted
 from stop_pipeline.schema import REJECTED, STOPS, TableSchema
-from stop_pipeline.table.periods import REJECTED_ORDER, ROW, STOPS_ORDER, months_of, open_rows
+from stop_pipeline.table.periods import REJECTED_ORDER, ROW, STOPS_ORDER, open_rows
 from stop_pipeline.table.state import Counts, Removal, State
 
 MAX_REMOVED_SHARE = 0.05
@@ -174,8 +174,8 @@ def apply(stops: pd.DataFrame, diff: Diff, plan: MergePlan, *, fetched_at: datet
     """Every period of the months that change (`schema.STOPS`), sorted, given all periods that were compared."""
     moment = pd.Timestamp(fetched_at).as_unit("us")
     ended = diff.ended if plan.withheld_because is None else diff.ended.iloc[:0]
-    changed = {*months_of(diff.added).unique(), *months_of(ended).unique()}
-    periods = stops[months_of(stops).isin(changed)]
+    months, *changed = (rows["created_at_local"].dt.to_period("M") for rows in (stops, diff.added, ended))
+    periods = stops[months.isin(pd.concat(changed))]
     periods = periods.assign(removed_at=periods["removed_at"].mask(periods.index.isin(ended.index), moment))
     return _with_added(periods, diff.added.assign(first_seen_at=moment), STOPS, STOPS_ORDER)
 

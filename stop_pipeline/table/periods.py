@@ -78,13 +78,6 @@ def with_numbers_reread(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(country=numbers["country"]) if "country" in rows else rows
 
 
-def months_of(rows: pd.DataFrame) -> pd.Series:
-    """The month of each row's `created_at_local`, “YYYY-MM”."""
-    months, codes = np.unique(rows["created_at_local"].to_numpy().astype("datetime64[M]"), return_inverse=True)
-    names = pd.array(np.datetime_as_string(months), dtype="str")
-    return pd.Series(names.take(codes), index=rows.index)
-
-
 def split_by_month(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of each month of `created_at_local`.
 

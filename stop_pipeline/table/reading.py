@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import date, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -133,12 +132,10 @@ def read_suppression_list(root: str | Path | None = None, as_of: Moment | None =
     moment = None if as_of is None else parse_moment(as_of)
 
     def read(store: Store, account: str) -> pd.DataFrame:
-        state = store.state(account)
-        if moment is None and (made := list_of_commit(store, account, state)) is not None:
-            return made.numbers
-        stops, rejected = committed_rows(store, account, state)
-        as_asked = open_rows if moment is None else partial(known_at, moment=moment)
-        return suppression_list(as_asked(stops), as_asked(rejected)).numbers
+        if moment is None:
+            return list_of_commit(store, account).numbers
+        stops, rejected = (known_at(rows, moment) for rows in committed_rows(store, account, store.state(account)))
+        return suppression_list(stops, rejected).numbers
 
     if moment is not None:
         store = existing_store(root)
@@ -172,19 +169,18 @@ def existing_store(root: str | Path | None) -> Store:
     return Store.existing(root or data_root())
 
 
-def list_of_commit(
-    store: Store, account: str, state: State, reading_rules: str | None = None
-) -> SuppressionList | None:
-    """`suppression_list` as a sync has made it of this commit.
+def list_of_commit(store: Store, account: str, reading_rules: str | None = None) -> SuppressionList:
+    """The suppression list of the last commit, as a sync has made it.
 
-    None if none has yet, or not by these rules, or the file is damaged. Then the list follows from the committed rows,
-    and nobody has to wait for the next sync.
+    If none has yet, or not by these rules, or the file is damaged, it is made of the committed rows: nobody has to wait
+    for the next sync.
     """
+    state = store.state(account)
     with suppress(StoreError):
         info = store.derived_info(SUPPRESSION_LIST, account)
         if info is not None and info.commit == state.commit and reading_rules in (None, info.reading_rules):
             return SuppressionList(store.read_derived(SUPPRESSION_LIST, account), info.unreadable_rows)
-    return None
+    return suppression_list(*map(open_rows, committed_rows(store, account, state)))
 
 
 def committed_rows(store: Store, account: str, state: State) -> tuple[pd.DataFrame, pd.DataFrame]:

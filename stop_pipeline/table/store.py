@@ -67,7 +67,9 @@ def table_file(table: str, account: str) -> str:
     return f"{table}/account={account}/{table}.parquet"
 
 
-SNAPSHOT_FILE = "snapshot/account={}/stop_snapshot.parquet"
+def snapshot_file(account: str) -> str:
+    """Name of the file of the snapshot."""
+    return f"snapshot/account={account}/stop_snapshot.parquet"
 
 
 class Store:
@@ -271,8 +273,8 @@ class Store:
     def snapshot_info(self, account: str) -> SnapshotInfo | None:
         """What the snapshot is; None if there is none, or it is damaged and has to be made again."""
         try:
-            with reading(self.files.shown(SNAPSHOT_FILE.format(account))):
-                return SnapshotInfo.from_json(note_of(self.files.footer(SNAPSHOT_FILE.format(account))))
+            with reading(self.files.shown(snapshot_file(account))):
+                return SnapshotInfo.from_json(note_of(self.files.footer(snapshot_file(account))))
         except StoreError:
             return None
 
@@ -286,7 +288,7 @@ class Store:
         data = encode(
             rows, STOP_SNAPSHOT, dataclasses.asdict(info), row_groups=[*groups, len(rejected)], checksums=True
         )
-        self.files.write(account, SNAPSHOT_FILE.format(account), data)
+        self.files.write(account, snapshot_file(account), data)
 
     def read_snapshot(self, account: str, info: SnapshotInfo, months: Iterable[str]) -> pd.DataFrame:
         """The good rows (`schema.LISTED`) of some months of the snapshot that `info` describes."""
@@ -351,7 +353,7 @@ class Store:
     def _read_snapshot(
         self, account: str, info: SnapshotInfo, groups: Sequence[int], schema: TableSchema
     ) -> pd.DataFrame:
-        name = SNAPSHOT_FILE.format(account)
+        name = snapshot_file(account)
         advice = "Materialize stop_snapshot again, or leave that to the next sync."
         with (
             reading(self.files.shown(name), advice),
