@@ -87,7 +87,7 @@ def _row_lines(block: bytes) -> bytes | None:
     """
     if not block.isascii() or b"\\" in block or b"\n" in block:
         return None
-    lines = block.replace(b"}, {", b"}\n{").replace(b"},{", b"}\n{")
+    lines = block.replace(b"}, {", b"}\n {").replace(b"},{", b"}\n{")
     one_object_a_row = block.count(b"{") == block.count(b"}") == lines.count(b"\n") + 1
     return lines if block[:1] == b"{" and block[-1:] == b"}" and one_object_a_row else None
 

@@ -108,10 +108,10 @@ def compare(stops: pd.DataFrame, listed: pd.DataFrame) -> Diff:
         (pairs["phone_number"] == pairs["phone_number_listed"])
         & (pairs["created_at_local"] == pairs["created_at_local_listed"])
     ]
-    added = listed.drop(unchanged["index_listed"])
+    added = listed[~listed.index.isin(unchanged["index_listed"])]
     return Diff(
         added=added.assign(restored=_is_in(added, stops[stops["removed_at"].notna()])),
-        ended=standing.drop(unchanged["index"]),
+        ended=standing[~standing.index.isin(unchanged["index"])],
         open_rows=len(standing),
         shares_ids=not pairs.empty,
     )

@@ -53,7 +53,7 @@ def merge_snapshot(
         doubled_open_ids=doubled,
         accepted_removals=policy.accept_removals,
         settings=settings,
-        largest_id=max([state.largest_id, *diff.added["id"]]),
+        largest_id=int(diff.added["id"].to_numpy().max(initial=state.largest_id)),
     )
     committed = store.commit(account, new_state, changed, _merged_rejected(store, account, state, info, plan))
     log.info(

@@ -284,7 +284,7 @@ class Store:
         Good rows are `schema.LISTED` and malformed ones `schema.REJECTED_ROWS`, sorted. `info` goes into the footer.
         """
         groups = [len(rows) for rows in split_by_month(listed).values()]
-        rows = pd.concat([_conformed(part) for part in (listed, rejected)], ignore_index=True)
+        rows = pd.concat([STOP_SNAPSHOT.empty, listed, rejected], ignore_index=True)  # what a part lacks is null
         data = encode(
             rows, STOP_SNAPSHOT, dataclasses.asdict(info), row_groups=[*groups, len(rejected)], checksums=True
         )
@@ -363,8 +363,3 @@ class Store:
             if SnapshotInfo.from_json(note_of(parquet.metadata)).sha256 != info.sha256:
                 raise ValueError(name)
             return to_pandas(as_declared(parquet.read_row_groups(groups, schema.names), schema))
-
-
-def _conformed(rows: pd.DataFrame) -> pd.DataFrame:
-    """Good or malformed rows with all columns of the snapshot; those that they lack are null."""
-    return rows.reindex(columns=list(STOP_SNAPSHOT.names)).astype(STOP_SNAPSHOT.dtypes)
