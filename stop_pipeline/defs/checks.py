@@ -8,8 +8,8 @@ from typing import NamedTuple
 import dagster as dg
 
 from stop_pipeline.errors import counted
-from stop_pipeline.results import Derived, Fetched, Merged
 from stop_pipeline.schema import STOPS
+from stop_pipeline.sync import Derived, Fetched, Merged
 from stop_pipeline.table.store import Store, month_file
 
 

@@ -12,8 +12,8 @@ import pandas as pd
 from stop_pipeline.defs import charts
 from stop_pipeline.errors import counted
 from stop_pipeline.phone_numbers import mask
-from stop_pipeline.results import Derived, Fetched, Merged, Parsed
 from stop_pipeline.schema import LINEAGE, STOPS, STOPS_PER_DAY, SUPPRESSION_LIST, Column, TableSchema
+from stop_pipeline.sync import Derived, Fetched, Merged, Parsed
 from stop_pipeline.table.state import SnapshotInfo, State
 from stop_pipeline.table.store import Store
 

@@ -33,7 +33,9 @@ def as_committed(periods: pd.DataFrame, applied_at: datetime | None) -> pd.DataF
     """
     if applied_at is None:
         return periods.iloc[:0]
-    periods = periods[periods["first_seen_at"] <= applied_at]
+    begun_later = periods["first_seen_at"] > applied_at
+    if begun_later.any():
+        periods = periods[~begun_later]
     ended_later = periods["removed_at"] > applied_at
     return periods.assign(removed_at=periods["removed_at"].mask(ended_later)) if ended_later.any() else periods
 

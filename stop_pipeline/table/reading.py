@@ -41,6 +41,7 @@ Filters: TypeAlias = pc.Expression | Sequence[tuple[str, str, Any]] | Sequence[S
 
 _READ_SCHEMA = pa.schema([ACCOUNT.field, CREATED_MONTH.field, *STOPS.arrow])
 _PARQUET = ds.ParquetFileFormat()
+_FOLDERS = ds.partitioning(pa.schema([ACCOUNT.field, CREATED_MONTH.field]), flavor="hive")
 
 
 def read_stops(
@@ -83,11 +84,9 @@ def read_stops(
     accounts = store.committed_accounts()
     if moment is not None:
         warn_before_history(store, accounts, moment)
-    parts = [
-        _read_account(store, account, wanted, moment, history=history, condition=condition) for account in accounts
-    ]
-    nothing = to_pandas(_READ_SCHEMA.empty_table())[wanted]
-    return pd.concat([part for part in parts if len(part)] or [nothing], ignore_index=True)
+    read = [_read_account(store, account, wanted, moment, history=history, condition=condition) for account in accounts]
+    parts = [part for part in read if len(part)]
+    return pd.concat(parts, ignore_index=True) if parts else to_pandas(_READ_SCHEMA.empty_table())[wanted]
 
 
 def read_rejected(root: str | Path | None = None, history: bool = False) -> pd.DataFrame:  # noqa: FBT001, FBT002
@@ -263,11 +262,14 @@ def _scan(
     store: Store, account: str, state: State, columns: Sequence[str], condition: pc.Expression | None
 ) -> pa.Table:
     """Some columns of the periods that meet a condition; files of months that cannot meet it are not opened."""
-    keys = [(pc.field(ACCOUNT.name) == account) & (pc.field(CREATED_MONTH.name) == month) for month in state.months]
     names = [month_file(account, month) for month in state.months]
     # It opens nothing, and only tells which months can meet the condition.
     listed = ds.FileSystemDataset.from_paths(
-        names, schema=_READ_SCHEMA, format=_PARQUET, filesystem=LocalFileSystem(), partitions=keys
+        names,
+        schema=_READ_SCHEMA,
+        format=_PARQUET,
+        filesystem=LocalFileSystem(),
+        partitions=[*map(_FOLDERS.parse, names)],
     )
 
     def opened(fragment: ds.ParquetFileFragment) -> ds.ParquetFileFragment:
