@@ -9,22 +9,29 @@ be texted (`lookup`).
 
 import gc
 import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
+from functools import partial, wraps
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import click
 
 from stop_pipeline.errors import ConfigurationError, InputError, OutdatedListError, StopPipelineError
-from stop_pipeline.settings import DEFAULT_ACCOUNT, Settings, account_names, key_variable, missing_key, parse_age
+from stop_pipeline.settings import (
+    DEFAULT_ACCOUNT,
+    Settings,
+    account_names,
+    is_remote,
+    key_variable,
+    missing_key,
+    parse_age,
+)
 
 DEMO_ROOT = "demo/data"
 """Data root of `demo` and `dev --sandbox`, unless the environment says otherwise. Dagster's home is beside it."""
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class _Commands(click.Group):
@@ -48,23 +55,28 @@ def _age(_context: click.Context, _option: click.Parameter, text: str) -> timede
         raise click.BadParameter(str(error)) from None
 
 
-def _account(use: str) -> Callable[[_Command], _Command]:
-    return click.option("--account", metavar="NAME", help=use)
+def _done_in_commands(declared: Callable[[], None]) -> Callable[..., int | None]:
+    """The work is done by the function of the same name in `commands`, given the settings and the options."""
 
+    @wraps(declared)
+    def command(**options: Any) -> int | None:
+        function = getattr(import_module("stop_pipeline.commands"), declared.__name__)
+        code: int | None = function(Settings.from_environment(), **options)
+        return code
 
-def _max_age(exception: str = "") -> Callable[[_Command], _Command]:
-    use = f"How long ago the list may have been verified, such as 90m, 24h or 2d{exception}."
-    return click.option("--max-age", callback=_age, default="24h", show_default=True, metavar="AGE", help=use)
-
-
-def _out(metavar: str, use: str) -> Callable[[_Command], _Command]:
-    return click.option("--out", type=_PATH, metavar=metavar, required=True, help=use)
+    return command
 
 
 _PATH = click.Path(path_type=Path)
-_LIST_ACCOUNT = _account("Use only this account's list; by default, all lists.")
-_LIST_AGE = _max_age("; not checked for past times")
-_OUT_FILE = _out("FILE", "File to be written, .csv or .parquet; it must not exist.")
+_account = partial(click.option, "--account", metavar="NAME")
+_max_age = partial(click.option, "--max-age", callback=_age, default="24h", show_default=True, metavar="AGE")
+_out = partial(click.option, "--out", type=_PATH, required=True)
+
+_LIST_ACCOUNT = _account(help="Use only this account's list; by default, all lists.")
+_LIST_AGE = _max_age(
+    help="How long ago the list may have been verified, such as 90m, 24h or 2d; not checked for past times."
+)
+_OUT_FILE = _out(metavar="FILE", help="File to be written, .csv or .parquet; it must not exist.")
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -79,7 +91,7 @@ def main() -> None:
 
 
 @main.command()
-@_account("Sync only this account.")
+@_account(help="Sync only this account.")
 @click.option(
     "--accept-removals",
     type=click.IntRange(min=0),
@@ -106,12 +118,14 @@ def run(account: str | None, accept_removals: int | None) -> int:
 @click.option("--sandbox", is_flag=True, help="Use a stand-in for SMS Partner, which needs no key.")
 def dev(port: int, *, sandbox: bool) -> int:
     """Open the Dagster UI and run the schedule, until Ctrl-C."""
-    _end_when_asked()
+    from stop_pipeline.process_group import end_when_asked
+
+    end_when_asked()
     from stop_pipeline.local_dagster import serve
 
     with _sandboxed() if sandbox else nullcontext():
         settings = Settings.from_environment()
-        _warn_of_another_owner(settings)
+        _warn_of_another_owner(settings.data_root)
         return serve(settings, port, lambda url: click.echo(f"Open {url} in a browser. Ctrl-C ends it."))
 
 
@@ -128,6 +142,7 @@ def dev(port: int, *, sandbox: bool) -> int:
 )
 def sandbox(port: int, rows: int, seed: int, accounts: str) -> int:
     """Run a stand-in for SMS Partner on this machine, until Ctrl-C."""
+    from stop_pipeline.process_group import end_when_asked
     from stop_pipeline.smspartner.sandbox import API_KEY, Sandbox
 
     names = account_names(accounts, "--accounts")
@@ -143,7 +158,7 @@ def sandbox(port: int, rows: int, seed: int, accounts: str) -> int:
     variables |= {key_variable(name): key for name, key in keys.items()}
     variables["STOP_PIPELINE_DATA"] = DEMO_ROOT
     exports = "".join(f"  export {name}={value}\n" for name, value in variables.items())
-    _end_when_asked()
+    end_when_asked()
     with server, suppress(KeyboardInterrupt):
         click.echo(
             f"A stand-in for SMS Partner listens at {server.base_url}. To use it, in another terminal:\n\n{exports}"
@@ -169,45 +184,37 @@ def demo() -> int:
 # The data root
 
 
-@main.command()
-@_account("Verify only this account.")
-def verify(account: str | None) -> int:
+@main.command("verify")
+@_account(help="Verify only this account.")
+@_done_in_commands
+def verify_accounts() -> None:
     """Read everything in the data root and name every problem; nothing is changed."""
-    from stop_pipeline.commands import verify_accounts
-
-    return verify_accounts(Settings.from_environment(), account)
 
 
-@main.command()
+@main.command("rebuild")
 @click.option(
     "--into",
     metavar="DIR",
     required=True,
     help="Folder, or prefix in a bucket, for the result; it must be empty or not exist.",
 )
-@_account("Rebuild only this account.")
-def rebuild(into: str, account: str | None) -> None:
+@_account(help="Rebuild only this account.")
+@_done_in_commands
+def rebuild_accounts() -> None:
     """Replay the kept responses into a fresh folder, to see what they give by this version's rules."""
-    from stop_pipeline.commands import rebuild_accounts
-
-    rebuild_accounts(Settings.from_environment(), into, account)
 
 
-@main.command()
-def accounts() -> None:
+@main.command("accounts")
+@_done_in_commands
+def list_accounts() -> None:
     """List the accounts in the data root and the state of each."""
-    from stop_pipeline.commands import list_accounts
-
-    list_accounts(Settings.from_environment())
 
 
-@main.command()
+@main.command("retire")
 @click.argument("name")
-def retire(name: str) -> None:
+@_done_in_commands
+def retire_account() -> None:
     """Stop expecting syncs of an account. Its numbers stay blocked, but its list may be of any age."""
-    from stop_pipeline.commands import retire_account
-
-    retire_account(Settings.from_environment(), name)
 
 
 # The suppression list
@@ -216,19 +223,16 @@ def retire(name: str) -> None:
 @main.command("suppress")
 @click.argument("campaign", type=_PATH)
 @click.option("--column", default="phone", show_default=True, metavar="NAME", help="Column of the phone numbers.")
-@_out("DIR", "Folder for the three files; it must be empty or not exist.")
-@_account("Use only this account's list; by default, the lists of all accounts.")
-@_max_age()
-def suppress_campaign(campaign: Path, column: str, out: Path, account: str | None, max_age: timedelta) -> None:
+@_out(metavar="DIR", help="Folder for the three files; it must be empty or not exist.")
+@_account(help="Use only this account's list; by default, the lists of all accounts.")
+@_max_age(help="How long ago the list may have been verified, such as 90m, 24h or 2d.")
+@_done_in_commands
+def split_campaign() -> None:
     """Split a campaign file (CSV or Parquet) into clean, blocked and invalid rows.
 
     “clean” holds the rows to send to, “blocked” those whose number has opted out, and “invalid” those without a phone
     number. If the list is missing, or too old to rely on, nothing is written and the exit code is 3.
     """
-    from stop_pipeline.commands import split_campaign
-
-    root = Settings.from_environment().data_root
-    split_campaign(root, campaign, column, out, account=account, max_age=max_age)
 
 
 @main.command("lookup")
@@ -237,49 +241,37 @@ def suppress_campaign(campaign: Path, column: str, out: Path, account: str | Non
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @_LIST_ACCOUNT
 @_LIST_AGE
-def lookup_number(
-    number: tuple[str, ...], on: str | None, account: str | None, max_age: timedelta, *, as_json: bool
-) -> int:
+@_done_in_commands
+def look_up() -> None:
     """Say whether a number may be texted, when it opted out, and which responses show that.
 
     The number may be in any spelling. The exit code is 0 if it may be texted (or was not on the list at that time), 4
     if it must not be, and 3 if the list is missing or too old to tell.
     """
-    from stop_pipeline.commands import print_lookup
-
-    root = Settings.from_environment().data_root
-    return print_lookup(root, " ".join(number), on=on, account=account, as_json=as_json, max_age=max_age)
 
 
-@main.command()
+@main.command("changes")
 @click.option("--since", metavar="TIME", help="Begin here; with --since-file, only while that file does not exist.")
 @click.option("--since-file", type=_PATH, metavar="PATH", help="File that remembers where the last call ended.")
 @click.option("--until", metavar="TIME", help="End here; by default, at the last sync of every list.")
 @_OUT_FILE
 @_LIST_ACCOUNT
 @_LIST_AGE
-def changes(
-    since: str | None, since_file: Path | None, until: str | None, out: Path, account: str | None, max_age: timedelta
-) -> None:
+@_done_in_commands
+def write_changes() -> None:
     """Write which numbers came onto the suppression list, or left it, between two times.
 
     A time is a date, which means the end of that day in Paris, or a time such as 2026-11-05T09:30+01:00.
     """
-    from stop_pipeline.commands import write_changes
-
-    root = Settings.from_environment().data_root
-    write_changes(root, out, since=since, since_file=since_file, until=until, account=account, max_age=max_age)
 
 
-@main.command()
+@main.command("export")
 @_OUT_FILE
 @_LIST_ACCOUNT
 @_LIST_AGE
-def export(out: Path, account: str | None, max_age: timedelta) -> None:
+@_done_in_commands
+def export_list() -> None:
     """Write the suppression list, one row per number, for the import page of another tool."""
-    from stop_pipeline.commands import export_list
-
-    export_list(Settings.from_environment().data_root, out, account=account, max_age=max_age)
 
 
 def _sync(settings: Settings, accounts: tuple[str, ...], accept_removals: int | None) -> int:
@@ -289,7 +281,7 @@ def _sync(settings: Settings, accounts: tuple[str, ...], accept_removals: int | 
     from stop_pipeline.local_dagster import run_syncs
 
     gc.freeze()  # what was imported stays: going through it again and again takes a fifth of a small sync
-    _warn_of_another_owner(settings)
+    _warn_of_another_owner(settings.data_root)
     definitions = build_definitions(settings)
     code = 0
     for together in [accounts] if len(accounts) == 1 else settings.accounts_by_run():
@@ -306,31 +298,19 @@ def _sync(settings: Settings, accounts: tuple[str, ...], accept_removals: int | 
     return code
 
 
-def _warn_of_another_owner(settings: Settings) -> None:
-    from stop_pipeline.local_dagster import owned_by_another
-
-    owner = owned_by_another(settings)
-    if owner is not None:
-        click.echo(
-            f"Warning: the data root {settings.data_root} belongs to {owner}, who will not be able to use the files "
-            "that this process writes: run it as that user, or give that user the files afterwards (chown -R).",
-            err=True,
-        )
-
-
-def _end_when_asked() -> None:
-    """Have SIGINT, SIGTERM and SIGHUP raise `KeyboardInterrupt`, for commands that go on until then.
-
-    A shell lets what a script starts in the background ignore SIGINT, and every child of it would. `nohup` asks to
-    ignore SIGHUP, and that stays.
-    """
-
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if asked is not signal.SIGHUP or signal.getsignal(asked) is not signal.SIG_IGN:
-            signal.signal(asked, end)
+def _warn_of_another_owner(root: str) -> None:
+    """Only the owner of a file can read it, so the files of this process would lock the owner of the root out."""
+    path = Path(root)
+    if is_remote(root) or not path.exists() or (owner := path.stat().st_uid) == os.geteuid():
+        return
+    name = f"user {owner}"
+    with suppress(KeyError):
+        name = path.owner()
+    click.echo(
+        f"Warning: the data root {root} belongs to {name}, who will not be able to use the files that this process "
+        "writes: run it as that user, or give that user the files afterwards (chown -R).",
+        err=True,
+    )
 
 
 @contextmanager

@@ -93,20 +93,6 @@ def serve(settings: Settings, port: int, ready: Callable[[str], None]) -> int:
         return 0
 
 
-def owned_by_another(settings: Settings) -> str | None:
-    """The user that owns the data root, if that is not the one that this process runs as.
-
-    Only the owner of a file can read it, so the files written by this process would lock the owner of the root out.
-    """
-    root = Path(settings.data_root)
-    if is_remote(settings.data_root) or not root.exists() or root.stat().st_uid == os.geteuid():
-        return None
-    try:
-        return root.owner()
-    except KeyError:
-        return f"user {root.stat().st_uid}"
-
-
 def _fail_killed_runs(instance: dg.DagsterInstance) -> None:
     """Mark the runs of this machine's processes that were killed; nobody else would."""
     unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])

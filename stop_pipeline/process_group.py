@@ -35,14 +35,20 @@ def process_group(command: Sequence[str], *, kept_open: Sequence[int] = ()) -> I
             process.communicate()  # closes standard input, and waits; the `with` does not wait on KeyboardInterrupt
 
 
+def end_when_asked() -> None:
+    """Have SIGINT, SIGTERM and SIGHUP raise `KeyboardInterrupt`, for what goes on until then.
+
+    A shell lets what a script starts in the background ignore SIGINT, and every child of it would. `nohup` asks to
+    ignore SIGHUP, and that stays.
+    """
+    for asked in _ASKED_TO_END:
+        if asked is not signal.SIGHUP or signal.getsignal(asked) is not signal.SIG_IGN:
+            signal.signal(asked, signal.default_int_handler)
+
+
 def main(command: Sequence[str]) -> int:
     """Run a command until it ends, or standard input is closed; gives its exit code."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    for asked in _ASKED_TO_END:
-        signal.signal(asked, interrupt)
+    end_when_asked()
     # In a session of its own, so that one signal reaches everything that it starts.
     with subprocess.Popen(  # noqa: S603 – our own arguments
         command, stdin=subprocess.DEVNULL, start_new_session=True

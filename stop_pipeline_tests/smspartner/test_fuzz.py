@@ -507,7 +507,7 @@ def fuzz(examples: int, ends: Callable[[Fuzzed], Ending], figures: Figures) -> t
     return endings, kinds
 
 
-@pytest.mark.parametrize("examples", [60, pytest.param(1_500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [60, pytest.param(1_000, marks=pytest.mark.slow)])
 def test_any_response_is_parsed_into_rows_that_add_up_or_is_a_plain_error(examples: int, figures: Figures) -> None:
     endings, kinds = fuzz(examples, parsed, figures)
     assert endings.total() >= examples
@@ -515,7 +515,7 @@ def test_any_response_is_parsed_into_rows_that_add_up_or_is_a_plain_error(exampl
     assert len(kinds) > 2
 
 
-@pytest.mark.parametrize("examples", [12, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [12, pytest.param(100, marks=pytest.mark.slow)])
 def test_any_response_makes_a_sync_that_adds_up_or_changes_nothing(examples: int, base: Path, figures: Figures) -> None:
     endings, _ = fuzz(examples, lambda fuzzed: synced(base, fuzzed), figures)
     assert endings.total() >= examples
