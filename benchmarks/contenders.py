@@ -177,7 +177,7 @@ def canned_client(response: Path, fetched_at: datetime) -> Any:
     class CannedClient:
         secrets = ()
 
-        def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:  # noqa: ARG002
+        def fetch(self, into: Path) -> Response:  # noqa: ARG002
             with response.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             return Response(

@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -70,7 +69,7 @@ class ThisPackage:
         sync.derive_suppression_list(store, "main")
         sync.derive_stops_per_day(store, "main")
 
-    def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:  # noqa: ARG002
+    def fetch(self, into: Path) -> Response:
         data = [
             {"id": row_id, "phoneNumber": number, "createdAt": str(created_at)}
             for row_id, number, created_at in listed(self._rows).itertuples(index=False)

@@ -34,9 +34,6 @@ from stop_pipeline.table.upgrade import bring_up_to_date
 
 log = logging.getLogger(__name__)
 
-PROGRESS_BYTES = 20_000_000
-"""How often a long download is logged."""
-
 Outcome = Literal["merged", "unchanged", "older"]
 """“unchanged”: the response was merged before; “older”: it is older than the last one merged."""
 
@@ -48,7 +45,7 @@ class Client(Protocol):
     def secrets(self) -> tuple[str, ...]:
         """The spellings of the API key, to be struck from whatever is shown."""
 
-    def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:
+    def fetch(self, into: Path) -> Response:
         """Download the whole list into a new file."""
 
 
@@ -61,7 +58,7 @@ class FetchedBefore:
     format: Format = "json"
     secrets: tuple[str, ...] = ()
 
-    def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:  # noqa: ARG002 – no download
+    def fetch(self, into: Path) -> Response:
         """Write it to a new file."""
         with writing(str(into)):
             into.write_bytes(self.body)
@@ -229,17 +226,9 @@ def derive_stops_per_day(store: Store, account: str) -> Derived:
 
 
 def _download(client: Client, into: Path, account: str) -> Response:
-    shown = 0
-
-    def progress(size_bytes: int) -> None:
-        nonlocal shown
-        if size_bytes - shown >= PROGRESS_BYTES:
-            shown = size_bytes
-            log.info("Account %s: fetching, %d MB so far", account, size_bytes // 1_000_000)
-
     log.info("Account %s: fetching the list", account)
     try:
-        return client.fetch(into, progress)
+        return client.fetch(into)
     except KeyRefusedError as error:
         failure = KeyRefusedError(
             f"{error} The key of the account “{account}” is read from {key_variable(account)}, or from "

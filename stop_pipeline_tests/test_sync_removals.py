@@ -116,7 +116,7 @@ def test_what_is_added_meanwhile_does_not_let_withheld_removals_through(syncer: 
     assert (merged.counts.withheld, merged.counts.removed) == (21, 0)
     assert merged.state.withheld_from == 400
     assert merged.state.withheld_because == (
-        "21 rows no longer listed and 0 rows altered, exceed the 20 of 400 that may end within 24 hours"
+        "21 rows no longer listed and 0 rows altered exceed the 20 of 400 that may end within 24 hours"
     )
     assert len(read_stops(syncer.root)) == 521
 

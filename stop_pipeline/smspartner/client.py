@@ -5,6 +5,7 @@ The response is judged here by its status, its headers and, if it is short, by w
 
 import email.utils
 import hashlib
+import logging
 import os
 import re
 import time
@@ -35,11 +36,14 @@ from stop_pipeline.settings import Format
 from stop_pipeline.smspartner.envelope import Envelope, read_envelope, refusal
 from stop_pipeline.smspartner.transport import Deadline, failure_reason, open_session
 
+log = logging.getLogger(__name__)
+
 MAX_CLOCK_DIFFERENCE = timedelta(minutes=10)
 MAX_ENVELOPE_BYTES = 64 * 1024
 """A refusal is a hundred bytes long; a much larger document is either a list or not worth reading."""
 
 _CHUNK_BYTES = 64 * 1024
+_LOGGED_BYTES = 20_000_000
 _UNHARMED = "nothing was changed, and a later sync may succeed"
 
 
@@ -84,8 +88,8 @@ class StopListClient:
         """The spellings of the API key, for `errors.redact`."""
         return secret_forms(self.api_key)
 
-    def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:
-        """Download the whole list into a new file that only its owner can read; tell `progress` the bytes so far.
+    def fetch(self, into: Path) -> Response:
+        """Download the whole list into a new file that only its owner can read.
 
         After an error no file is left, and the error holds the API key neither in its message nor in a cause.
 
@@ -100,7 +104,7 @@ class StopListClient:
                     fetched_at = self.clock()
                     self._check_status(response)
                     _check_clock(response, fetched_at)
-                    sha256, size = self._download(response.raw, into, deadline, progress)
+                    sha256, size = self._download(response.raw, into, deadline)
                 return Response(into, self.response_format, fetched_at, sha256, size, time.monotonic() - started)
             except StopPipelineError as error:
                 failure = type(error)(redact(str(error), self.secrets))
@@ -155,11 +159,9 @@ class StopListClient:
                 f"SMS Partner responded with HTTP {status}, where a list comes with HTTP 200: {_UNHARMED}."
             )
 
-    def _download(
-        self, raw: HTTPResponse, into: Path, deadline: Deadline, progress: Callable[[int], None] | None
-    ) -> tuple[str, int]:
+    def _download(self, raw: HTTPResponse, into: Path, deadline: Deadline) -> tuple[str, int]:
         """Stream the body to disk; return its SHA-256 and size."""
-        digest, size = hashlib.sha256(), 0
+        digest, size, logged = hashlib.sha256(), 0, 0
         with _new_file(into) as file:
             for chunk in _chunks(raw):
                 size += len(chunk)
@@ -170,8 +172,9 @@ class StopListClient:
                     )
                 digest.update(chunk)
                 file.write(chunk)
-                if progress is not None:
-                    progress(size)
+                if size - logged >= _LOGGED_BYTES:
+                    logged = size
+                    log.info("Fetching the list, %d MB so far", size // 1_000_000)
             if deadline.expired:  # then a body of undeclared length seems to have ended well
                 raise TransientApiError("The deadline passed.")
             if size == 0:

@@ -69,8 +69,8 @@ class RemovalPolicy:
         allowed = min(max(share, ALWAYS_ALLOWED), measured_against // 2)
         if ends + used <= allowed:
             return None
-        already = f", after {counted(used, 'row')} that ended already" if used else ""
-        return f"{what}{already}, exceed the {allowed:,} of {measured_against:,} that may end within 24 hours"
+        already = f", after {counted(used, 'row')} that ended already," if used else ""
+        return f"{what}{already} exceed the {allowed:,} of {measured_against:,} that may end within 24 hours"
 
 
 def recent_removals(removals: Sequence[Removal], at: datetime) -> tuple[Removal, ...]:

@@ -135,12 +135,10 @@ def test_a_response_that_ends_with_the_connection_is_accepted(into: Path) -> Non
         assert client_for(server.base_url).fetch(into).size_bytes == len(LIST)
 
 
-def test_progress_is_told_the_bytes_so_far(into: Path) -> None:
-    told: list[int] = []
-    with Loopback(reply(200, LONG_LIST)) as server:
-        client_for(server.base_url).fetch(into, told.append)
-    assert told == sorted(set(told))
-    assert told[-1] == len(LONG_LIST)
+def test_a_long_download_is_logged_every_twenty_megabytes(into: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Loopback(reply(200, b" " * 45_000_000 + LIST)) as server, caplog.at_level("INFO"):
+        client_for(server.base_url).fetch(into)
+    assert caplog.messages == [f"Fetching the list, {size} MB so far" for size in (20, 40)]
 
 
 def test_what_is_not_an_error_document_is_left_to_the_parser(into: Path) -> None:

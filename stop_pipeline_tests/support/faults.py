@@ -87,9 +87,9 @@ class Ended:
 class DiskClient(CannedClient):
     """Like the real client: a disk that refuses the response is a StoreError."""
 
-    def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:
+    def fetch(self, into: Path) -> Response:
         with writing(str(into)):
-            return super().fetch(into, progress)
+            return super().fetch(into)
 
 
 def whole_sync(root: Path, body: bytes, at: datetime, timezone: str = PARIS) -> Merged:

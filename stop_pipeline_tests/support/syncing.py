@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -60,7 +60,7 @@ class CannedClient:
         self._fetched_at = fetched_at
         self._format: Format = response_format
 
-    def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:
+    def fetch(self, into: Path) -> Response:
         into.write_bytes(self._body)
         return Response(
             path=into,

@@ -137,7 +137,7 @@ class SharedProvider:
         self._folder = folder
         self._times = times
 
-    def fetch(self, into: Path, progress: Callable[[int], None] | None = None) -> Response:
+    def fetch(self, into: Path) -> Response:
         for number in itertools.count():
             try:
                 (self._folder / str(number)).touch(exist_ok=False)
