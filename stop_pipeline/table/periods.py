@@ -33,11 +33,11 @@ def as_committed(periods: pd.DataFrame, applied_at: datetime | None) -> pd.DataF
     """
     if applied_at is None:
         return periods.iloc[:0]
-    begun_later = periods["first_seen_at"] > applied_at
-    if begun_later.any():
-        periods = periods[~begun_later]
-    ended_later = periods["removed_at"] > applied_at
-    return periods.assign(removed_at=periods["removed_at"].mask(ended_later)) if ended_later.any() else periods
+    if periods["first_seen_at"].max() > applied_at:
+        periods = periods[periods["first_seen_at"] <= applied_at]
+    if periods["removed_at"].max() > applied_at:
+        periods = periods.assign(removed_at=periods["removed_at"].mask(periods["removed_at"] > applied_at))
+    return periods
 
 
 def known_at(periods: pd.DataFrame, moment: datetime) -> pd.DataFrame:
