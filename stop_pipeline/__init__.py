@@ -10,6 +10,7 @@ Read `defs/assets.py`, then `sync.py`, and you know the pipeline. The package fr
     definitions, defs/      what Dagster loads: assets, checks, schedules, alerts
     fleet/                  Dagster's configuration for many accounts
     sync                    one sync: fetch → parse → merge → derive
+    results                 what its steps report
     snapshot                the newest response as a snapshot: all rows, or those that it appends
     smspartner/             the source: HTTP, JSON and XML, rows as DataFrames; a stand-in API
     table/                  the data root: merge, derive, the commit, files on disk or in a bucket, reading
@@ -26,7 +27,7 @@ from typing import Any
 
 _MODULES = {
     "lookup": "stop_pipeline.table.lookup",
-    "read_changes": "stop_pipeline.table.changes",
+    "read_changes": "stop_pipeline.table.lookup",
     "read_rejected": "stop_pipeline.table.reading",
     "read_stops": "stop_pipeline.table.reading",
     "read_stops_per_day": "stop_pipeline.table.reading",

@@ -9,11 +9,10 @@ be texted (`lookup`).
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
-from functools import partial, wraps
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -48,28 +47,15 @@ class _Commands(click.Group):
 
 
 def _age(_context: click.Context, _option: click.Parameter, text: str) -> timedelta:
-    """The value of an option that is a length of time, such as 24h."""
     try:
         return parse_age(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
 
-def _done_in_commands(declared: Callable[[], None]) -> Callable[..., int | None]:
-    """The work is done by the function of the same name in `commands`, given the settings and the options."""
-
-    @wraps(declared)
-    def command(**options: Any) -> int | None:
-        function = getattr(import_module("stop_pipeline.commands"), declared.__name__)
-        code: int | None = function(Settings.from_environment(), **options)
-        return code
-
-    return command
-
-
 _PATH = click.Path(path_type=Path)
 _account = partial(click.option, "--account", metavar="NAME")
-_max_age = partial(click.option, "--max-age", callback=_age, default="24h", show_default=True, metavar="AGE")
+_max_age = partial(click.option, "--max-age", callback=_age, default="24h", metavar="AGE")
 _out = partial(click.option, "--out", type=_PATH, required=True)
 
 _LIST_ACCOUNT = _account(help="Use only this account's list; by default, all lists.")
@@ -79,7 +65,7 @@ _LIST_AGE = _max_age(
 _OUT_FILE = _out(metavar="FILE", help="File to be written, .csv or .parquet; it must not exist.")
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="stop_pipeline")
 def main() -> None:
     """SMS Partner's STOP list as a table that compliance can rely on and analysts can read."""
@@ -114,7 +100,7 @@ def run(account: str | None, accept_removals: int | None) -> int:
 
 
 @main.command()
-@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the UI.")
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, help="Port of the UI.")
 @click.option("--sandbox", is_flag=True, help="Use a stand-in for SMS Partner, which needs no key.")
 def dev(port: int, *, sandbox: bool) -> int:
     """Open the Dagster UI and run the schedule, until Ctrl-C."""
@@ -130,32 +116,28 @@ def dev(port: int, *, sandbox: bool) -> int:
 
 
 @main.command()
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8025, show_default=True, help="Port; 0 takes a free one."
-)
-@click.option(
-    "--rows", type=click.IntRange(0, 10_000_000), default=2_000, show_default=True, help="Rows of the first response."
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Another number gives another list.")
-@click.option(
-    "--accounts", default=DEFAULT_ACCOUNT, metavar="A,B,…", help="Names of the accounts, each with its own list."
-)
-def sandbox(port: int, rows: int, seed: int, accounts: str) -> int:
+@click.option("--port", type=click.IntRange(0, 65535), default=8025, help="Port; 0 takes a free one.")
+@click.option("--rows", type=click.IntRange(0, 10_000_000), default=2_000, help="Rows of the first response.")
+@click.option("--seed", type=int, default=0, help="Another number gives another list.")
+@click.option("--accounts", metavar="A,B,…", help="Names of the accounts, each with its own list.")
+def sandbox(port: int, rows: int, seed: int, accounts: str | None) -> int:
     """Run a stand-in for SMS Partner on this machine, until Ctrl-C."""
     from stop_pipeline.process_group import end_when_asked
     from stop_pipeline.smspartner.sandbox import API_KEY, Sandbox
 
-    names = account_names(accounts, "--accounts")
+    names = (DEFAULT_ACCOUNT,) if accounts is None else account_names(accounts, "--accounts")
     keys = {name: API_KEY if name == DEFAULT_ACCOUNT else f"{API_KEY}-{name}" for name in names}
     try:
         server = Sandbox(port=port, rows=rows, seed=seed, api_keys=tuple(keys.values()))
     except OSError as error:
         click.echo(f"The stand-in cannot listen on port {port} ({error.strerror}): name another with --port.", err=True)
         return 1
-    variables = {"SMSPARTNER_BASE_URL": server.base_url}
-    if len(names) > 1:
-        variables["SMSPARTNER_ACCOUNTS"] = ",".join(names)
-    variables |= {key_variable(name): key for name, key in keys.items()}
+    several = {"SMSPARTNER_ACCOUNTS": ",".join(names)} if len(names) > 1 else {}
+    variables = {
+        "SMSPARTNER_BASE_URL": server.base_url,
+        **several,
+        **{key_variable(name): keys[name] for name in names},
+    }
     variables["STOP_PIPELINE_DATA"] = DEMO_ROOT
     exports = "".join(f"  export {name}={value}\n" for name, value in variables.items())
     end_when_asked()
@@ -186,9 +168,11 @@ def demo() -> int:
 
 @main.command("verify")
 @_account(help="Verify only this account.")
-@_done_in_commands
-def verify_accounts() -> None:
+def verify_accounts(**options: Any) -> int:
     """Read everything in the data root and name every problem; nothing is changed."""
+    from stop_pipeline import commands
+
+    return commands.verify_accounts(Settings.from_environment(), **options)
 
 
 @main.command("rebuild")
@@ -199,22 +183,28 @@ def verify_accounts() -> None:
     help="Folder, or prefix in a bucket, for the result; it must be empty or not exist.",
 )
 @_account(help="Rebuild only this account.")
-@_done_in_commands
-def rebuild_accounts() -> None:
+def rebuild_accounts(**options: Any) -> None:
     """Replay the kept responses into a fresh folder, to see what they give by this version's rules."""
+    from stop_pipeline import commands
+
+    commands.rebuild_accounts(Settings.from_environment(), **options)
 
 
 @main.command("accounts")
-@_done_in_commands
 def list_accounts() -> None:
     """List the accounts in the data root and the state of each."""
+    from stop_pipeline import commands
+
+    commands.list_accounts(Settings.from_environment())
 
 
 @main.command("retire")
 @click.argument("name")
-@_done_in_commands
-def retire_account() -> None:
+def retire_account(**options: Any) -> None:
     """Stop expecting syncs of an account. Its numbers stay blocked, but its list may be of any age."""
+    from stop_pipeline import commands
+
+    commands.retire_account(Settings.from_environment(), **options)
 
 
 # The suppression list
@@ -222,17 +212,19 @@ def retire_account() -> None:
 
 @main.command("suppress")
 @click.argument("campaign", type=_PATH)
-@click.option("--column", default="phone", show_default=True, metavar="NAME", help="Column of the phone numbers.")
+@click.option("--column", default="phone", metavar="NAME", help="Column of the phone numbers.")
 @_out(metavar="DIR", help="Folder for the three files; it must be empty or not exist.")
 @_account(help="Use only this account's list; by default, the lists of all accounts.")
 @_max_age(help="How long ago the list may have been verified, such as 90m, 24h or 2d.")
-@_done_in_commands
-def split_campaign() -> None:
+def split_campaign(**options: Any) -> None:
     """Split a campaign file (CSV or Parquet) into clean, blocked and invalid rows.
 
     “clean” holds the rows to send to, “blocked” those whose number has opted out, and “invalid” those without a phone
     number. If the list is missing, or too old to rely on, nothing is written and the exit code is 3.
     """
+    from stop_pipeline import commands
+
+    commands.split_campaign(Settings.from_environment(), **options)
 
 
 @main.command("lookup")
@@ -241,13 +233,15 @@ def split_campaign() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @_LIST_ACCOUNT
 @_LIST_AGE
-@_done_in_commands
-def look_up() -> None:
+def look_up(**options: Any) -> int:
     """Say whether a number may be texted, when it opted out, and which responses show that.
 
     The number may be in any spelling. The exit code is 0 if it may be texted (or was not on the list at that time), 4
     if it must not be, and 3 if the list is missing or too old to tell.
     """
+    from stop_pipeline import commands
+
+    return commands.look_up(Settings.from_environment(), **options)
 
 
 @main.command("changes")
@@ -257,21 +251,25 @@ def look_up() -> None:
 @_OUT_FILE
 @_LIST_ACCOUNT
 @_LIST_AGE
-@_done_in_commands
-def write_changes() -> None:
+def write_changes(**options: Any) -> None:
     """Write which numbers came onto the suppression list, or left it, between two times.
 
     A time is a date, which means the end of that day in Paris, or a time such as 2026-11-05T09:30+01:00.
     """
+    from stop_pipeline import commands
+
+    commands.write_changes(Settings.from_environment(), **options)
 
 
 @main.command("export")
 @_OUT_FILE
 @_LIST_ACCOUNT
 @_LIST_AGE
-@_done_in_commands
-def export_list() -> None:
+def export_list(**options: Any) -> None:
     """Write the suppression list, one row per number, for the import page of another tool."""
+    from stop_pipeline import commands
+
+    commands.export_list(Settings.from_environment(), **options)
 
 
 def _sync(settings: Settings, accounts: tuple[str, ...], accept_removals: int | None) -> int:

@@ -1,12 +1,16 @@
-"""What the commands do and print; what starts Dagster or the stand-in is in `cli`."""
+"""What the commands do and print; what starts Dagster or the stand-in is in `cli`.
+
+A command is given the settings, and its options by their names, which `cli` explains; `lists` are `account` and
+`max_age`, where they are only passed on.
+"""
 
 import dataclasses
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -14,7 +18,6 @@ from zoneinfo import ZoneInfo
 import click
 import pandas as pd
 from rich.console import Console
-from rich.status import Status
 
 from stop_pipeline.campaign.output import complete_file
 from stop_pipeline.campaign.suppression import suppress_file
@@ -24,15 +27,13 @@ from stop_pipeline.rebuild import fresh_root, rebuild
 from stop_pipeline.schema import FOUND_ORIGIN, REJECTED_ORIGIN, SUPPRESSION_LIST
 from stop_pipeline.settings import PROVIDER_TIMEZONE, Settings
 from stop_pipeline.table.accounts import account_record, retire
-from stop_pipeline.table.changes import ADDED, read_changes
-from stop_pipeline.table.current_list import current_list
 from stop_pipeline.table.derive import ORIGINS
-from stop_pipeline.table.lookup import AccountLookup, Lookup, OptOut, lookup
+from stop_pipeline.table.lookup import ADDED, AccountLookup, Lookup, OptOut, lookup, read_changes
+from stop_pipeline.table.reading import current_list
 from stop_pipeline.table.store import Store
 from stop_pipeline.times import parse_moment
 from stop_pipeline.verify import verify
 
-_COUNTS = ("new", "changed", "removed", "restored")
 _MINUTE = "%Y-%m-%d %H:%M UTC"
 _CSV_TIME = "%Y-%m-%dT%H:%M:%SZ"
 _PARIS = ZoneInfo(PROVIDER_TIMEZONE)
@@ -48,7 +49,7 @@ _WHERE_FOUND = {REJECTED_ORIGIN: " (in a malformed row)", FOUND_ORIGIN: " (in a 
 def print_sync(account: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
     """Print what one sync did, given the metadata of each asset and check."""
     stops = figures["stops"]
-    counts = ", ".join(f"{stops[name]:,} {name}" for name in _COUNTS)
+    counts = ", ".join(f"{stops[name]:,} {name}" for name in ("new", "changed", "removed", "restored"))
     withheld = f", {counted(stops['withheld'], 'removal')} withheld" if stops["withheld"] else ""
     parts = [f"{stops['rows']}; {counts}{withheld}", f"{counted(stops['months_written'], 'month')} written"]
     if stops.get("reread"):
@@ -61,7 +62,7 @@ def print_sync(account: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
 # The data root
 
 
-def verify_accounts(settings: Settings, account: str | None) -> int:
+def verify_accounts(settings: Settings, account: str | None = None) -> int:
     """Print the problems of one account or all, and a line for each account; gives the exit code."""
     store, accounts = _open_accounts(settings, account)
     code = 0
@@ -84,7 +85,7 @@ def rebuild_accounts(settings: Settings, into: str, account: str | None) -> None
         with progress_shown():
             rebuilt = rebuild(source, target, name, timezone=settings.timezone)
         for file, reason in rebuilt.skipped:
-            click.echo(f"Warning: {name}: {file} was skipped. {reason}", err=True)
+            _warn(f"{name}: {file} was skipped. {reason}")
         click.echo(
             f"{name}: {counted(rebuilt.replayed, 'response')} replayed into {target.root}, {len(rebuilt.skipped):,} "
             f"skipped; {counted(rebuilt.rows, 'row')}, {rebuilt.open_rows:,} of them open."
@@ -97,22 +98,19 @@ def list_accounts(settings: Settings) -> None:
     for name in accounts:
         record, state = account_record(store, name), store.state(name)
         status = "never synced" if state.commit is None else "synced"
-        if record is not None and record.retired_at is not None:
+        if record and record.retired_at:
             status = f"retired at {record.retired_at:{_MINUTE}}"
         verified = "never verified" if state.verified_at is None else f"last verified at {state.verified_at:{_MINUTE}}"
         click.echo(f"{name}: {status}; {verified}; {counted(state.open_rows, 'open row')}.")
 
 
-def retire_account(settings: Settings, account: str) -> None:
+def retire_account(settings: Settings, name: str) -> None:
     """Record that an account is no longer synced, and warn if the settings still name it."""
-    store, _ = _open_accounts(settings, account)
-    retire(store, account, now=datetime.now(UTC))
-    if account in settings.accounts and (len(settings.accounts) > 1 or settings.accounts_with_key()):
-        click.echo(
-            f"Warning: the settings still name {account}, so its next sync puts it back into use: remove it there.",
-            err=True,
-        )
-    click.echo(f"{account} is retired: its numbers stay blocked, and its list no longer has to be up to date.")
+    store, _ = _open_accounts(settings, name)
+    retire(store, name, now=datetime.now(UTC))
+    if name in settings.accounts and (len(settings.accounts) > 1 or settings.accounts_with_key()):
+        _warn(f"the settings still name {name}, so its next sync puts it back into use: remove it there.")
+    click.echo(f"{name} is retired: its numbers stay blocked, and its list no longer has to be up to date.")
 
 
 def print_how_to_read(settings: Settings) -> None:
@@ -141,12 +139,10 @@ def _open_accounts(settings: Settings, account: str | None) -> tuple[Store, list
 # The suppression list
 
 
-def split_campaign(
-    root: str, campaign: Path, column: str, out: Path, *, account: str | None, max_age: timedelta
-) -> None:
+def split_campaign(settings: Settings, campaign: Path, column: str, out: Path, **lists: Any) -> None:
     """Split a campaign file into three in the folder `out`, and print how many rows each has."""
     with progress_shown():
-        done = suppress_file(campaign, column, out, root=root, account=account, max_age=max_age)
+        done = suppress_file(campaign, column, out, root=settings.data_root, **lists)
     counts = " + ".join(f"{count:,} {name}" for name, (_, count) in done.parts.items())
     click.echo(f"{campaign} ({done.form}): {counted(done.rows, 'row')} = {counts}.")
     if done.unreadable_rows:
@@ -161,27 +157,20 @@ def split_campaign(
 
 
 def write_changes(
-    root: str,
-    out: Path,
-    *,
-    since: str | None,
-    since_file: Path | None,
-    until: str | None,
-    account: str | None,
-    max_age: timedelta,
+    settings: Settings, out: Path, *, since: str | None, since_file: Path | None, until: str | None, **lists: Any
 ) -> None:
     """Write the changes to a file, then the time where the next ones begin to `since_file`, and print what it was.
 
     Killed in between, the next call gives the same changes again: rows may come twice, but none is lost.
     """
-    _refuse_place(root, out, since_file)
+    _refuse_place(settings, out, since_file)
     begin = since if since_file is None else _read_cursor(since_file, since)
     if begin is None:
         raise InputError("Give --since, or --since-file with a file that an earlier call has written.")
     with warnings.catch_warnings(record=True, action="always", category=UserWarning) as remarks:
-        changes = read_changes(begin, until, root, account, max_age)
+        changes = read_changes(begin, until, settings.data_root, **lists)
     for remark in remarks if begin != _BEFORE_EVERYTHING else ():
-        click.echo(f"Warning: {remark.message}", err=True)
+        _warn(remark.message)
     next_since = changes.attrs["until"]
     _write_table(changes, out)
     if since_file is not None:
@@ -192,13 +181,13 @@ def write_changes(
     click.echo(f"{out}: {added:,} added, {len(changes) - added:,} removed. Next time: --since {next_since}{kept}.")
 
 
-def export_list(root: str, out: Path, *, account: str | None, max_age: timedelta) -> None:
+def export_list(settings: Settings, out: Path, **lists: Any) -> None:
     """Write the suppression list of all accounts, or of one, with one row per number, and print how many there are.
 
     The columns are those of `schema.SUPPRESSION_LIST`; of a number on several lists, the earliest and latest opt-out.
     """
-    _refuse_place(root, out)
-    current = current_list(root, account, max_age=max_age)
+    _refuse_place(settings, out)
+    current = current_list(settings.data_root, **lists)
     numbers = current.numbers.assign(origin=pd.Categorical(current.numbers["origin"], ORIGINS, ordered=True))
     rows = numbers.groupby("phone_number", as_index=False).agg(
         {"first_stop_at": "min", "last_stop_at": "max", "stop_count": "sum", "origin": "min"}
@@ -209,14 +198,14 @@ def export_list(root: str, out: Path, *, account: str | None, max_age: timedelta
     )
 
 
-def _refuse_place(root: str, out: Path, since_file: Path | None = None) -> None:
+def _refuse_place(settings: Settings, out: Path, since_file: Path | None = None) -> None:
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"{out} must end in .csv or .parquet.")
     if out.exists():
         raise InputError(f"{out} exists already: name a file that does not.")
     for path in filter(None, (out, since_file)):
-        if Store(root).files.encloses(path):
-            raise InputError(f"{path} is inside the data root {root}: name a file outside it.")
+        if Store(settings.data_root).files.encloses(path):
+            raise InputError(f"{path} is inside the data root {settings.data_root}: name a file outside it.")
 
 
 def _read_cursor(since_file: Path, since: str | None) -> str | None:
@@ -234,10 +223,9 @@ def _read_cursor(since_file: Path, since: str | None) -> str | None:
         ) from None
     if rules == READING_RULES:
         return time
-    click.echo(
-        "Warning: phone numbers are read by other rules than last time, so this file is the whole list: replace your "
-        "copy with it.",
-        err=True,
+    _warn(
+        "phone numbers are read by other rules than last time, so this file is the whole list: replace your copy with "
+        "it."
     )
     return _BEFORE_EVERYTHING
 
@@ -254,11 +242,9 @@ def _write_table(rows: pd.DataFrame, out: Path) -> None:
 # One number
 
 
-def print_lookup(
-    root: str, number: str, *, on: str | None, account: str | None, as_json: bool, max_age: timedelta
-) -> int:
+def look_up(settings: Settings, number: Sequence[str], on: str | None, *, as_json: bool, **lists: Any) -> int:
     """Print what is known about a number, as JSON with times in ISO 8601 or as text; gives the exit code."""
-    found = lookup(number, on, root, account, max_age)
+    found = lookup(" ".join(number), on, settings.data_root, **lists)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(found), indent=2, default=datetime.isoformat, ensure_ascii=False))
     else:
@@ -279,24 +265,22 @@ def _lookup_lines(found: Lookup) -> Iterator[str]:
 
 def _list_status(answer: AccountLookup) -> str:
     if answer.may_be_texted is None:
-        return (
-            f"no list at that time; the first is from {_format_time(answer.known_since)}"
-            if answer.known_since
-            else "never synced"
-        )
-    complete = "not recorded" if answer.verified_at is None else _format_time(answer.verified_at)
-    return f"{'not ' if answer.may_be_texted else ''}on the list. Last complete list: {complete}"
+        first = _format_time(answer.known_since)
+        return f"no list at that time; the first is from {first}" if answer.known_since else "never synced"
+    return (
+        f"{'not ' if answer.may_be_texted else ''}on the list. Last complete list: {_format_time(answer.verified_at)}"
+    )
 
 
 def _opt_out_lines(opt_out: OptOut, answer: AccountLookup, on: datetime | None) -> Iterator[str]:
-    made = "at an unknown time" if opt_out.created_at is None else _format_time(opt_out.created_at)
+    made = _format_time(opt_out.created_at, "at an unknown time")
     yield f"  opted out    {made}{_WHERE_FOUND.get(opt_out.origin, '')}"
     if on is not None:
         not_known = "no longer" if opt_out.first_seen_at <= on else "not yet"
         yield f"  known then   {'yes' if opt_out.in_force else not_known}"
     yield f"  first seen   {_format_time(opt_out.first_seen_at)}"
     yield f"    SHA-256    {opt_out.first_seen_sha256 or 'not recorded'}"
-    yield f"  last listed  {_format_time(opt_out.last_listed_at) if opt_out.last_listed_at else 'not recorded'}"
+    yield f"  last listed  {_format_time(opt_out.last_listed_at)}"
     if opt_out.last_listed_sha256:
         yield f"    SHA-256    {opt_out.last_listed_sha256}"
     if opt_out.removed_at is not None:
@@ -305,44 +289,47 @@ def _opt_out_lines(opt_out: OptOut, answer: AccountLookup, on: datetime | None) 
         yield "  still kept   also if the last response no longer lists it: removals are withheld"
 
 
-def _format_time(time: datetime) -> str:
+def _format_time(time: datetime | None, unknown: str = "not recorded") -> str:
+    if time is None:
+        return unknown
     return f"{time.astimezone(_PARIS):%Y-%m-%d %H:%M:%S} Paris ({time:%Y-%m-%d %H:%M:%S} UTC)"
 
 
 # Progress
 
 
-@contextmanager
-def progress_shown() -> Iterator[None]:
-    """Show on stderr what the package logs in the block: as a moving line on a terminal, as plain lines elsewhere."""
-    console = Console(stderr=True)
-    status = console.status("Starting …") if console.is_terminal else None
-    handler = _ShownOnStderr(console, status)
-    logger = logging.getLogger("stop_pipeline")
-    before = logger.level
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    try:
-        with status or nullcontext():
-            yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
+class _Shown(logging.Handler):
+    """Shows a record as the text of a moving line on a terminal, or else as a line; a warning is always a line."""
 
-
-class _ShownOnStderr(logging.Handler):
-    """Shows a record as the text of the moving line, if there is one; a warning always gets a line of its own."""
-
-    def __init__(self, console: Console, status: Status | None) -> None:
+    def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self._console = console
-        self._status = status
+        self._console = Console(stderr=True)
+        self.moving_line = self._console.status("Starting …")
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        if record.levelno >= logging.WARNING:
-            text = f"Warning: {text}"
-        elif self._status is not None:
-            self._status.update(text)
-            return
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        is_warning = record.levelno >= logging.WARNING
+        if self._console.is_terminal and not is_warning:
+            self.moving_line.update(text)
+        else:
+            text = f"Warning: {text}" if is_warning else text
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress_shown() -> Iterator[None]:
+    """Show on stderr what the package logs in the block."""
+    shown, logger = _Shown(), logging.getLogger("stop_pipeline")
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(shown)
+    try:
+        with shown.moving_line:
+            yield
+    finally:
+        logger.removeHandler(shown)
+        logger.setLevel(before)
+
+
+def _warn(sentence: object) -> None:
+    click.echo(f"Warning: {sentence}", err=True)

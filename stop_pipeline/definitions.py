@@ -7,19 +7,14 @@ import dagster as dg
 
 from stop_pipeline.defs.alerts import alert_sensor
 from stop_pipeline.defs.assets import ASSETS
-from stop_pipeline.defs.history import history_schedule
 from stop_pipeline.defs.partitions import partitioned_by_account
 from stop_pipeline.defs.resources import build_resources
-from stop_pipeline.defs.schedules import SYNC_JOB, sync_schedule
+from stop_pipeline.defs.schedules import SYNC_JOB, history_schedule, sync_schedule
 from stop_pipeline.settings import Settings
 
 
 def build_definitions(settings: Settings) -> dg.Definitions:
-    """The definitions for some settings.
-
-    Raises:
-        ConfigurationError: a setting is wrong.
-    """
+    """The definitions for some settings; a ConfigurationError says that one of them is wrong."""
     return dg.Definitions(
         assets=partitioned_by_account(ASSETS, settings),
         jobs=[SYNC_JOB],

@@ -1,4 +1,8 @@
-"""Dagster on this machine: syncs in this process, the UI with its daemon, and the folder of its history, the home."""
+"""Dagster on this machine: syncs in this process, the UI with its daemon, and the folder of its history, the home.
+
+What is wrong with the home or its `dagster.yaml` is a ConfigurationError or a StoreError. KeyboardInterrupt means that
+this process was asked to end.
+"""
 
 import errno
 import fcntl
@@ -23,7 +27,7 @@ import yaml
 from stop_pipeline.defs.schedules import SYNC_JOB, error_of, failed_accounts, partition_tags
 from stop_pipeline.errors import ConfigurationError, StopPipelineError, StoreError, excerpt
 from stop_pipeline.process_group import process_group
-from stop_pipeline.settings import Settings, check_dagster_home, dagster_home, is_remote
+from stop_pipeline.settings import Settings, dagster_home, is_remote
 
 _PROCESS_TAG = "stop_pipeline/process"
 """Tag of a run that runs in the process of `stop-pipeline run`: its machine and process id."""
@@ -49,10 +53,6 @@ def run_syncs(
     """Run the job once for one of the accounts, or for neighbours, in this process; the UI shows the run as any other.
 
     Returns a report for each account, in their order. Removals can be accepted of one account only.
-
-    Raises:
-        ConfigurationError, StoreError: Dagster's home cannot be used.
-        KeyboardInterrupt: this process was asked to end.
     """
     config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     if accept_removals is not None:
@@ -60,7 +60,7 @@ def run_syncs(
     tags = {_PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"}
     if len(settings.accounts) > 1:
         tags |= partition_tags(accounts)
-    with open_instance(use_home(settings)) as instance:
+    with _open_instance(_home_of(settings)) as instance:
         _fail_killed_runs(instance)
         job = definitions.resolve_job_def(SYNC_JOB.name)
         result = job.execute_in_process(config, instance=instance, tags=tags, raise_on_error=False)
@@ -71,16 +71,13 @@ def serve(settings: Settings, port: int, ready: Callable[[str], None]) -> int:
     """Run the Dagster UI and its daemon until this process is asked to end; whatever ends it ends them too.
 
     `ready` is told the address of the UI, once it can be opened. Returns the exit code: 0 if this process was asked to
-    end, by `KeyboardInterrupt`, else that of `dagster dev`.
-
-    Raises:
-        ConfigurationError, StoreError: Dagster's home cannot be used, another `dev` uses it, or the port is taken.
+    end, else that of `dagster dev`. A StoreError says that another `dev` uses the home, or that the port is taken.
     """
-    home = use_home(settings)
+    home = _home_of(settings)
     _refuse_taken(port)
     command = [sys.executable, "-W", "ignore:Function `dev_command`", "-m", "dagster", "dev"]
     command += ["-m", "stop_pipeline.definitions", "-h", _LOOPBACK, "-p", str(port), "--log-level", "warning"]
-    with open_instance(home, with_launcher=True):
+    with _open_instance(home, with_launcher=True):
         pass  # its databases are made now, and what is wrong with it is said in one sentence
     try:
         with _only_one_dev(home) as lock, process_group(command, kept_open=[lock]) as process:
@@ -106,28 +103,22 @@ def _fail_killed_runs(instance: dg.DagsterInstance) -> None:
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it is another user's
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # else it is another user's
     return True
 
 
 def _reports(result: dg.ExecuteInProcessResult, accounts: Sequence[str]) -> list[SyncReport]:
-    reports = {account: SyncReport(account) for account in accounts}
-    for account, error in _failures(result, accounts).items():
-        reports[account].error = error
-    for event in result.all_events:
-        if event.is_step_materialization and event.asset_key is not None:
-            made = event.materialization
-            figures = reports[made.partition or accounts[0]].figures
-            figures[event.asset_key.to_user_string()] = _values(made.metadata)
-        elif event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-            check = event.asset_check_evaluation_data
-            report = reports[check.partition or accounts[0]]
-            report.figures[check.check_name] = _values(check.metadata)
-            if not check.passed:
-                report.failed_checks.append((check.check_name, check.description or ""))
+    errors = _failures(result, accounts)
+    reports = {account: SyncReport(account, errors.get(account)) for account in accounts}
+    for event in result.get_asset_materialization_events():
+        made = event.materialization
+        reports[made.partition or accounts[0]].figures[made.asset_key.to_user_string()] = _values(made.metadata)
+    for check in result.get_asset_check_evaluations():
+        report = reports[check.partition or accounts[0]]
+        report.figures[check.check_name] = _values(check.metadata)
+        if not check.passed:
+            report.failed_checks.append((check.check_name, check.description or ""))
     return list(reports.values())
 
 
@@ -136,25 +127,21 @@ def _values(metadata: Mapping[str, dg.MetadataValue[Any]]) -> dict[str, Any]:
 
 
 def _failures(result: dg.ExecuteInProcessResult, accounts: Sequence[str]) -> dict[str, str]:
-    """Why which accounts failed: the sentence of the first step that did.
-
-    Raises:
-        KeyboardInterrupt: the run was interrupted.
-    """
+    """Why which accounts failed: the sentence of the first step that did."""
     if result.success:
         return {}
-    failed = next((event for event in result.all_events if event.is_step_failure), None)
-    if failed is None:
+    failures = result.get_step_failure_events()
+    if not failures:
         return dict.fromkeys(accounts, "the run failed before its first step; the Dagster UI shows more")
-    kind, sentence = error_of(failed)
+    kind, sentence = error_of(failures[0])
     module, _, name = kind.rpartition(".")
     if name == "DagsterExecutionInterruptedError":
         raise KeyboardInterrupt
     if refusal := re.match(r"\(sqlite3\.\w+\) (.*)", sentence):  # Dagster's own, in the course of the step
-        sentence = unwritable(Path(os.environ["DAGSTER_HOME"]), refusal[1])
+        sentence = _unwritable(Path(os.environ["DAGSTER_HOME"]), refusal[1])
     elif module != StoreError.__module__:
         sentence = f"unexpected error ({name}); the run's page in the Dagster UI shows more"
-    return failed_accounts(failed) or dict.fromkeys(accounts, sentence)
+    return failed_accounts(failures[0]) or dict.fromkeys(accounts, sentence)
 
 
 def _refuse_taken(port: int) -> None:
@@ -176,11 +163,7 @@ def _responds(port: int) -> bool:
 
 @contextmanager
 def _only_one_dev(home: Path) -> Iterator[int]:
-    """Hold the lock of the one `dev` of a home; gives its file descriptor.
-
-    Raises:
-        StoreError: another `dev` holds it.
-    """
+    """Hold the lock of the one `dev` of a home; gives its file descriptor."""
     with (home / ".dev.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -192,15 +175,8 @@ def _only_one_dev(home: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
-def use_home(settings: Settings) -> Path:
-    """DAGSTER_HOME if it is set, else a folder that lasts; with its absolute path in the environment.
-
-    A home that is new gets this package's `dagster.yaml`.
-
-    Raises:
-        ConfigurationError: DAGSTER_HOME is not a folder that Dagster can use, or its `dagster.yaml` is wrong.
-        StoreError: the folder cannot be made.
-    """
+def _home_of(settings: Settings) -> Path:
+    """DAGSTER_HOME if it is set, else a folder that lasts."""
     if (home := dagster_home()) is None:
         home = Path(settings.data_root).absolute().parent / ".dagster_home"
         if is_remote(settings.data_root):
@@ -210,47 +186,37 @@ def use_home(settings: Settings) -> Path:
             f"DAGSTER_HOME is “{home}”, but Dagster needs the absolute path of a folder that exists: make the folder, "
             "or leave DAGSTER_HOME unset."
         )
-    check_dagster_home(home)
-    with _plain_errors(home):
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _opening(home):
-            if not (home / _CONFIGURATION).exists() and not (home / "history").exists():
-                with as_file(files("stop_pipeline") / _CONFIGURATION) as defaults:
-                    shutil.copyfile(defaults, home / _CONFIGURATION)
-    _check_configuration(home / _CONFIGURATION)
-    os.environ["DAGSTER_HOME"] = str(home)
+    # Dagster writes the path into a SQLite URL unescaped, where “?” starts the query and a percent code is decoded.
+    if re.search(r"\?|%[0-9A-Fa-f]{2}", str(home)):
+        raise ConfigurationError(
+            f"Dagster cannot keep its database in {home}, because the path holds a “?” or a percent code such as "
+            "“%20”: set DAGSTER_HOME to a folder whose path has neither."
+        )
     return home
 
 
 @contextmanager
-def open_instance(home: Path, *, with_launcher: bool = False) -> Iterator[dg.DagsterInstance]:
+def _open_instance(home: Path, *, with_launcher: bool = False) -> Iterator[dg.DagsterInstance]:
     """Dagster's instance in a home, for the block; `with_launcher` checks what starts runs as well.
 
-    Raises:
-        ConfigurationError: `dagster.yaml` cannot be used, here or in the block.
-        StoreError: the history cannot be read or written, here or in the block.
+    A home that is new gets this package's `dagster.yaml`. Then it is DAGSTER_HOME, for this process and its children.
     """
+    configuration = home / _CONFIGURATION
     with _plain_errors(home):
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Two processes that start at once would both create its files and tables.
-        with _opening(home):
+        with filelock.FileLock(home / ".opening.lock", mode=0o600):
+            if not configuration.exists() and not (home / "history").exists():
+                with as_file(files("stop_pipeline") / _CONFIGURATION) as defaults:
+                    shutil.copyfile(defaults, configuration)
+            _check_configuration(configuration)
+            os.environ["DAGSTER_HOME"] = str(home)
             instance = dg.DagsterInstance.from_config(str(home))
         with instance:
             if with_launcher:
                 for part in ("run_launcher", "run_coordinator", "scheduler", "compute_log_manager"):
                     getattr(instance, part)
             yield instance
-
-
-def unwritable(home: Path, reason: str) -> str:
-    """The sentence for a home in which Dagster cannot write."""
-    return (
-        f"Dagster cannot write its history in {home} ({reason}): make room there, make it writable for this user, or "
-        f"set DAGSTER_HOME to another folder. {_UNHARMED}"
-    )
-
-
-def _opening(home: Path) -> filelock.BaseFileLock:
-    return filelock.FileLock(home / ".opening.lock", mode=0o600)
 
 
 def _check_configuration(file: Path) -> None:
@@ -286,15 +252,22 @@ def _plain_errors(home: Path) -> Iterator[None]:
         raise explained from None
 
 
+def _unwritable(home: Path, reason: str) -> str:
+    return (
+        f"Dagster cannot write its history in {home} ({reason}): make room there, make it writable for this user, or "
+        f"set DAGSTER_HOME to another folder. {_UNHARMED}"
+    )
+
+
 def _explained(error: Exception, home: Path) -> StopPipelineError | None:
     """The sentence for an error; None if it is not about the home."""
     file = home / _CONFIGURATION
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ImportError):
-            needed = f"the package “{cause.name}”" if cause.name else "a package"
+            package = f"the package “{cause.name}”" if cause.name else "a package"
             return ConfigurationError(
-                f"{file} needs {needed}, which is not installed: install it, or correct the file."
+                f"{file} needs {package}, which is not installed: install it, or correct the file."
             )
         if isinstance(cause, sqlite3.Error) and ("not a database" in str(cause) or "malformed" in str(cause)):
             return StoreError(
@@ -303,7 +276,7 @@ def _explained(error: Exception, home: Path) -> StopPipelineError | None:
             )
         if isinstance(cause, sqlite3.Error | OSError):
             reason = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else str(cause)
-            return StoreError(unwritable(home, reason))
+            return StoreError(_unwritable(home, reason))
         cause = cause.__cause__ or cause.__context__
     if (refusal := getattr(error, "orig", None)) is not None:  # of a database server, by SQLAlchemy
         return StoreError(f"Dagster cannot use its database ({excerpt(str(refusal))}): check the server and {file}.")

@@ -35,11 +35,7 @@ class Rebuilt:
 
 
 def fresh_root(into: str | Path, source: Store) -> Store:
-    """The store at `into`, to replay `source` into.
-
-    Raises:
-        StoreError: `into` exists and is not an empty folder, or is inside the data root that is replayed.
-    """
+    """The store at `into`, to replay `source` into; a StoreError if it is not empty, or inside that data root."""
     target = Store(into)
     if not target.files.is_unused():
         raise StoreError(f"{into} is not empty: name an empty folder, or one that does not exist yet.")
@@ -51,8 +47,7 @@ def fresh_root(into: str | Path, source: Store) -> Store:
 def rebuild(source: Store, into: Store, account: str, *, timezone: str) -> Rebuilt:
     """Replay every response of an account that `source` keeps into a fresh data root, by their fetch times.
 
-    Raises:
-        StoreError: `source` keeps no response of the account, or one of the two data roots refuses.
+    A StoreError says that there is none, or that one of the two data roots refuses.
     """
     responses = source.responses.all(account)
     if not responses:
@@ -66,25 +61,30 @@ def rebuild(source: Store, into: Store, account: str, *, timezone: str) -> Rebui
         try:
             response_format: Format = "xml" if response.format == "xml" else "json"
             body = _read(source, account, response)
-            sync.fetch(into, account, sync.FetchedBefore(body, fetched_at, response_format))
-            sync.parse(into, account, timezone=timezone)
-            sync.merge(into, account, RemovalPolicy())
+            replay(into, account, sync.FetchedBefore(body, fetched_at, response_format), timezone=timezone)
         except (ApiError, ForeignListError) as error:
             skipped[response.file] = str(error)
     state = into.state(account)
     if state.commit is not None:
-        sync.derive_suppression_list(into, account)
-        sync.derive_stops_per_day(into, account)
-    replayed = len(responses) - len(skipped)
-    return Rebuilt(replayed, tuple(skipped.items()), state.total_rows, state.open_rows)
+        derive(into, account)
+    return Rebuilt(len(responses) - len(skipped), tuple(skipped.items()), state.total_rows, state.open_rows)
+
+
+def replay(into: Store, account: str, response: sync.FetchedBefore, *, timezone: str) -> None:
+    """Sync a response that was fetched before, up to its commit."""
+    sync.fetch(into, account, response)
+    sync.parse(into, account, timezone=timezone)
+    sync.merge(into, account, RemovalPolicy())
+
+
+def derive(store: Store, account: str) -> None:
+    """Make the tables that are made from the commit."""
+    sync.derive_suppression_list(store, account)
+    sync.derive_stops_per_day(store, account)
 
 
 def _read(source: Store, account: str, response: RawFile) -> bytes:
-    """The bytes of a kept response, if they are those that were received.
-
-    Raises:
-        UnreadableResponseError: the kept response is missing or damaged.
-    """
+    """The bytes of a kept response; an UnreadableResponseError if they are not those that were received."""
     try:
         body = source.responses.read(account, response.file)
     except StoreError as error:

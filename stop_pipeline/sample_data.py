@@ -1,17 +1,18 @@
 """A data root for trying things out: an invented list that was fetched daily for some weeks."""
 
 import shutil
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import filelock
 
-from stop_pipeline import sync
-from stop_pipeline.errors import StoreError
+from stop_pipeline.errors import OutdatedListError
+from stop_pipeline.rebuild import derive, replay
 from stop_pipeline.settings import DEFAULT_ACCOUNT, PROVIDER_TIMEZONE
 from stop_pipeline.smspartner.sandbox import StopList
-from stop_pipeline.table.merge import RemovalPolicy
+from stop_pipeline.sync import FetchedBefore
+from stop_pipeline.table.reading import current_list
 from stop_pipeline.table.store import Store
 
 ROWS = 6_000
@@ -30,32 +31,20 @@ def sample_root(folder: Path | None = None) -> Path:
     root = folder or Path.home() / ".stop_pipeline" / "sample_data"
     root.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with filelock.FileLock(root.with_name(f".{root.name}.lock"), mode=0o600):
-        if not _is_recent(Store(root)):
+        try:
+            current_list(root, DEFAULT_ACCOUNT, max_age=MAX_AGE)
+        except OutdatedListError:  # or there is none that can be read
             shutil.rmtree(root, ignore_errors=True)
             _make(Store(root))
     return root
 
 
-def _is_recent(store: Store) -> bool:
-    try:
-        verified_at = store.state(DEFAULT_ACCOUNT).verified_at
-    except StoreError:
-        return False
-    return verified_at is not None and timedelta(0) <= datetime.now(UTC) - verified_at < MAX_AGE
-
-
 def _make(store: Store) -> None:
-    now = datetime.now(UTC)
+    now = datetime.now(ZoneInfo(PROVIDER_TIMEZONE))
     times = [now - timedelta(days=ago) for ago in range(DAYS, -1, -1)]
-    stop_list = StopList(ROWS, until=_day(times[0]))
-    for fetched_at in times:
-        bodies = [stop_list.next_response("json", today=_day(fetched_at)) for _ in range(CHANGES_A_DAY)]
-        sync.fetch(store, DEFAULT_ACCOUNT, sync.FetchedBefore(bodies[-1], fetched_at))
-        sync.parse(store, DEFAULT_ACCOUNT, timezone=PROVIDER_TIMEZONE)
-        sync.merge(store, DEFAULT_ACCOUNT, RemovalPolicy())
-    sync.derive_suppression_list(store, DEFAULT_ACCOUNT)
-    sync.derive_stops_per_day(store, DEFAULT_ACCOUNT)
-
-
-def _day(time: datetime) -> date:
-    return time.astimezone(ZoneInfo(PROVIDER_TIMEZONE)).date()
+    stop_list = StopList(ROWS, until=times[0].date())
+    for time in times:
+        bodies = [stop_list.next_response("json", today=time.date()) for _ in range(CHANGES_A_DAY)]
+        response = FetchedBefore(bodies[-1], time.astimezone(UTC))
+        replay(store, DEFAULT_ACCOUNT, response, timezone=PROVIDER_TIMEZONE)
+    derive(store, DEFAULT_ACCOUNT)

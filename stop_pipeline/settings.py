@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 from zoneinfo import available_timezones
 
 from stop_pipeline.errors import ConfigurationError
@@ -23,7 +23,6 @@ Format = Literal["json", "xml"]
 """The two formats that SMS Partner can respond in."""
 
 DEFAULT_ACCOUNT = "main"
-DEFAULT_DATA_ROOT = "data"
 PROVIDER_TIMEZONE = "Europe/Paris"
 """`createdAt` has no zone; everything else that this provider shows is French time."""
 
@@ -37,56 +36,6 @@ _SAFE_URL = re.compile(
 )
 _BUCKET_NAME = r"[\w.-]+"
 _BUCKET_URI = re.compile(rf"((s3|gs)://{_BUCKET_NAME}|abfs://{_BUCKET_NAME}@{_BUCKET_NAME})(/[^/?#]+)*/*")
-_BREAKS_SQLITE_URL = re.compile(r"\?|%[0-9A-Fa-f]{2}")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The settings that the environment gives, checked."""
-
-    accounts: tuple[str, ...] = (DEFAULT_ACCOUNT,)  # in the order given
-    accounts_file: Path | None = None  # holds the names and keys of the accounts; None if variables do
-    accounts_per_run: int = 1
-    base_url: str = "https://api.smspartner.fr/v1"  # without a trailing slash
-    response_format: Format = "json"  # to request
-    timezone: str = PROVIDER_TIMEZONE  # of `createdAt`, an IANA name
-    data_root: str = DEFAULT_DATA_ROOT  # folder or URI; relative to the working directory unless absolute
-    cron: str = "*/15 * * * *"  # when the schedule runs, in Europe/Paris
-    raw_days: int = 30  # how long a response is kept as received, once a newer one is committed
-    history_days: int = 14  # how long Dagster remembers a run
-    alert_webhook: str | None = field(default=None, repr=False)  # address that alerts are posted to
-    alert_after: timedelta = timedelta(hours=2)  # how long an account may go without a successful sync
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Read and check every variable; an empty one counts as not set."""
-        values = {name: _read(environ, variable, parse) for name, (variable, parse) in _VARIABLES.items()}
-        given = {name: value for name, value in values.items() if value is not None}
-        return cls(**{**given, "accounts": named_accounts(environ) or cls.accounts})
-
-    def accounts_by_run(self) -> list[tuple[str, ...]]:
-        """Group the accounts into runs: neighbours, as many as STOP_PIPELINE_ACCOUNTS_PER_RUN says."""
-        size = self.accounts_per_run
-        return [self.accounts[at : at + size] for at in range(0, len(self.accounts), size)]
-
-    def accounts_with_key(self, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-        """Return the accounts that have an API key at this moment."""
-        return tuple(api_keys(self.accounts, self.accounts_file, environ))
-
-
-def data_root(environ: Mapping[str, str] = os.environ) -> str:
-    """The folder or URI that STOP_PIPELINE_DATA names, by default `data`."""
-    return _read(environ, *_VARIABLES["data_root"]) or DEFAULT_DATA_ROOT
-
-
-def named_accounts(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """The accounts that the environment names, by either variable; none if it names none."""
-    names, file = (_read(environ, *_VARIABLES[name]) for name in ("accounts", "accounts_file"))
-    if names and file:
-        raise ConfigurationError(
-            "SMSPARTNER_ACCOUNTS and SMSPARTNER_ACCOUNTS_FILE are both set: name the accounts in one of them."
-        )
-    return tuple(read_keys(file)) if file else names or ()
 
 
 def account_names(text: str, given_by: str = "SMSPARTNER_ACCOUNTS") -> tuple[str, ...]:
@@ -105,6 +54,145 @@ def account_names(text: str, given_by: str = "SMSPARTNER_ACCOUNTS") -> tuple[str
     return names
 
 
+def parse_age(text: str) -> timedelta:
+    """Return the length of time that a text such as “90m”, “24h” or “2d” stands for; else raise a ValueError."""
+    parts = _AGE.fullmatch(text.strip())
+    if parts is None:
+        raise ValueError(f"“{text}” is not an age: write a number followed by m, h or d, such as 90m, 24h or 2d.")
+    return int(parts[1]) * _AGE_UNITS[parts[2]]
+
+
+def is_remote(root: str | Path) -> bool:
+    """Return whether a data root is a prefix in a bucket, given as a URI, rather than a folder."""
+    return "://" in str(root)
+
+
+def checked_uri(root: str) -> str:
+    """Return the URI of a remote data root without a trailing slash, if it is a bucket and a prefix alone.
+
+    The message of a refusal does not repeat the URI, because it may hold a credential.
+    """
+    if not _BUCKET_URI.fullmatch(root):
+        raise ConfigurationError(
+            "STOP_PIPELINE_DATA is a URI that cannot be a data root: use a folder, s3://bucket/prefix, "
+            "gs://bucket/prefix or abfs://container@account.dfs.core.windows.net/prefix. Credentials and endpoint go "
+            "into the provider's own variables, such as AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL."
+        )
+    return root.rstrip("/")
+
+
+def _expanded(text: str) -> str:
+    path = os.path.expanduser(text)  # noqa: PTH111 – Path.expanduser raises an untyped error for an unknown user
+    if path.startswith("~"):
+        raise ValueError(
+            f"is “{text}”, but this machine has no such user: write the path without “~”, or as “./{text}” if a folder "
+            "has that name"
+        )
+    return path
+
+
+def _absolute(text: str) -> Path:
+    return Path(_expanded(text)).absolute()
+
+
+def _data_root(text: str) -> str:
+    return checked_uri(text) if is_remote(text) else _expanded(text)
+
+
+def _url(text: str) -> str:
+    if not _SAFE_URL.match(text):  # not repeated in the message, because it may hold a secret
+        raise ValueError("is not an https:// address (http:// is for a loopback address only)")
+    return text
+
+
+def _base_url(text: str) -> str:
+    if set(text) & set("@?#"):
+        raise ValueError("must not hold credentials, a query or a fragment")
+    return _url(text).rstrip("/")
+
+
+def _format(text: str) -> str:
+    if text not in get_args(Format):
+        raise ValueError(f"is “{text}”: it must be json or xml")
+    return text
+
+
+def _timezone(text: str) -> str:
+    if text not in available_timezones():  # of the system, or of the package `tzdata`
+        raise ValueError(f"is “{text}”, which is not an IANA time zone like Europe/Paris")
+    return text
+
+
+def _alert_after(text: str) -> timedelta:
+    age = parse_age(text) if _AGE.fullmatch(text) else timedelta(0)
+    if not age:
+        raise ValueError(f"is “{text}”: it must be an age such as 90m, 2h or 1d")
+    return age
+
+
+def _whole_number(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,6}", text) or int(text) == 0:
+        raise ValueError(f"is “{text}”: it must be a whole number from 1 to 999999")
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that the environment gives, each with its variable and what reads the variable's text."""
+
+    accounts: tuple[str, ...] = (DEFAULT_ACCOUNT,)  # in the order given, by either variable of `named_accounts`
+    # Holds the names and keys of the accounts; None if variables do.
+    accounts_file: Annotated[Path | None, "SMSPARTNER_ACCOUNTS_FILE", _absolute] = None
+    accounts_per_run: Annotated[int, "STOP_PIPELINE_ACCOUNTS_PER_RUN", _whole_number] = 1
+    base_url: Annotated[str, "SMSPARTNER_BASE_URL", _base_url] = "https://api.smspartner.fr/v1"  # no trailing slash
+    response_format: Annotated[Format, "SMSPARTNER_FORMAT", _format] = "json"  # to request
+    timezone: Annotated[str, "SMSPARTNER_TIMEZONE", _timezone] = PROVIDER_TIMEZONE  # of `createdAt`, an IANA name
+    # A folder, relative to the working directory unless absolute, or a URI.
+    data_root: Annotated[str, "STOP_PIPELINE_DATA", _data_root] = "data"
+    cron: Annotated[str, "STOP_PIPELINE_CRON", str] = "*/15 * * * *"  # when the schedule runs, in Europe/Paris
+    # How long a response is kept as received, once a newer one is committed.
+    raw_days: Annotated[int, "STOP_PIPELINE_RAW_DAYS", _whole_number] = 30
+    history_days: Annotated[int, "STOP_PIPELINE_HISTORY_DAYS", _whole_number] = 14  # how long Dagster remembers a run
+    # Address that alerts are posted to.
+    alert_webhook: Annotated[str | None, "STOP_PIPELINE_ALERT_WEBHOOK", _url] = field(default=None, repr=False)
+    # How long an account may go without a successful sync.
+    alert_after: Annotated[timedelta, "STOP_PIPELINE_ALERT_AFTER", _alert_after] = timedelta(hours=2)
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Read and check every variable; an empty one counts as not set."""
+        given: dict[str, Any] = {"accounts": named_accounts(environ)}
+        for name, hint in get_type_hints(cls, include_extras=True).items():
+            if get_origin(hint) is Annotated:
+                given[name] = _read(environ, *hint.__metadata__)
+        return cls(**{name: value for name, value in given.items() if value})
+
+    def accounts_by_run(self) -> list[tuple[str, ...]]:
+        """Group the accounts into runs: neighbours, as many as STOP_PIPELINE_ACCOUNTS_PER_RUN says."""
+        size = self.accounts_per_run
+        return [self.accounts[at : at + size] for at in range(0, len(self.accounts), size)]
+
+    def accounts_with_key(self, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+        """Return the accounts that have an API key at this moment."""
+        return tuple(api_keys(self.accounts, self.accounts_file, environ))
+
+
+def data_root(environ: Mapping[str, str] = os.environ) -> str:
+    """The folder or URI that STOP_PIPELINE_DATA names, by default `data`."""
+    return _read(environ, "STOP_PIPELINE_DATA", _data_root) or Settings.data_root
+
+
+def named_accounts(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """The accounts that the environment names, by either variable; none if it names none."""
+    names = _read(environ, "SMSPARTNER_ACCOUNTS", account_names)
+    file = _read(environ, "SMSPARTNER_ACCOUNTS_FILE", _absolute)
+    if names and file:
+        raise ConfigurationError(
+            "SMSPARTNER_ACCOUNTS and SMSPARTNER_ACCOUNTS_FILE are both set: name the accounts in one of them."
+        )
+    return tuple(read_keys(file)) if file else names or ()
+
+
 def key_variable(account: str) -> str:
     """Return the name of the environment variable that holds the API key of `account`."""
     return "SMSPARTNER_API_KEY" if account == DEFAULT_ACCOUNT else f"SMSPARTNER_API_KEY_{account.upper()}"
@@ -114,10 +202,8 @@ def api_keys(
     accounts: Sequence[str], accounts_file: Path | None = None, environ: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
     """Return the API key of each account that has one, from `accounts_file` if there is one, else from its variable."""
-    if accounts_file is None:
-        keys = {account: environ.get(key_variable(account), "").strip() for account in accounts}
-    else:
-        keys = read_keys(accounts_file)
+    in_variables = {account: environ.get(key_variable(account), "").strip() for account in accounts}
+    keys = read_keys(accounts_file) if accounts_file else in_variables
     return {account: keys[account] for account in accounts if keys.get(account)}
 
 
@@ -168,52 +254,9 @@ def read_keys(file: Path) -> dict[str, str]:
     return {name: key.strip() for name, key in keys.items()}
 
 
-def parse_age(text: str) -> timedelta:
-    """Return the length of time that a text such as “90m”, “24h” or “2d” stands for.
-
-    Raises:
-        ValueError: The text is not of that form.
-    """
-    parts = _AGE.fullmatch(text.strip())
-    if parts is None:
-        raise ValueError(f"“{text}” is not an age: write a number followed by m, h or d, such as 90m, 24h or 2d.")
-    return int(parts[1]) * _AGE_UNITS[parts[2]]
-
-
-def is_remote(root: str | Path) -> bool:
-    """Return whether a data root is a prefix in a bucket, given as a URI, rather than a folder."""
-    return "://" in str(root)
-
-
-def checked_uri(root: str) -> str:
-    """Return the URI of a remote data root without a trailing slash, if it is a bucket and a prefix alone.
-
-    The message of a refusal does not repeat the URI, because it may hold a credential.
-    """
-    if not _BUCKET_URI.fullmatch(root):
-        raise ConfigurationError(
-            "STOP_PIPELINE_DATA is a URI that cannot be a data root: use a folder, s3://bucket/prefix, "
-            "gs://bucket/prefix or abfs://container@account.dfs.core.windows.net/prefix. Credentials and endpoint go "
-            "into the provider's own variables, such as AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL."
-        )
-    return root.rstrip("/")
-
-
 def dagster_home(environ: Mapping[str, str] = os.environ) -> Path | None:
     """Return the folder that DAGSTER_HOME names, with `~` expanded; None if the variable is not set."""
-    return _read(environ, "DAGSTER_HOME", _path)
-
-
-def check_dagster_home(home: Path) -> None:
-    """Refuse a folder in which Dagster could not open its database.
-
-    Dagster writes the path into a SQLite URL unescaped, where “?” starts the query and a percent code is decoded.
-    """
-    if _BREAKS_SQLITE_URL.search(str(home.absolute())):
-        raise ConfigurationError(
-            f"Dagster cannot keep its database in {home.absolute()}, because the path holds a “?” or a percent code "
-            "such as “%20”: set DAGSTER_HOME to a folder whose path has neither."
-        )
+    return _read(environ, "DAGSTER_HOME", lambda text: Path(_expanded(text)))
 
 
 def _problem_of(keys: Any) -> str:
@@ -234,75 +277,3 @@ def _read(environ: Mapping[str, str], variable: str, parse: Callable[[str], _Val
         return parse(text) if text else None
     except ValueError as error:
         raise ConfigurationError(f"{variable} {error}.") from error
-
-
-def _expanded(text: str) -> str:
-    path = os.path.expanduser(text)  # noqa: PTH111 – Path.expanduser raises an untyped error for an unknown user
-    if path.startswith("~"):
-        raise ValueError(
-            f"is “{text}”, but this machine has no such user: write the path without “~”, or as “./{text}” if a folder "
-            "has that name"
-        )
-    return path
-
-
-def _path(text: str) -> Path:
-    return Path(_expanded(text))
-
-
-def _data_root(text: str) -> str:
-    return checked_uri(text) if is_remote(text) else _expanded(text)
-
-
-def _url(text: str) -> str:
-    if not _SAFE_URL.match(text):  # not repeated in the message, because it may hold a secret
-        raise ValueError("is not an https:// address (http:// is for a loopback address only)")
-    return text
-
-
-def _base_url(text: str) -> str:
-    if set(text) & set("@?#"):
-        raise ValueError("must not hold credentials, a query or a fragment")
-    return _url(text).rstrip("/")
-
-
-def _format(text: str) -> str:
-    if text not in get_args(Format):
-        raise ValueError(f"is “{text}”: it must be json or xml")
-    return text
-
-
-def _timezone(text: str) -> str:
-    if text not in available_timezones():  # of the system, or of the package `tzdata`
-        raise ValueError(f"is “{text}”, which is not an IANA time zone like Europe/Paris")
-    return text
-
-
-def _alert_after(text: str) -> timedelta:
-    age = parse_age(text) if _AGE.fullmatch(text) else timedelta(0)
-    if not age:
-        raise ValueError(f"is “{text}”: it must be an age such as 90m, 2h or 1d")
-    return age
-
-
-def _whole_number(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,6}", text) or int(text) == 0:
-        raise ValueError(f"is “{text}”: it must be a whole number from 1 to 999999")
-    return int(text)
-
-
-_VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "accounts": ("SMSPARTNER_ACCOUNTS", account_names),
-    "accounts_file": ("SMSPARTNER_ACCOUNTS_FILE", lambda text: _path(text).absolute()),
-    "accounts_per_run": ("STOP_PIPELINE_ACCOUNTS_PER_RUN", _whole_number),
-    "base_url": ("SMSPARTNER_BASE_URL", _base_url),
-    "response_format": ("SMSPARTNER_FORMAT", _format),
-    "timezone": ("SMSPARTNER_TIMEZONE", _timezone),
-    "data_root": ("STOP_PIPELINE_DATA", _data_root),
-    "cron": ("STOP_PIPELINE_CRON", str),
-    "raw_days": ("STOP_PIPELINE_RAW_DAYS", _whole_number),
-    "history_days": ("STOP_PIPELINE_HISTORY_DAYS", _whole_number),
-    "alert_webhook": ("STOP_PIPELINE_ALERT_WEBHOOK", _url),
-    "alert_after": ("STOP_PIPELINE_ALERT_AFTER", _alert_after),
-}
-"""For each field of `Settings`, its variable and what reads the variable's text."""

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import pandas as pd
 
 from stop_pipeline.errors import KeyRefusedError, StoreError, counted
+from stop_pipeline.results import Derived, Fetched, Merged, Outcome, Parsed
 from stop_pipeline.schema import STOPS_PER_DAY, SUPPRESSION_LIST, TableSchema
 from stop_pipeline.settings import Format, key_variable
 from stop_pipeline.smspartner.client import Response
@@ -28,14 +29,11 @@ from stop_pipeline.table.files import reading_temporary, writing
 from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.merge_snapshot import merge_snapshot
 from stop_pipeline.table.periods import open_rows
-from stop_pipeline.table.state import Counts, DerivedInfo, KeptResponse, SnapshotInfo, State
+from stop_pipeline.table.state import Counts, DerivedInfo, SnapshotInfo, State
 from stop_pipeline.table.store import Store, snapshot_file, table_file
 from stop_pipeline.table.upgrade import bring_up_to_date
 
 log = logging.getLogger(__name__)
-
-Outcome = Literal["merged", "unchanged", "older"]
-"""“unchanged”: the response was merged before; “older”: it is older than the last one merged."""
 
 
 class Client(Protocol):
@@ -64,44 +62,6 @@ class FetchedBefore:
             into.write_bytes(self.body)
         sha256 = hashlib.sha256(self.body).hexdigest()
         return Response(into, self.format, self.fetched_at, sha256, len(self.body), seconds=0.0)
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """What `fetch` did."""
-
-    response: Response  # as the client gave it; its file is gone by now
-    kept: KeptResponse  # the newest response kept
-    changed: bool  # whether its bytes differ from those kept before
-    in_order: bool  # False if a response fetched at the same time or later is kept already; then this one was not
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """What `parse` did."""
-
-    info: SnapshotInfo  # the snapshot on disk
-    parsed: bool  # whether it had to be made for that
-
-
-@dataclass(frozen=True)
-class Merged:
-    """What `merge` did."""
-
-    info: SnapshotInfo  # the snapshot that was looked at
-    state: State  # the commit that stands now
-    outcome: Outcome
-    counts: Counts  # what was changed; nothing unless the response was merged
-    months_written: tuple[str, ...]  # months whose file was written for the response
-    reread: bool  # whether stored rows were first brought up to date, in a commit of their own
-
-
-@dataclass(frozen=True)
-class Derived:
-    """What a derived table is now."""
-
-    info: DerivedInfo  # what its file says about itself
-    remade: bool  # whether it had to be made again
 
 
 def fetch(store: Store, account: str, client: Client) -> Fetched:

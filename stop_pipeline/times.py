@@ -3,8 +3,9 @@
 A person writes ISO 8601, and a date means that whole day in Paris.
 """
 
+from bisect import bisect_left
 from contextlib import suppress
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -13,14 +14,11 @@ import pandas as pd
 from stop_pipeline.errors import InputError, excerpt
 from stop_pipeline.settings import PROVIDER_TIMEZONE
 
-FORM = "%Y-%m-%d %H:%M:%S"
-"""How the provider writes `createdAt`."""
-
+FORM = "%Y-%m-%d %H:%M:%S"  # of `createdAt`
 EARLIEST = datetime(2000, 1, 1)  # noqa: DTZ001 – a local time
 
+# pandas takes second 60 and digits of other scripts as well.
 _TEXT = r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-5][0-9]"
-"""pandas takes second 60 and digits of other scripts as well."""
-
 _PARIS = ZoneInfo(PROVIDER_TIMEZONE)
 
 
@@ -45,11 +43,7 @@ def parse_moment(value: datetime | date | str) -> datetime:
 
 
 def parse_past_moment(value: datetime | date | str, *, now: datetime) -> datetime:
-    """As `parse_moment`, for a time that something is known about; today's date means now.
-
-    Raises:
-        InputError: it is not a date or time, or it is in the future.
-    """
+    """As `parse_moment`, for a time that something is known about: not in the future; today's date means now."""
     moment = parse_moment(value)
     if moment <= now:
         return moment
@@ -63,10 +57,8 @@ def read_local_times(texts: pd.Series) -> pd.Series:
 
     NaT where the text is not a real time, or one before 2000.
     """
-    times = pd.to_datetime(texts.where(texts.str.fullmatch(_TEXT)), format=FORM, errors="coerce").astype(
-        "datetime64[us]"
-    )
-    return times.where(times >= EARLIEST)
+    times = pd.to_datetime(texts.where(texts.str.fullmatch(_TEXT)), format=FORM, errors="coerce")
+    return times.where(times >= EARLIEST).astype("datetime64[us]")
 
 
 def local_to_utc(times: pd.Series, zone: ZoneInfo) -> pd.Series:
@@ -94,13 +86,10 @@ def _read_iso(text: str) -> date | datetime | None:
 
 def _end_of_gap(local: datetime, zone: ZoneInfo) -> datetime:
     """The instant at which a gap ends that contains a local time: the first with the later offset."""
-    before, after = (local.replace(tzinfo=zone, fold=fold).utcoffset() or timedelta() for fold in (0, 1))
-    as_utc = local.replace(tzinfo=UTC)
-    earliest, latest = as_utc - max(before, after), as_utc - min(before, after)
-    while latest - earliest > timedelta(microseconds=1):
-        middle = earliest + (latest - earliest) / 2
-        if middle.astimezone(zone).utcoffset() == before:
-            earliest = middle
-        else:
-            latest = middle
-    return latest
+
+    def is_over(second: int) -> bool:
+        return datetime.fromtimestamp(second, zone).utcoffset() == earlier.utcoffset()
+
+    later, earlier = (local.replace(tzinfo=zone, fold=fold) for fold in (0, 1))  # read by the offset before, and after
+    seconds = range(int(earlier.timestamp()), int(later.timestamp()) + 1)
+    return datetime.fromtimestamp(seconds[bisect_left(seconds, x=True, key=is_over)], UTC)

@@ -21,6 +21,7 @@ from stop_pipeline import read_suppression_list
 from stop_pipeline.campaign.output import TEMPORARY_PREFIX
 from stop_pipeline.commands import write_changes
 from stop_pipeline.phone_numbers import READING_RULES
+from stop_pipeline.settings import Settings
 from stop_pipeline_tests.support.in_process import run_in_process
 from stop_pipeline_tests.support.syncing import Row, Syncer, response_body, rows
 
@@ -388,7 +389,7 @@ def changes_killed_at(desk: Desk, event: int, out: Path) -> bool:
 
 def write(desk: Desk, out: Path) -> None:
     write_changes(
-        str(desk.root),
+        Settings(data_root=str(desk.root)),
         out,
         since=None,
         since_file=desk.folder / "kept/cursor",

@@ -18,6 +18,7 @@ import dagster as dg
 import pytest
 import requests
 from click.testing import Result
+from sqlalchemy.exc import OperationalError
 
 from stop_pipeline import read_stops
 from stop_pipeline.table.store import Store
@@ -168,6 +169,19 @@ def test_a_path_that_breaks_dagsters_database_is_refused_before_anything_is_writ
         assert (done.exit_code, done.stdout) == (2, "")
         assert done.stderr.startswith("Dagster cannot keep its database in ")
         assert [path.name for path in tmp_path.rglob("*")] == [folder]
+
+
+@pytest.mark.parametrize("name", ["what?", "50%25"])
+def test_dagster_does_break_on_such_a_path(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(OperationalError):  # otherwise the refusal is no longer needed
+        dg.DagsterInstance.from_config(str(tmp_path / name)).get_runs_count()
+
+
+def test_an_odd_folder_name_that_dagster_can_use_is_accepted(good_home: Path, tmp_path: Path) -> None:
+    home = Path(shutil.copytree(good_home, tmp_path / "100%zz C# é 50%" / "home"))
+    with Loopback(reply(200, response_body(rows(3)))) as server:
+        assert _run(tmp_path, home, server).exit_code == 0
 
 
 def test_a_tilde_in_dagster_home_is_the_home_folder(good_home: Path, tmp_path: Path) -> None:

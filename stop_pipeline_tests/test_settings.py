@@ -6,12 +6,10 @@ import tomllib
 from datetime import timedelta
 from pathlib import Path
 
-import dagster as dg
 import pytest
-from sqlalchemy.exc import OperationalError
 
 from stop_pipeline.errors import ConfigurationError
-from stop_pipeline.settings import Settings, check_dagster_home, dagster_home, is_remote, parse_age
+from stop_pipeline.settings import Settings, dagster_home, is_remote, parse_age
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -174,26 +172,6 @@ def test_a_tilde_that_does_not_lead_is_part_of_a_name() -> None:
 @pytest.mark.parametrize("home", [None, "", " "])
 def test_an_empty_dagster_home_counts_as_not_set(home: str | None) -> None:
     assert dagster_home({} if home is None else {"DAGSTER_HOME": home}) is None
-
-
-def test_an_odd_folder_name_that_dagster_can_use_is_accepted(tmp_path: Path) -> None:
-    home = tmp_path / "100%zz C# é 50%" / "home"
-    home.mkdir(parents=True)
-    check_dagster_home(home)
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        assert instance.get_runs_count() == 0
-
-
-@pytest.mark.parametrize("name", ["what?", "50%25"])
-def test_a_folder_whose_name_breaks_dagsters_database_url_is_refused(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / name / "home").mkdir(parents=True)
-    with pytest.raises(ConfigurationError, match=r"database in .*/home, .* set DAGSTER_HOME to a folder"):
-        check_dagster_home(Path(name) / "home")
-    with pytest.raises(OperationalError):  # otherwise the check is no longer needed
-        dg.DagsterInstance.from_config(str(tmp_path / name / "home")).get_runs_count()
 
 
 # Buckets

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from stop_pipeline import read_stops, sync
 from stop_pipeline.errors import StoreError, UnreadableResponseError
+from stop_pipeline.results import Fetched, Merged
 from stop_pipeline.settings import Format
 from stop_pipeline.smspartner.document import open_list
 from stop_pipeline.smspartner.response import parse
-from stop_pipeline.sync import Fetched, Merged
 from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.state import SnapshotInfo
 from stop_pipeline.table.store import snapshot_file

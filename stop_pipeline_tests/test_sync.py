@@ -15,8 +15,8 @@ import pytest
 
 from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, sync
 from stop_pipeline.errors import KeyRefusedError, StoreError, UnreadableResponseError
+from stop_pipeline.results import Merged
 from stop_pipeline.settings import Format
-from stop_pipeline.sync import Merged
 from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline_tests.support.parsing import DATA
 from stop_pipeline_tests.support.syncing import IN_MEMORY, PARIS, START, Row, Syncer, response_body, rows, tree

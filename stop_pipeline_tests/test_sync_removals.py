@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stop_pipeline import read_stops, read_suppression_list
 from stop_pipeline.errors import ForeignListError
-from stop_pipeline.sync import Merged
+from stop_pipeline.results import Merged
 from stop_pipeline_tests.support.syncing import IN_MEMORY, START, Row, Syncer, response_body, rows, tree
 
 

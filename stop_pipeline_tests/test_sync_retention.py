@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from stop_pipeline import sync
 from stop_pipeline.errors import ConfigurationError, ForeignListError
+from stop_pipeline.results import Merged
 from stop_pipeline.settings import Settings
-from stop_pipeline.sync import Merged
 from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline_tests.support.syncing import IN_MEMORY, PARIS, START, Row, Syncer, response_body, rows, tree
 

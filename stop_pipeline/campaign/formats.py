@@ -1,17 +1,17 @@
 """The forms that a campaign file may have: CSV, as spreadsheets write it, and Parquet.
 
-Either class reads a file in batches and writes its parts, which are files of the same form for some of the rows.
+Either class reads a file in batches and writes its parts, which are files of the same form for some of the rows. A
+CampaignError says what is wrong with a file.
 """
 
 import codecs
 import csv
-import itertools
 import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from operator import itemgetter
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stop_pipeline.errors import CampaignError, excerpt
+from stop_pipeline.errors import CampaignError, counted, excerpt
 from stop_pipeline.phone_numbers import read_phone_number
 
 BATCH_ROWS = 131_072  # memory holds so many rows, whatever the size of the file
@@ -36,8 +36,8 @@ OWN_COLUMNS = {
 }
 """The parts of a campaign, and the column that each has after those of the campaign."""
 
-WriteRows = Callable[[Any, "pd.Series | None"], None]
-"""Adds rows of a batch to a part of a campaign, with the values of the part's own column if it has one."""
+WriteRows = Callable[[Any, pd.DataFrame], None]
+"""Adds rows of a batch to a part of a campaign, with the part's own column, which the DataFrame has."""
 
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _DELIMITER_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?[;,\t|]*\s*', re.IGNORECASE)  # a first line, for Excel
@@ -53,11 +53,7 @@ _DIGITS_OF_A_NUMBER = 6
 
 
 def open_campaign(path: Path, column: str) -> "CsvFile | ParquetFile":
-    """The campaign in a file whose phone numbers are in `column`.
-
-    Raises:
-        CampaignError: The file cannot be read, or has no such column (as in `find_column`).
-    """
+    """The campaign in a file whose phone numbers are in `column`, as in `find_column`."""
     with _readable(path), path.open("rb") as file:
         start = file.read(4)
     if start in _WORKBOOKS:
@@ -79,21 +75,21 @@ class CsvFile:
         self._path = path
         self._encoding, self._mark = _encoding_of(path)
         with _readable(path), self._open() as file:
-            lines = list(itertools.islice(file, HEADER_WITHIN))
+            lines = list(islice(file, HEADER_WITHIN))
         named = _DELIMITER_LINE.fullmatch(lines[0]) if lines else None
-        self._delimiter_line = lines[0] if named else ""
+        self._delimiter_line, start = (lines[0], 1) if named else ("", 0)
         delimiters = (named[1], *DELIMITERS) if named else DELIMITERS
-        self._lines_above, self._delimiter, names = _find_header(column, lines, delimiters, start=1 if named else 0)
+        self._lines_above, self._delimiter, names = _find_header(column, lines, delimiters, start)
         self._width = len(names)
         self._position = find_column(column, names, str(path))
-        titles = [line for line in lines[1 if named else 0 : self._lines_above] if line.strip()]
+        titles = [line for line in lines[start : self._lines_above] if line.strip()]
         if _hold_phone_number(cell.strip(' "\r\n') for line in titles for cell in line.split(self._delimiter)):
             raise CampaignError(
                 f"{path} has phone numbers above its line of column names: move that line to the top, or delete what "
                 "is above it."
             )
         between = "tabs" if self._delimiter == "\t" else f"“{self._delimiter}”"
-        skipped = f", {len(titles)} title line{'s' * (len(titles) > 1)} skipped" if titles else ""
+        skipped = f", {counted(len(titles), 'title line')} skipped" if titles else ""
         self.form = f"CSV with {between} between columns, {_ENCODING_NAMES[self._encoding]}{skipped}"
         self.suffix = path.suffix or ".csv"
 
@@ -102,9 +98,9 @@ class CsvFile:
         with _readable(self._path), self._open() as file:
             records = (
                 (text, fields[self._position] if len(fields) == self._width else None)
-                for text, fields in itertools.islice(self._records(file), 1, None)
+                for text, fields in islice(self._records(file), 1, None)
             )
-            while batch := list(itertools.islice(records, BATCH_ROWS)):
+            while batch := list(islice(records, BATCH_ROWS)):
                 texts, spellings = zip(*batch, strict=True)
                 yield pa.array(texts, pa.large_string()), pd.Series(spellings, dtype="str")
 
@@ -121,9 +117,10 @@ class CsvFile:
 
         with path.open("w", encoding=self._encoding, newline="") as file:
 
-            def write(rows: pa.Array, values: pd.Series | None) -> None:
+            def write(rows: pa.Array, checked: pd.DataFrame) -> None:
                 records = rows.to_pylist()
-                if values is not None:
+                if own_column is not None:
+                    values = checked[own_column.name]
                     if isinstance(values.dtype, pd.DatetimeTZDtype):
                         values = values.dt.strftime("%Y-%m-%dT%H:%M:%SZ")
                     records = map(extended, records, values.fillna(""))
@@ -147,7 +144,7 @@ class CsvFile:
         lines_read: list[str] = []
 
         def lines() -> Iterator[str]:
-            for line in itertools.islice(file, self._lines_above, None):
+            for line in islice(file, self._lines_above, None):
                 lines_read.append(line)
                 yield line
 
@@ -175,10 +172,8 @@ class ParquetFile:
         self._path = path
         with _readable(path), pq.ParquetFile(path) as file:
             self._schema = file.schema_arrow
-            self._selectable = pa.schema(
-                [field.with_type(_SELECTABLE.get(field.type, field.type)) for field in self._schema],
-                self._schema.metadata,
-            )
+            fields = [field.with_type(_SELECTABLE.get(field.type, field.type)) for field in self._schema]
+            self._selectable = pa.schema(fields, self._schema.metadata)
             for field in self._selectable:
                 pa.nulls(1, field.type).filter(pa.array([True]))  # an ArrowException if that will not be possible
         self._position = find_column(column, self._schema.names, str(path))
@@ -199,10 +194,10 @@ class ParquetFile:
         schema = self._schema if own_column is None else self._schema.append(own_column)
         with pq.ParquetWriter(path, schema) as writer:
 
-            def write(rows: pa.RecordBatch, values: pd.Series | None) -> None:
+            def write(rows: pa.RecordBatch, checked: pd.DataFrame) -> None:
                 columns = rows.cast(self._schema).columns
                 if own_column is not None:
-                    columns.append(pa.array(values, own_column.type, from_pandas=True))
+                    columns.append(pa.array(checked[own_column.name], own_column.type, from_pandas=True))
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
 
             yield write
@@ -211,9 +206,8 @@ class ParquetFile:
 def find_column(column: str, names: Sequence[str], where: str) -> int:
     """The position of the column of that name; if there is none, case and surrounding spaces do not matter.
 
-    Raises:
-        CampaignError: There is none, or more than one; the names look like data and are therefore not shown; or one of
-            them is a name of `OWN_COLUMNS`. The message begins with `where`, which says what has the columns.
+    A CampaignError, which begins with `where`, says that there is none, or more than one; that the names look like data
+    and are therefore not shown; or that one of them is a name of `OWN_COLUMNS`.
     """
     found = _positions_of(column, names)
     wanted = f"column “{excerpt(column)}”"
@@ -240,8 +234,7 @@ def find_column(column: str, names: Sequence[str], where: str) -> int:
 def as_text(values: pa.Array | pa.ChunkedArray) -> pd.Series:
     """Phone numbers as text (`str`) from a column of text or of numbers; a null stays null.
 
-    Raises:
-        CampaignError: They are of another type. A 32-bit float has already rounded a phone number.
+    Other types are refused: a 32-bit float has already rounded a phone number.
     """
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
@@ -265,19 +258,19 @@ def _readable(path: Path) -> Iterator[None]:
         raise CampaignError(f"Cannot read {path}: {problem}.") from None  # the error may quote the file
 
 
-def _find_header(column: str, lines: list[str], delimiters: Sequence[str], *, start: int) -> tuple[int, str, list[str]]:
+def _find_header(column: str, lines: list[str], delimiters: Sequence[str], start: int) -> tuple[int, str, list[str]]:
     """How many lines are above the header, its delimiter, and its column names.
 
     The header is the first line from `start` on that has the column; if none has, the first with several columns, or
     with one.
     """
-    ranked = []
-    for lines_above, delimiter in itertools.product(range(start, len(lines)), delimiters):
+    ranked: dict[tuple[int, int, int], tuple[int, str, list[str]]] = {}
+    for lines_above, delimiter in product(range(start, len(lines)), delimiters):
         with suppress(csv.Error):  # quotes that are right by one delimiter are wrong by the others
             if names := next(csv.reader(lines[lines_above:], delimiter=delimiter)):
                 rank = 0 if _positions_of(column, names) else 1 if any(names[1:]) else 2
-                ranked.append(((rank, lines_above, -len(names)), (lines_above, delimiter, names)))
-    return min(ranked, key=itemgetter(0))[1] if ranked else (start, delimiters[0], [])
+                ranked.setdefault((rank, lines_above, -len(names)), (lines_above, delimiter, names))
+    return ranked[min(ranked)] if ranked else (start, delimiters[0], [])
 
 
 def _encoding_of(path: Path) -> tuple[str, str]:

@@ -16,36 +16,28 @@ TEMPORARY_PREFIX = ".stop-pipeline-suppress-"
 
 @contextmanager
 def complete_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder to fill, which becomes `folder` if the block ends well, and is removed if it does not.
-
-    Raises:
-        CampaignError: `folder` exists and is not an empty folder, or cannot be written.
-    """
-    folder = folder.resolve()
-    with _temporary_folder(beside=folder) as temporary:
+    """As `complete_file`, for a new folder with files in it; a CampaignError also if there is one that is not empty."""
+    with complete_file(folder) as temporary:
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise CampaignError(f"{folder} is not empty: name a folder that is empty or does not exist yet.")
+            raise CampaignError(f"{folder.resolve()} is not empty: name a folder that is empty or does not exist yet.")
+        temporary.mkdir()
         yield temporary
-        for path in temporary.iterdir():
-            path.chmod(0o600)
-            sync_to_disk(path)  # or a power cut could leave the file cut short
-        temporary.replace(folder)
 
 
 @contextmanager
 def complete_file(path: Path) -> Iterator[Path]:
-    """A path for a temporary file, which replaces `path` if the block ends well, and is removed if it does not.
+    """A temporary path, which replaces `path` if the block ends well; if it does not, what is there is removed.
 
-    Raises:
-        CampaignError: `path` cannot be written.
+    A CampaignError says that `path` cannot be written.
     """
     path = path.resolve()
     with _temporary_folder(beside=path) as temporary:
-        file = temporary / path.name
-        yield file
-        file.chmod(0o600)
-        sync_to_disk(file)
-        file.replace(path)
+        made = temporary / path.name
+        yield made
+        for file in (made, *made.rglob("*")):
+            file.chmod(0o700 if file.is_dir() else 0o600)
+            sync_to_disk(file)  # or a power cut could leave it cut short
+        made.replace(path)
         sync_to_disk(path.parent)
 
 

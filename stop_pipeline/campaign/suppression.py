@@ -21,8 +21,7 @@ from stop_pipeline.campaign.output import complete_folder
 from stop_pipeline.errors import CampaignError
 from stop_pipeline.phone_numbers import is_rounded, match_keys, read_phone_numbers
 from stop_pipeline.settings import parse_age
-from stop_pipeline.table.current_list import DEFAULT_MAX_AGE, current_list
-from stop_pipeline.table.reading import existing_store
+from stop_pipeline.table.reading import DEFAULT_MAX_AGE, current_list, existing_store
 
 log = logging.getLogger(__name__)
 
@@ -102,10 +101,7 @@ def suppress_file(
 ) -> SuppressedFile:
     """Split a campaign's file (CSV or Parquet) into three of the same form in the folder `into`, as `suppress` does.
 
-    Raises:
-        OutdatedListError: As in `suppress`.
-        CampaignError: The file cannot be read or has no such column, or the folder is not empty, cannot be written or
-            lies inside the data root.
+    A CampaignError also says that the folder is not empty, cannot be written or lies inside the data root.
     """
     listed = current_list(root, account, max_age=max_age)
     store = existing_store(root)
@@ -122,10 +118,9 @@ def suppress_file(
         }
         for number, (batch, spellings) in enumerate(campaign.batches(), start=1):
             checked = check(spellings, first_stops, campaign.null_reason)
-            for name, own_column in OWN_COLUMNS.items():
+            for name in OWN_COLUMNS:
                 chosen = checked["part"] == name
-                own_values = None if own_column is None else checked.loc[chosen, own_column.name]
-                write[name](batch.filter(pa.array(chosen)), own_values)
+                write[name](batch.filter(pa.array(chosen)), checked[chosen])
                 rows[name] += int(chosen.sum())
             if number % _BATCHES_PER_LINE == 0:
                 log.info("%s: %s rows so far", path, f"{sum(rows.values()):,}")
@@ -136,9 +131,8 @@ def suppress_file(
 def check(spellings: pd.Series, first_stops: pd.Series, null_reason: str = NO_NUMBER) -> pd.DataFrame:
     """Decide for each row of a campaign, given as text with a RangeIndex, which part it belongs to.
 
-    Returns:
-        A DataFrame with the columns `part` (“clean”, “blocked” or “invalid”), `first_stop_at` of blocked rows, and the
-        `reason` of invalid ones, which is `null_reason` where there is no spelling.
+    Gives the columns `part` (“clean”, “blocked” or “invalid”), `first_stop_at` of blocked rows, and the `reason` of
+    invalid ones, which is `null_reason` where there is no spelling.
     """
     readings = read_phone_numbers(spellings)
     keys = match_keys(readings["phone_number"])

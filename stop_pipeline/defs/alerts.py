@@ -27,26 +27,14 @@ from stop_pipeline.settings import Settings
 from stop_pipeline.table.store import Store
 
 INTERVAL_SECONDS = 30
-TIMEOUT_SECONDS = (5, 15)
-"""To connect to the webhook, and for its response. Together less than the minute that Dagster gives a sensor."""
+TIMEOUT_SECONDS = (5, 15)  # to connect to the webhook, and for its response: within the minute that a sensor has
+FIRST_LOOK_BACK = timedelta(hours=1)  # how old a failure can be that the very first evaluation tells
+OVERLAP = timedelta(minutes=2)  # a machine whose clock is behind writes runs that end “before” one that was read
+RUNS_READ = 200  # in one evaluation, so that a backlog does not exceed the minute that a sensor has
+LINES_POSTED = 20  # when many accounts fail at once, the lines beyond these are only counted
 
-FIRST_LOOK_BACK = timedelta(hours=1)
-"""How old a failure can be that the very first evaluation tells."""
-
-OVERLAP = timedelta(minutes=2)
-"""Runs are written by several machines: one whose clock is behind can end “before” one that was read already."""
-
-RUNS_READ = 200
-"""Runs read in one evaluation, so that a backlog does not exceed the minute that Dagster gives a sensor."""
-
-LINES_POSTED = 20
-"""When many accounts fail at once, the lines beyond these are only counted."""
-
-THE_RUN = "the run"
-"""The problem of a run that ended outside any step: its process was killed, or never started."""
-
-OVERDUE = "overdue list"
-"""The problem of an account that has had no complete list for too long, whatever the reason."""
+THE_RUN = "the run"  # the problem of a run that ended outside any step: its process was killed, or never started
+OVERDUE = "overdue list"  # the problem of an account without a complete list for too long, whatever the reason
 
 _NAMES = frozenset(table.name for table in ASSET_TABLES)
 _EVENTS = {
@@ -62,7 +50,7 @@ class Outcome:
 
     account: str
     at: datetime  # UTC
-    problems: Mapping[str, str | None]  # what failed, why and what to do, as sentences; None for what passed
+    problems: Mapping[str, str | None]  # for what failed, why and what to do, as sentences; for what passed, None
 
 
 @dataclass(frozen=True)
@@ -84,8 +72,7 @@ class Cursor:
     ages_read_at: datetime | None = None  # when the ages of the lists were last looked at
 
 
-CURSOR = TypeAdapter(Cursor)
-"""A cursor to the JSON that Dagster keeps, and back."""
+CURSOR = TypeAdapter(Cursor)  # to the JSON that Dagster keeps, and back
 
 
 def alert_sensor(settings: Settings) -> dg.SensorDefinition:
@@ -93,25 +80,24 @@ def alert_sensor(settings: Settings) -> dg.SensorDefinition:
 
     The sensor is stopped by default while that variable is not set.
     """
-    webhook = settings.alert_webhook
-    loaded_at = datetime.now(UTC)
+    webhook, loaded_at = settings.alert_webhook, datetime.now(UTC)
 
     def evaluate(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         if webhook is None:
             return dg.SensorResult(skip_reason="Set STOP_PIPELINE_ALERT_WEBHOOK, then restart Dagster.")
         now = datetime.now(UTC)
         before = CURSOR.validate_json(context.cursor) if context.cursor else Cursor(now - FIRST_LOOK_BACK)
-        records = _records(context.instance, before)
+        records = _ended_runs(context.instance, before)
         outcomes = [
             outcome
             for record in records
-            if _is_new(record, before) and _is_ours(record.dagster_run)
-            for outcome in _outcomes(context.instance, record, settings.accounts)
+            if _is_new(record, before)
+            for outcome in _outcomes_of_run(context.instance, record, settings.accounts)
         ]
         ages_read_at = before.ages_read_at
         if ages_read_at is None or now - ages_read_at >= settings.alert_after / 10:
             ages_read_at = now
-            outcomes += _ages(settings, now, loaded_at)
+            outcomes += _outcomes_of_age(settings, now, loaded_at)
         incidents, messages = follow(before.incidents, sorted(outcomes, key=lambda outcome: outcome.at))
         if messages and (refused := post(webhook, joined(messages))):
             return dg.SensorResult(skip_reason=f"{refused} The next try is in {INTERVAL_SECONDS} s.")
@@ -150,25 +136,30 @@ def post(url: str, text: str) -> str | None:
     return None if 200 <= status < 300 else f"The webhook responded with HTTP {status}."  # noqa: PLR2004
 
 
-def _ages(settings: Settings, now: datetime, loaded_at: datetime) -> list[Outcome]:
+def _outcomes_of_age(settings: Settings, now: datetime, loaded_at: datetime) -> list[Outcome]:
     """Whether each account's list is overdue, by the time of its last complete response.
 
     An account that never had one counts from when Dagster loaded these definitions.
     """
-    store = Store(settings.data_root)
+    store, limit = Store(settings.data_root), settings.alert_after
 
-    def age(account: str) -> Outcome | None:
+    def outcome(account: str) -> Outcome | None:
         try:
             verified_at = store.state(account).verified_at
         except StoreError:  # no run can read the data root either, and each says so
             return None
-        late = now - (verified_at or loaded_at) > settings.alert_after
-        return Outcome(account, now, {OVERDUE: overdue(verified_at, settings.alert_after) if late else None})
+        last = "there has been none yet" if verified_at is None else f"the last one was at {_utc(verified_at)}"
+        overdue = (
+            f"no complete list was synced for more than {limit / timedelta(hours=1):g} h; {last}. Look at Runs and "
+            "Automation in the Dagster UI: runs may be failing or queued, the schedule may be off, or no API key is "
+            "set."
+        )
+        return Outcome(account, now, {OVERDUE: overdue if now - (verified_at or loaded_at) > limit else None})
 
-    return [outcome for outcome in store.in_threads(age, settings.accounts) if outcome is not None]
+    return [found for found in store.in_threads(outcome, settings.accounts) if found is not None]
 
 
-def _records(instance: dg.DagsterInstance, cursor: Cursor) -> Sequence[dg.RunRecord]:
+def _ended_runs(instance: dg.DagsterInstance, cursor: Cursor) -> Sequence[dg.RunRecord]:
     """The runs that ended since, and those that were read but overlap, in the order in which they were last written."""
     ended = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
     return instance.get_run_records(
@@ -180,22 +171,19 @@ def _records(instance: dg.DagsterInstance, cursor: Cursor) -> Sequence[dg.RunRec
 
 
 def _is_new(record: dg.RunRecord, cursor: Cursor) -> bool:
+    """Whether a run was not read before, and was a sync or made some of the assets: others may share the instance."""
+    run = record.dagster_run
+    made = {key.path[-1] for key in run.asset_selection or () if len(key.path) == 1}
     # A run that ended long ago but was written since was given a tag; it was read when it ended.
-    return record.dagster_run.run_id not in cursor.read and _ended_at(record) >= cursor.since - OVERLAP
-
-
-def _is_ours(run: dg.DagsterRun) -> bool:
-    """Whether the run was a sync, or made some of the assets: an instance can serve other projects too."""
-    return run.job_name == SYNC_JOB.name or not _NAMES.isdisjoint(
-        key.path[-1] for key in run.asset_selection or () if len(key.path) == 1
-    )
+    is_new = run.run_id not in cursor.read and _ended_at(record) >= cursor.since - OVERLAP
+    return is_new and (run.job_name == SYNC_JOB.name or not _NAMES.isdisjoint(made))
 
 
 def _ended_at(record: dg.RunRecord) -> datetime:
     return record.update_timestamp if record.end_time is None else datetime.fromtimestamp(record.end_time, UTC)
 
 
-def _outcomes(instance: dg.DagsterInstance, record: dg.RunRecord, all_accounts: Sequence[str]) -> list[Outcome]:
+def _outcomes_of_run(instance: dg.DagsterInstance, record: dg.RunRecord, all_accounts: Sequence[str]) -> list[Outcome]:
     """What a run came to, for each account that it synced. A failed check that only warns is left out."""
     run, ended_at = record.dagster_run, _ended_at(record)
     accounts = accounts_of(run, all_accounts)
@@ -203,7 +191,8 @@ def _outcomes(instance: dg.DagsterInstance, record: dg.RunRecord, all_accounts: 
 
     def note(account: str, problem: str, why: str | None) -> None:
         if account in problems:  # else it is no longer configured
-            problems[account][problem] = why if why is None else failure(problem, why, at=ended_at, run_id=run.run_id)
+            failed = f"{problem} failed at {_utc(ended_at)} (run {run.run_id[:8]})."
+            problems[account][problem] = why if why is None else f"{failed} {why}"
 
     stopped_in_a_step = False
     for entry in instance.all_logs(run.run_id, of_type=_EVENTS):
@@ -240,8 +229,7 @@ def follow(
 ) -> tuple[dict[str, Incident], tuple[str, ...]]:
     """Follow the open incidents, by account, through outcomes in the order of their times.
 
-    Returns:
-        The incidents that are open then, and the messages to post.
+    Returns the incidents that are open then, and the messages to post.
     """
     now_open = dict(incidents)
     messages: list[str] = []
@@ -256,20 +244,6 @@ def follow(
             since = f"Problems since {_utc(incident.began_at)}: {', '.join(sorted(incident.told))}."
             messages.append(f"{heading} all is well again at {_utc(outcome.at)}. {since}")
     return now_open, tuple(messages)
-
-
-def failure(problem: str, reason: str, *, at: datetime, run_id: str) -> str:
-    """The sentences about a step or check that failed."""
-    return f"{problem} failed at {_utc(at)} (run {run_id[:8]}). {reason}"
-
-
-def overdue(verified_at: datetime | None, limit: timedelta) -> str:
-    """The sentences about a list that is overdue."""
-    last = "there has been none yet" if verified_at is None else f"the last one was at {_utc(verified_at)}"
-    return (
-        f"no complete list was synced for more than {limit / timedelta(hours=1):g} h; {last}. Look at Runs and "
-        "Automation in the Dagster UI: runs may be failing or queued, the schedule may be off, or no API key is set."
-    )
 
 
 def joined(messages: Sequence[str]) -> str:

@@ -25,34 +25,36 @@ Step = Callable[..., dg.MaterializeResult]
 def _asset(
     table: schema.TableSchema, *keys: schema.Column, kinds: set[str], private: bool, **options: Any
 ) -> Callable[[Step], dg.AssetsDefinition]:
-    """`dg.asset` with what all five have in common; `private` marks assets that hold phone numbers."""
-    asset: Callable[[Step], dg.AssetsDefinition] = dg.asset(
-        group_name=GROUP,
-        owners=["team:compliance"],
-        code_version=str(schema.SCHEMA_VERSION),
-        kinds=kinds,
-        tags={"personal_data": "yes" if private else "no"},
-        metadata=metadata.of_columns(table, *keys),
-        **options,
-    )
-    return lambda step: asset(_with_error_logged(step))
+    """`dg.asset` with what all five have in common; `private` marks assets that hold phone numbers.
+
+    A step's error is also a line among the run's events: Dagster shows why a step fails below a traceback.
+    """
+
+    def asset_of(step: Step) -> dg.AssetsDefinition:
+        @wraps(step)
+        def logged(context: dg.AssetExecutionContext, **arguments: Any) -> dg.MaterializeResult:
+            try:
+                return step(context, **arguments)
+            except StopPipelineError as error:
+                context.log.error(str(error))  # noqa: TRY400 – the traceback follows anyway
+                raise
+
+        asset: dg.AssetsDefinition = dg.asset(
+            group_name=GROUP,
+            owners=["team:compliance"],
+            code_version=str(schema.SCHEMA_VERSION),
+            kinds=kinds,
+            tags={"personal_data": "yes" if private else "no"},
+            metadata=metadata.of_columns(table, *keys),
+            check_specs=checks.specs_of(table.name),
+            **options,
+        )(logged)
+        return asset
+
+    return asset_of
 
 
-def _with_error_logged(step: Step) -> Step:
-    """The step, whose error is also a line among the run's events: Dagster shows why a step fails below a traceback."""
-
-    @wraps(step)
-    def logged(context: dg.AssetExecutionContext, **arguments: Any) -> dg.MaterializeResult:
-        try:
-            return step(context, **arguments)
-        except StopPipelineError as error:
-            context.log.error(str(error))  # noqa: TRY400 – the traceback follows anyway
-            raise
-
-    return logged
-
-
-@_asset(schema.RAW_STOP_LIST, kinds={"python", "json"}, private=True, check_specs=checks.specs_of("raw_stop_list"))
+@_asset(schema.RAW_STOP_LIST, kinds={"python", "json"}, private=True)
 def raw_stop_list(
     context: dg.AssetExecutionContext, sms_partner: SmsPartnerResource, store: StoreResource
 ) -> dg.MaterializeResult:
@@ -65,7 +67,7 @@ def raw_stop_list(
     - **It fails** if the key is refused, the service is down, or the response is not a list. The error says which, and
       nothing changes.
     """
-    tables, account = store.open(), store.account(context)
+    tables, account = store.open(context)
     fetched = sync.fetch(tables, account, sms_partner.client(account))
     return dg.MaterializeResult(
         metadata=metadata.of_fetched(fetched),
@@ -86,7 +88,7 @@ def stop_snapshot(
     - **A row** is a row of the response; equal rows are collapsed. Rows in = kept + duplicates + rejected.
     - **It fails** if the response is not a list. A malformed row does not stop the others.
     """
-    tables, account = store.open(), store.account(context)
+    tables, account = store.open(context)
     parsed = sync.parse(tables, account, timezone=sms_partner.timezone)
     return dg.MaterializeResult(
         metadata=metadata.of_parsed(parsed, tables.uri("snapshot", account)),
@@ -101,7 +103,6 @@ def stop_snapshot(
     kinds=_TABLE,
     private=True,
     deps=[stop_snapshot],
-    check_specs=checks.specs_of("stops"),
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=24), warn_window=timedelta(hours=2)),
 )
 def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreResource) -> dg.MaterializeResult:
@@ -115,7 +116,7 @@ def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreRe
       withheld: a check fails, and says how to accept them.
     - **The chart** shows how long opt-outs took to appear on the list.
     """
-    tables, account = store.open(), store.account(context)
+    tables, account = store.open(context)
     policy = RemovalPolicy(max_removed_share=config.max_removed_share, accept_removals=config.accept_removals)
     merged = sync.merge(tables, account, policy, raw_days=store.raw_days)
     return dg.MaterializeResult(
@@ -125,14 +126,7 @@ def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreRe
     )
 
 
-@_asset(
-    schema.SUPPRESSION_LIST,
-    schema.ACCOUNT,
-    kinds=_TABLE,
-    private=True,
-    deps=[stops],
-    check_specs=checks.specs_of("suppression_list"),
-)
+@_asset(schema.SUPPRESSION_LIST, schema.ACCOUNT, kinds=_TABLE, private=True, deps=[stops])
 def suppression_list(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
     """Phone numbers that must not be texted.
 
@@ -141,7 +135,7 @@ def suppression_list(context: dg.AssetExecutionContext, store: StoreResource) ->
     - **A row** is a phone number, with its earliest and latest opt-out.
     - **It fails** if nothing is committed yet: materialize `stops` first.
     """
-    tables, account = store.open(), store.account(context)
+    tables, account = store.open(context)
     derived = sync.derive_suppression_list(tables, account)
     return dg.MaterializeResult(
         metadata=metadata.of_derived(context, tables, account, schema.SUPPRESSION_LIST, derived),
@@ -160,7 +154,7 @@ def stops_per_day(context: dg.AssetExecutionContext, store: StoreResource) -> dg
     - **It fails** if nothing is committed yet: materialize `stops` first.
     - **The charts** show the last 90 days and the last five years.
     """
-    tables, account = store.open(), store.account(context)
+    tables, account = store.open(context)
     derived = sync.derive_stops_per_day(tables, account)
     return dg.MaterializeResult(
         metadata=metadata.of_derived(context, tables, account, schema.STOPS_PER_DAY, derived),

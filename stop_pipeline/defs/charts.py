@@ -11,14 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-INLINE_CHARACTERS = 999
-"""Longest Markdown that an asset page shows without a click."""
-
 RECENT_DAYS = 90
 RECENT_MONTHS = 60
 COUNTRIES_SHOWN = 5
-LATE_HOURS = 48
-"""SMS Partner says that an opt-out is listed within this time."""
+LATE_HOURS = 48  # SMS Partner says that an opt-out is listed within this time
 
 DELAY_FIGURES = ("delay_median_hours", "delay_p90_hours", "delay_p99_hours", "over_48_hours_percent")
 
@@ -37,13 +33,10 @@ def markdown(title: str, svg: str) -> str:
 
 
 def delays(stops: pd.DataFrame) -> "pd.Series[float]":
-    """How long opt-outs took from `created_at` to `first_seen_at`, in hours, ascending.
+    """How long opt-outs took from `created_at` to `first_seen_at`, in hours, ascending, from all periods of `stops`.
 
     Only those count that came after the first load, whose opt-outs had long been listed. An opt-out that was
     altered, or came back, counts with its first period.
-
-    Args:
-        stops: All periods: `id`, `created_at` and `first_seen_at`.
     """
     firsts = stops.sort_values("first_seen_at", kind="stable").drop_duplicates("id")
     later = firsts[firsts["first_seen_at"] > firsts["first_seen_at"].min()]

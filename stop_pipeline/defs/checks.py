@@ -3,87 +3,44 @@
 No check blocks anything: additions go in whatever the checks find.
 """
 
-from typing import NamedTuple
-
 import dagster as dg
 
 from stop_pipeline.errors import counted
+from stop_pipeline.results import Derived, Fetched, Merged
 from stop_pipeline.schema import STOPS
-from stop_pipeline.sync import Derived, Fetched, Merged
 from stop_pipeline.table.store import Store, month_file
 
-
-class _Check(NamedTuple):
-    asset: str
-    description: str  # what is well if it passes
-    advice: str  # what is wrong if it fails, and what to do; {} stands for what was found
-    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR
-
-
 _CHECKS = {
-    "fetched_in_order": _Check(
-        "raw_stop_list",
-        "The response was fetched later than the newest one kept. Fails if the clock was set back.",
-        "The response is not later than the newest one kept, and was left out: check this machine's clock.",
-        dg.AssetCheckSeverity.WARN,
-    ),
-    "open_ids_unique": _Check(
-        "stops",
-        "No id is open twice, except while the end of an altered row is withheld.",
-        "More ids are open twice than ends are withheld: restore the data root from a backup, data first, then state/, "
-        "and report this.",
-    ),
-    "no_nulls": _Check(
-        "stops",
-        "Every row has an id, a phone number and its times, by the statistics of the files just written.",
-        "A file holds nulls that this package never writes: restore the data root from a backup.",
-    ),
-    "nb_data_equals_rows": _Check(
-        "stops",
-        "The response is complete: code 200, and exactly nbData rows. Otherwise it removes nothing.",
-        "The response is not complete, so nothing was removed; what it lists was added. If this lasts, ask SMS "
-        "Partner's support why nbData and the rows differ.",
-    ),
-    "removals_plausible": _Check(
-        "stops", "No removal was withheld. Withheld rows stay in the table and on the suppression list.", "{}"
-    ),
-    "nothing_rejected": _Check(
-        "stops",
-        "Every row of the response is well-formed. Malformed rows are kept in rejected, with the reason.",
-        "{} set aside: stop_pipeline.read_rejected() shows them. The phone numbers that they contain are on the "
-        "suppression list all the same.",
-        dg.AssetCheckSeverity.WARN,
-    ),
-    "applied_in_order": _Check(
-        "stops",
-        "The response is later than the one merged before; an older one is left out.",
-        "The response is not later than the last one merged, and was left out: check this machine's clock. Responses "
-        "are merged again after that time.",
-        dg.AssetCheckSeverity.WARN,
-    ),
-    "numbers_readable": _Check(
-        "suppression_list",
-        "Every listed row contains a phone number. A row without one blocks nobody.",
-        "{} no phone number and so cannot block anybody. They are the rows of stop_pipeline.read_stops() whose "
-        "phone_number is not in E.164, and those of stop_pipeline.read_rejected() whose phone_number is null. Look "
-        "them up in SMS Partner.",
-        dg.AssetCheckSeverity.WARN,
-    ),
+    "raw_stop_list": {
+        "fetched_in_order": "The response was fetched later than the newest one kept. Fails if the clock was set back.",
+    },
+    "stops": {
+        "open_ids_unique": "No id is open twice, except while the end of an altered row is withheld.",
+        "no_nulls": "Every row has an id, a phone number and its times, by the statistics of the files just written.",
+        "nb_data_equals_rows": "The response is complete: code 200, and exactly nbData rows. Otherwise it removes "
+        "nothing.",
+        "removals_plausible": "No removal was withheld. Withheld rows stay in the table and on the suppression list.",
+        "nothing_rejected": "Every row of the response is well-formed. Malformed rows are kept in rejected, with the "
+        "reason.",
+        "applied_in_order": "The response is later than the one merged before; an older one is left out.",
+    },
+    "suppression_list": {
+        "numbers_readable": "Every listed row contains a phone number. A row without one blocks nobody.",
+    },
 }
+"""What is well if a check of an asset passes."""
 
 
 def specs_of(asset: str) -> list[dg.AssetCheckSpec]:
     """The checks of an asset, as Dagster plans them."""
-    return [
-        dg.AssetCheckSpec(name, asset=asset, description=check.description)
-        for name, check in _CHECKS.items()
-        if check.asset == asset
-    ]
+    checks = _CHECKS.get(asset, {})
+    return [dg.AssetCheckSpec(name, asset=asset, description=well) for name, well in checks.items()]
 
 
 def of_fetched(fetched: Fetched) -> list[dg.AssetCheckResult]:
     """The checks of `raw_stop_list`."""
-    return [_result("fetched_in_order", passed=fetched.in_order)]
+    advice = "The response is not later than the newest one kept, and was left out: check this machine's clock."
+    return [_result("fetched_in_order", advice, passed=fetched.in_order, warns=True)]
 
 
 def of_merged(merged: Merged, store: Store, account: str) -> list[dg.AssetCheckResult]:
@@ -92,32 +49,68 @@ def of_merged(merged: Merged, store: Store, account: str) -> list[dg.AssetCheckR
     withheld = state.counts.withheld
     listed = state.rows - state.rejected - state.duplicates
     doubled = state.doubled_open_ids if withheld else state.open_rows - listed
-    nulls, rejected = _nulls(merged, store, account), info.rejected
+    nulls = _nulls(merged, store, account)
     nb_data, code = ("none" if number is None else number for number in (info.nb_data, info.code))
     return [
-        _result("open_ids_unique", passed=doubled <= withheld, doubled_open_ids=doubled),
-        _result("no_nulls", passed=nulls == 0, nulls=nulls),
-        _result("nb_data_equals_rows", passed=info.complete, nb_data=nb_data, rows=info.rows, code=code),
-        _result("removals_plausible", _withheld(merged, account), passed=withheld == 0, withheld=withheld),
-        _result("nothing_rejected", _there_were(rejected, "malformed row"), passed=rejected == 0, rejected=rejected),
-        _result("applied_in_order", passed=merged.outcome != "older"),
+        _result(
+            "open_ids_unique",
+            "More ids are open twice than ends are withheld: restore the data root from a backup, data first, then "
+            "state/, and report this.",
+            passed=doubled <= withheld,
+            doubled_open_ids=doubled,
+        ),
+        _result(
+            "no_nulls",
+            "A file holds nulls that this package never writes: restore the data root from a backup.",
+            passed=nulls == 0,
+            nulls=nulls,
+        ),
+        _result(
+            "nb_data_equals_rows",
+            "The response is not complete, so nothing was removed; what it lists was added. If this lasts, ask SMS "
+            "Partner's support why nbData and the rows differ.",
+            passed=info.complete,
+            nb_data=nb_data,
+            rows=info.rows,
+            code=code,
+        ),
+        _result("removals_plausible", _what_was_withheld(merged, account), passed=withheld == 0, withheld=withheld),
+        _result(
+            "nothing_rejected",
+            f"{_there_were(info.rejected, 'malformed row')} set aside: stop_pipeline.read_rejected() shows them. The "
+            "phone numbers that they contain are on the suppression list all the same.",
+            passed=info.rejected == 0,
+            warns=True,
+            rejected=info.rejected,
+        ),
+        _result(
+            "applied_in_order",
+            "The response is not later than the last one merged, and was left out: check this machine's clock. "
+            "Responses are merged again after that time.",
+            passed=merged.outcome != "older",
+            warns=True,
+        ),
     ]
 
 
 def of_suppression_list(derived: Derived) -> list[dg.AssetCheckResult]:
     """The checks of `suppression_list`."""
     rows = derived.info.unreadable_rows
-    found = f"{counted(rows, 'listed row')} {'contains' if rows == 1 else 'contain'}"
-    return [_result("numbers_readable", found, passed=rows == 0, unreadable_rows=rows)]
+    advice = (
+        f"{counted(rows, 'listed row')} {'contains' if rows == 1 else 'contain'} no phone number and so cannot block "
+        "anybody. They are the rows of stop_pipeline.read_stops() whose phone_number is not in E.164, and those of "
+        "stop_pipeline.read_rejected() whose phone_number is null. Look them up in SMS Partner."
+    )
+    return [_result("numbers_readable", advice, passed=rows == 0, warns=True, unreadable_rows=rows)]
 
 
-def _result(name: str, found: str = "", *, passed: bool, **figures: int | str) -> dg.AssetCheckResult:
-    check = _CHECKS[name]
+def _result(name: str, advice: str, *, passed: bool, warns: bool = False, **figures: int | str) -> dg.AssetCheckResult:
+    """A result; `advice` says what is wrong if the check fails, and what to do."""
     return dg.AssetCheckResult(
         check_name=name,
         passed=passed,
-        severity=check.severity,
-        description=None if passed else check.advice.format(found),
+        severity=dg.AssetCheckSeverity.WARN if warns else dg.AssetCheckSeverity.ERROR,
+        description=None if passed else advice,
         metadata=figures,
     )
 
@@ -135,7 +128,7 @@ def _nulls(merged: Merged, store: Store, account: str) -> int:
     return sum(store.in_threads(of_month, [month for month in merged.months_written if month in merged.state.months]))
 
 
-def _withheld(merged: Merged, account: str) -> str:
+def _what_was_withheld(merged: Merged, account: str) -> str:
     """How many removals were withheld, why, and what can be done: only a complete response may remove rows."""
     withheld = merged.state.counts.withheld
     how_to_accept = (

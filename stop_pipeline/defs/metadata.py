@@ -12,8 +12,8 @@ import pandas as pd
 from stop_pipeline.defs import charts
 from stop_pipeline.errors import counted
 from stop_pipeline.phone_numbers import mask
-from stop_pipeline.schema import LINEAGE, STOPS, STOPS_PER_DAY, SUPPRESSION_LIST, Column, TableSchema
-from stop_pipeline.sync import Derived, Fetched, Merged, Parsed
+from stop_pipeline.results import Derived, Fetched, Merged, Parsed
+from stop_pipeline.schema import LINEAGE, STOPS, SUPPRESSION_LIST, Column, TableSchema
 from stop_pipeline.table.state import SnapshotInfo, State
 from stop_pipeline.table.store import Store
 
@@ -25,12 +25,8 @@ PREVIEW_ROWS = 12
 PREVIEW_MONTHS = 3
 _PREVIEW_COLUMNS = ["phone_number", "country", "created_at", "first_seen_at", "removed_at"]
 
-_PICTURES = {
-    STOPS.name: ("delays", *charts.DELAY_FIGURES, "preview"),
-    SUPPRESSION_LIST.name: ("preview",),
-    STOPS_PER_DAY.name: ("per_day", "per_month", "countries"),
-}
-"""The metadata of each table that stay the same for a commit."""
+_PICTURES = ("delays", *charts.DELAY_FIGURES, "preview", "per_day", "per_month", "countries")
+"""The metadata that stay the same for a commit, of whichever table."""
 
 _REREAD = (
     "Stored rows were first brought up to date: by today's rules and settings, and without rows from after the commit."
@@ -43,29 +39,19 @@ def of_columns(table: TableSchema, *keys: Column) -> Metadata:
     The descriptions say the latter as well: the open-source UI keeps `dagster/column_lineage`, but does not draw it.
     """
     lineage = LINEAGE.get(table.name, {})
-
-    def described(column: Column) -> str:
+    columns = []
+    for column in (*table.columns, *keys):
         sources = " and ".join(f"`{source}.{name}`" for source, name in lineage.get(column.name, ()))
-        return f"{column.meaning} From {sources}." if sources else column.meaning
-
+        meaning = f"{column.meaning} From {sources}." if sources else column.meaning
+        may_be_null = dg.TableColumnConstraints(nullable=column.nullable)
+        columns.append(dg.TableColumn(column.name, column.type, meaning, may_be_null))
+    deps = {
+        column: [dg.TableColumnDep(asset_key=source, column_name=name) for source, name in sources]
+        for column, sources in lineage.items()
+    }
     return {
-        "dagster/column_schema": dg.TableSchema(
-            [
-                dg.TableColumn(
-                    column.name,
-                    column.type,
-                    description=described(column),
-                    constraints=dg.TableColumnConstraints(nullable=column.nullable),
-                )
-                for column in (*table.columns, *keys)
-            ]
-        ),
-        "dagster/column_lineage": dg.TableColumnLineage(
-            {
-                column: [dg.TableColumnDep(asset_key=source, column_name=name) for source, name in sources]
-                for column, sources in lineage.items()
-            }
-        ),
+        "dagster/column_schema": dg.TableSchema(columns),
+        "dagster/column_lineage": dg.TableColumnLineage(deps),
     }
 
 
@@ -202,14 +188,15 @@ def _pictures(
 
     If they cannot be made, the page goes without: the rows are committed, and the tables made from them matter more.
     """
-    names = _PICTURES[context.asset_key.to_user_string()]
     partitions = [context.partition_key] if context.has_partition_key else None
     records = context.instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=partitions), limit=1
     ).records
     last = records[0].asset_materialization if records and not made_again else None
-    if last and names[0] in last.metadata and last.metadata.get("commit") == dg.MetadataValue.text(commit or ""):
-        return {name: last.metadata[name] for name in names if name in last.metadata}
+    if last and last.metadata.get("commit") == dg.MetadataValue.text(commit or ""):
+        pictures = {name: last.metadata[name] for name in _PICTURES if name in last.metadata}
+        if pictures:
+            return pictures
     try:
         return draw()
     except Exception as error:  # noqa: BLE001 – any; its text could hold phone numbers

@@ -40,13 +40,9 @@ class StoreResource(dg.ConfigurableResource[None]):
     )
     default_account: str = Field(description="Account of a run that has no partition (SMSPARTNER_ACCOUNTS).")
 
-    def open(self) -> Store:
-        """The store at this root."""
-        return Store(self.root)
-
-    def account(self, context: dg.AssetExecutionContext) -> str:
-        """The account that a run syncs: its partition, where the assets have partitions."""
-        return context.partition_key if context.has_partition_key else self.default_account
+    def open(self, context: dg.AssetExecutionContext) -> tuple[Store, str]:
+        """The store, and the account that a run syncs: its partition, where the assets have partitions."""
+        return Store(self.root), context.partition_key if context.has_partition_key else self.default_account
 
 
 class StopsConfig(dg.Config):

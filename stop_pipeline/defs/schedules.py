@@ -1,4 +1,4 @@
-"""When accounts are synced: the job over all assets, its schedule, and what a run tells of its accounts.
+"""When Dagster runs what: accounts are synced all day, and old runs are forgotten each night.
 
 A single account is synced at the times of STOP_PIPELINE_CRON. Of several accounts, each is synced once between one of
 these times and the next, spread evenly, so that neither the provider nor the machines meet them all at once. Dagster
@@ -6,9 +6,11 @@ cannot postpone a run; so their schedule is evaluated every minute, and requests
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
+from sqlalchemy import String, column, delete, table
 
 from stop_pipeline.defs import GROUP
 from stop_pipeline.errors import ConfigurationError
@@ -23,8 +25,10 @@ SYNC_JOB = dg.define_asset_job(
 _PARTITION = "dagster/partition"
 _FIRST, _LAST = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
-Run = tuple[str, ...]
-"""The accounts that one run syncs."""
+_FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+_RUNS_AT_ONCE = 500
+_RUN_ID = column("run_id", String)
+_CHECK_RESULTS = table("asset_check_executions", _RUN_ID)
 
 
 def sync_schedule(settings: Settings) -> dg.ScheduleDefinition:
@@ -64,24 +68,6 @@ def sync_schedule(settings: Settings) -> dg.ScheduleDefinition:
     )
 
 
-def interval_around(time: datetime, intervals: dg.TimeWindowPartitionsDefinition) -> dg.TimeWindow:
-    """The interval that holds `time`: from the last time of its cron expression, itself included, to the next."""
-    before = intervals.get_prev_partition_window(time, respect_bounds=False)
-    assert before is not None  # noqa: S101 – without bounds there always is one
-    around = intervals.get_next_partition_window(before.end, respect_bounds=False)
-    assert around is not None  # noqa: S101
-    return around
-
-
-def due_in_minute(runs: Sequence[Run], time: datetime, interval: dg.TimeWindow) -> Sequence[Run]:
-    """The runs that are due in the minute of `time`, if all are spread evenly over the minutes of the interval."""
-    start = interval.start.timestamp()  # instants, so that an hour that the clocks skip or repeat counts as it lasts
-    minutes = int(interval.end.timestamp() - start) // 60
-    minute = int(time.timestamp() - start) // 60
-    first, end = (-(-len(runs) * number // minutes) for number in (minute, minute + 1))
-    return runs[first:end]
-
-
 def intervals_of(cron: str) -> dg.TimeWindowPartitionsDefinition:
     """The intervals from each time of a cron expression, in Europe/Paris, to the next."""
     try:
@@ -97,11 +83,29 @@ def intervals_of(cron: str) -> dg.TimeWindowPartitionsDefinition:
         ) from None
 
 
+def interval_around(time: datetime, intervals: dg.TimeWindowPartitionsDefinition) -> dg.TimeWindow:
+    """The interval that holds `time`: from the last time of its cron expression, itself included, to the next."""
+    before = intervals.get_prev_partition_window(time, respect_bounds=False)
+    assert before is not None  # noqa: S101 – without bounds there always is one
+    around = intervals.get_next_partition_window(before.end, respect_bounds=False)
+    assert around is not None  # noqa: S101
+    return around
+
+
+def due_in_minute(
+    runs: Sequence[tuple[str, ...]], time: datetime, interval: dg.TimeWindow
+) -> Sequence[tuple[str, ...]]:
+    """The runs, as their accounts, that are due in the minute of `time`: all are spread evenly over the interval."""
+    start = interval.start.timestamp()  # instants, so that an hour that the clocks skip or repeat counts as it lasts
+    minutes = int(interval.end.timestamp() - start) // 60
+    minute = int(time.timestamp() - start) // 60
+    first, end = (-(-len(runs) * number // minutes) for number in (minute, minute + 1))
+    return runs[first:end]
+
+
 def partition_tags(accounts: Sequence[str]) -> dict[str, str]:
     """The tags of a run that syncs the partitions of these accounts: one, or neighbours."""
-    if len(accounts) == 1:
-        return {_PARTITION: accounts[0]}
-    return {_FIRST: accounts[0], _LAST: accounts[-1]}
+    return {_PARTITION: accounts[0]} if len(accounts) == 1 else {_FIRST: accounts[0], _LAST: accounts[-1]}
 
 
 def accounts_of(run: dg.DagsterRun, accounts: Sequence[str]) -> Sequence[str]:
@@ -131,6 +135,54 @@ def error_of(step_failure: dg.DagsterEvent) -> tuple[str, str]:
     error = error and (error.cause or error)
     kind, _, message = error.message.partition(": ") if error else ("", "", "")
     return kind.strip(), message.strip()
+
+
+def history_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    """Each night, delete the runs that are older than STOP_PIPELINE_HISTORY_DAYS.
+
+    Dagster has no setting for that (dagster-io/dagster, issue 33785). The history of the opt-outs is in the tables and
+    does not depend on it.
+    """
+
+    @dg.op(description="Deletes the finished runs that are older than STOP_PIPELINE_HISTORY_DAYS.")
+    def forget_old_runs(context: dg.OpExecutionContext) -> None:
+        before = datetime.now(UTC) - timedelta(days=settings.history_days)
+        context.add_output_metadata({"runs": forget_runs(context.instance, before)})
+
+    @dg.job(description="Keeps Dagster's database small: deletes old runs with their events and check results.")
+    def forget_history() -> None:
+        forget_old_runs()
+
+    return dg.ScheduleDefinition(
+        job=forget_history,
+        cron_schedule="30 3 * * *",
+        execution_timezone=PROVIDER_TIMEZONE,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+
+
+def forget_runs(instance: dg.DagsterInstance, before: datetime) -> int:
+    """Delete every finished run that was created before a time, with its events, check results and captured output.
+
+    A partition that only such runs materialized may be shown as missing from then on; its data stays. Returns how many
+    runs were deleted.
+    """
+    old, forgotten = dg.RunsFilter(statuses=_FINISHED, created_before=before), 0
+    # `delete_run` leaves the check results, and on SQLite the run's own database, of 110 kB even when empty.
+    connect = getattr(instance.event_log_storage, "index_connection", None)  # every SQL storage has it
+    database_of = getattr(instance.event_log_storage, "path_for_shard", None)  # SQLite's has it
+    while records := instance.get_run_records(old, limit=_RUNS_AT_ONCE, ascending=True):
+        run_ids = [record.dagster_run.run_id for record in records]
+        for run_id in run_ids:
+            instance.delete_run(run_id)
+            instance.compute_log_manager.delete_logs(prefix=[run_id])
+            if database_of:
+                Path(database_of(run_id)).unlink(missing_ok=True)
+        if connect:
+            with connect() as connection:
+                connection.execute(delete(_CHECK_RESULTS).where(_RUN_ID.in_(run_ids)))
+        forgotten += len(run_ids)
+    return forgotten
 
 
 def _how_to_set_one(settings: Settings) -> str:

@@ -7,14 +7,13 @@ phone number comes from a range that never belongs to a person, and every `id` l
 import json
 import sys
 import threading
-from calendar import timegm
 from collections import deque
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -40,11 +39,9 @@ _WEEKDAY_WEIGHTS = np.array([1.0, 1.3, 1.1, 1.4, 1.2, 0.5, 0.1])
 _HOUR_WEIGHTS = np.array([0] * 7 + [1, 3, 6, 9, 9, 8, 5, 5, 7, 8, 10, 9, 6, 3, 2, 1, 1])
 """In France, advertising by SMS rests at night and on Sundays, and so do the replies. Without night hours no time is
 skipped or repeated by a clock change."""
-_DAY_SECONDS = 86_400
 
 _Rows = npt.NDArray[np.void]
-_Times = npt.NDArray[np.int64]
-"""Wall-clock times as the provider writes them, without a zone, in seconds since 1970-01-01 00:00:00."""
+_Times = npt.NDArray[np.datetime64]  # to the second, local as the provider writes them
 _ROW = np.dtype([("id", "i8"), ("phone_number", "U15"), ("created_at", "U19")])
 _XML_BEGINS = ['<?xml version="1.0" encoding="UTF-8"?>', "<result>"]
 
@@ -57,30 +54,15 @@ class Sandbox(ThreadingHTTPServer):
     client, since only the body tells a refusal from a list. Any other path is 404, another method 405. Nothing is
     logged, because every URL holds a key.
 
-    Args:
-        port: Port to listen on; 0 takes a free one.
-        rows: Number of rows in the first response of each list, which ends with yesterday.
-        seed: Seed of the first list; those of the others count up from it, so that each has opt-outs of its own.
-        changes: Whether the lists change.
-        api_keys: The keys, at least one; each opens its own list.
-
-    Raises:
-        OSError: The port is taken.
+    Port 0 takes a free one; one that is taken is an OSError. Each of `api_keys` opens its own list, of `rows` rows up
+    to yesterday in its first response. The seeds of the lists count up from `seed`.
     """
 
     def __init__(
-        self,
-        *,
-        port: int = 0,
-        rows: int = DEFAULT_ROWS,
-        seed: int = 0,
-        changes: bool = True,
-        api_keys: Sequence[str] = (API_KEY,),
+        self, *, port: int = 0, rows: int = DEFAULT_ROWS, seed: int = 0, api_keys: Sequence[str] = (API_KEY,)
     ) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
-        self.lists = {
-            key: StopList(rows, seed + place, until=today(), changes=changes) for place, key in enumerate(api_keys)
-        }
+        self.lists = {key: StopList(rows, seed + place, until=today()) for place, key in enumerate(api_keys)}
         self.api_key = api_keys[0]
         self.base_url = f"http://127.0.0.1:{self.server_port}/v1"  # for `SMSPARTNER_BASE_URL`
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name="sandbox", daemon=True)
@@ -119,15 +101,14 @@ class _Handler(BaseHTTPRequestHandler):
         if url.path != "/v1/stop-sms/list":
             self._send(HTTPStatus.NOT_FOUND, {})
             return
-        query = parse_qs(url.query)
-        response_format: Format = "xml" if query.get("_format") == ["xml"] else "json"
-        key = query.get("apiKey", [""])[0]
+        query = dict(parse_qsl(url.query))
+        response_format: Format = "xml" if query.get("_format") == "xml" else "json"
+        key = query.get("apiKey", "")
         if key in self.server.lists:
             body = self.server.lists[key].next_response(response_format, today=today())
-        elif key:
-            body = refusal_document(response_format, 10, "Clé API incorrecte")
         else:
-            body = refusal_document(response_format, 1, "Clé API requise")
+            refusal = (10, "Clé API incorrecte") if key else (1, "Clé API requise")
+            body = refusal_document(response_format, *refusal)
         self._send(HTTPStatus.OK, {"Content-Type": _CONTENT_TYPES[response_format]}, body)
 
     def refuse_method(self) -> None:
@@ -178,21 +159,14 @@ class StopList:
     give the same responses, byte for byte, in any process. A row that joins is dated on the day before the request that
     first lists it. Some rows join after younger ones: the delay that the provider announces.
 
-    Args:
-        rows: Number of rows in the first response.
-        seed: Tells lists apart; those of different seeds (modulo 1,000) share no id and can stand for accounts.
-        until: First day (Europe/Paris) that the list does not reach.
-        changes: Whether the list changes at all.
+    The first response has `rows` rows, and ends before the day `until` (Europe/Paris). Lists of different seeds (modulo
+    1,000) share no id and can stand for accounts.
     """
 
-    def __init__(
-        self, rows: int = DEFAULT_ROWS, seed: int = 0, *, until: date = date(2026, 1, 1), changes: bool = True
-    ) -> None:
+    def __init__(self, rows: int = DEFAULT_ROWS, seed: int = 0, *, until: date = date(2026, 1, 1)) -> None:
         self._lock = threading.Lock()
         self._random = np.random.default_rng(seed)
         self._until = until
-        self._changes = changes
-        self._requested = False
         self._last_id = 9_000_000_000 + seed % 1_000 * _IDS_PER_SEED
         # First the 10,000 mobile numbers that Arcep reserves for fiction, 06 39 98 xx xx. Then 07 00 xx xx xx: numbers
         # that begin like that have fourteen digits and belong to machines, so one of ten digits is nobody's.
@@ -212,10 +186,9 @@ class StopList:
         """
         with self._lock:
             self._until = max(self._until, today or self._until)
-            if self._changes and self._requested and not self._sometimes(0.25):
+            if self._documents and not self._sometimes(0.25):
                 self._change()
                 self._documents.clear()
-            self._requested = True
             if response_format not in self._documents:
                 self._documents[response_format] = list_document(response_format, self._rows.tolist())
             return self._documents[response_format]
@@ -238,7 +211,7 @@ class StopList:
         rows = np.empty(len(times), _ROW)
         rows["id"] = self._last_id + self._random.integers(1, 4, len(times)).cumsum()
         rows["phone_number"] = self._new_numbers(len(times))
-        rows["created_at"] = np.char.replace(np.datetime_as_string(times.astype("datetime64[s]")), "T", " ")
+        rows["created_at"] = np.char.replace(np.datetime_as_string(times), "T", " ")
         self._last_id = int(rows["id"][-1])
         repeated = self._random.integers(1, max(len(times), 2), len(times) // 400)
         rows[repeated] = rows[repeated - 1]
@@ -262,25 +235,26 @@ class StopList:
 
     def _first_times(self, count: int) -> _Times:
         """Return growth × week × campaigns, in the order in which the provider learned of the opt-outs."""
-        days = timegm(self._until.timetuple()) // _DAY_SECONDS + np.arange(-5 * 365, 0)
-        weights = np.linspace(0.15, 1, len(days)) * _WEEKDAY_WEIGHTS[(days + 3) % 7]  # day 0 was a Thursday
+        days = np.datetime64(self._until) + np.arange(-5 * 365, 0)
+        weekdays = (days.astype("i8") + 3) % 7  # day 0 was a Thursday
+        weights = np.linspace(0.15, 1, len(days)) * _WEEKDAY_WEIGHTS[weekdays]
         campaigns = self._random.choice(len(days) - 2, _CAMPAIGNS, replace=False)
         replies = self._random.uniform(2, 8, _CAMPAIGNS)
         for days_after, share in enumerate((1, 0.3, 0.1)):
             weights[campaigns + days_after] *= 1 + replies * share
-        day = self._random.choice(days, count, p=weights / weights.sum())
-        times = day * _DAY_SECONDS + self._times_of_day(count)
+        midnights: _Times = self._random.choice(days, count, p=weights / weights.sum()).astype("datetime64[s]")
+        times = midnights + self._seconds_of_day(count)
         few_seconds, up_to_48_hours = self._random.exponential(5, count), self._random.uniform(0, 172_800, count)
         delays = np.where(self._sometimes(0.01, count), up_to_48_hours, few_seconds)
-        return times[np.argsort(times + delays, kind="stable")]
+        return times[np.argsort(times.astype("i8") + delays, kind="stable")]
 
     def _times_of_yesterday(self, count: int) -> _Times:
         """Return times in the evening, or at any hour of the day for a row that comes late."""
-        evening = _DAY_SECONDS - self._random.integers(1, 4 * 3_600, count)
-        times = np.where(self._sometimes(0.15, count), self._times_of_day(count), evening)
-        return timegm(self._until.timetuple()) - _DAY_SECONDS + times
+        evening = 24 * 3_600 - self._random.integers(1, 4 * 3_600, count)
+        seconds = np.where(self._sometimes(0.15, count), self._seconds_of_day(count), evening)
+        return np.datetime64(self._until - timedelta(days=1), "s") + seconds
 
-    def _times_of_day(self, count: int) -> _Times:
+    def _seconds_of_day(self, count: int) -> npt.NDArray[np.int64]:
         hours = self._random.choice(len(_HOUR_WEIGHTS), count, p=_HOUR_WEIGHTS / _HOUR_WEIGHTS.sum())
         return hours * 3_600 + self._random.integers(0, 3_600, count)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from stop_pipeline.errors import StoreError
+from stop_pipeline.settings import named_accounts
 from stop_pipeline.table.files import read_document, write_document
 from stop_pipeline.table.state import parse_time
 from stop_pipeline.table.store import Store
@@ -21,6 +22,11 @@ class AccountRecord:
     retired_at: datetime | None = None  # UTC; None while it is synced
 
 
+def known_accounts(store: Store) -> list[str]:
+    """The accounts that belong to the data root, and those that the environment names."""
+    return sorted({*store.accounts_seen(), *named_accounts()})
+
+
 def account_record(store: Store, account: str) -> AccountRecord | None:
     """What the data root records about an account; None if nothing."""
     return read_document(
@@ -34,19 +40,16 @@ def register(store: Store, account: str, *, now: datetime) -> None:
     """Record, under the account's lock, that an account belongs to the data root and is synced."""
     record = account_record(store, account)
     if record is None or record.retired_at is not None:
-        registered_at = now if record is None else record.registered_at
-        _write(store, account, AccountRecord(registered_at))
+        _write(store, account, AccountRecord(now if record is None else record.registered_at))
 
 
 def retire(store: Store, account: str, *, now: datetime) -> None:
-    """Record that an account is no longer synced.
-
-    Raises:
-        StoreError: the data root does not know the account, or cannot be written.
-    """
-    if account not in store.accounts_seen():
-        known = ", ".join(store.accounts_seen()) or "none"
-        raise StoreError(f"There is no account “{account}” below {store.root} (there is: {known}).")
+    """Record that an account is no longer synced; a StoreError says that the data root does not know it."""
+    known = store.accounts_seen()
+    if account not in known:
+        raise StoreError(
+            f"There is no account “{account}” below {store.root} (there is: {', '.join(known) or 'none'})."
+        )
     with store.locked(account):
         record = account_record(store, account) or AccountRecord()
         if record.retired_at is None:

@@ -32,14 +32,11 @@ try:
 except ImportError:  # the extra “bucket”: a data root in a folder does without it
     obstore = None  # type: ignore[assignment]
 
-SCRATCH = Path(".stop_pipeline") / "work"
-"""Folder below the home folder for locks and temporary files: one folder in it for each data root."""
-FOOTER_BYTES = 4_096
-"""How much of the end of an object is read for its footer: enough for a month; a longer one takes a second request."""
+SCRATCH = Path(".stop_pipeline") / "work"  # below the home folder; it has a folder for each data root
+FOOTER_BYTES = 4_096  # read from the end of an object: enough for a month; a longer footer takes a second request
 
 _PUBLISHED_AT_ONCE = 8
-_PARTS_AT_ONCE = 3
-"""Parts of a large object that share the line; with more of them, a slow line would let each run out of time."""
+_PARTS_AT_ONCE = 3  # of a large object: of more that share a slow line, each would run out of time
 _REFUSED = "access is refused; look at the credentials, and whether they may list, read, write and delete there"
 _UNREACHABLE = "the store cannot be reached; look at the network and the endpoint"
 _REASONS = {
@@ -54,7 +51,6 @@ _REASONS = {
     "again, or restore it from a backup",
 }
 """What to say where a pattern is in the text of an error, which itself may hold a credential."""
-
 
 Result = TypeVar("Result")
 
@@ -97,9 +93,9 @@ class BucketFiles(Files):
 
     def footer(self, name: str) -> pq.FileMetaData:
         """The footer of a Parquet file, from the end of the object alone; Azure gives whole objects only."""
-        size = FOOTER_BYTES
+        size, is_azure = FOOTER_BYTES, self._uri.startswith("abfs:")
         while True:  # until one version of the object has given its whole footer
-            end = self._get(name, None if self._uri.startswith("abfs:") else {"range": {"suffix": size}})
+            end = self._get(name, None if is_azure else {"range": {"suffix": size}})
             needed = int.from_bytes(end[-8:-4].to_pybytes(), "little") + 8
             if needed <= size or len(end) < size:
                 return pq.read_metadata(pa.BufferReader(end))
@@ -114,8 +110,7 @@ class BucketFiles(Files):
 
     def stage(self, account: str, data: Content) -> str:
         """Put an object in `.work/staged`."""
-        name = f"{staged_folder(account)}/{uuid4().hex}"
-        self._put(name, data)
+        self._put(name := f"{staged_folder(account)}/{uuid4().hex}", data)
         return name
 
     def publish(self, staged: Mapping[str, str | None]) -> None:
@@ -174,12 +169,7 @@ class BucketFiles(Files):
         self._ask("write", name, lambda: self._store.put(name, content, max_concurrency=_PARTS_AT_ONCE))
 
     def _ask(self, what: str, name: str, request: Callable[[], Result]) -> Result:
-        """What a request gives.
-
-        Raises:
-            FileNotFoundError: there is no such object.
-            StoreError: the store refuses, or cannot be reached.
-        """
+        """What a request gives; a FileNotFoundError says that there is no such object."""
         try:
             return request()
         except (FileNotFoundError, obstore.exceptions.BaseError) as error:

@@ -1,9 +1,8 @@
 """How files reach the data root: complete or not at all, readable by their owner only, one writer per account.
 
 Names are relative to the data root, with forward slashes. If the system refuses something, that is a StoreError; only
-`open` and `footer` raise what the system raises.
-
-On disk a file is written under a temporary name in `.work/`, synced, renamed to its final name, and its folder synced.
+`open` and `footer` raise what the system raises. On disk a file is written under a temporary name in `.work/`, synced,
+renamed to its final name, and its folder synced. What writes is to be called under the account's lock.
 """
 
 import errno
@@ -12,7 +11,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,8 +34,8 @@ LOCK_TIMEOUT_SECONDS = 900
 RESTORE = "Restore it from a backup."
 MADE_AGAIN = "The next sync makes it again."
 
+# What reading a file raises if it is damaged or belongs to another program.
 _DAMAGE = (pa.ArrowException, KeyError, ValueError, TypeError)
-"""What reading a file raises if it is damaged or belongs to another program."""
 
 Content: TypeAlias = bytes | pa.Buffer
 Value = TypeVar("Value")
@@ -78,12 +77,7 @@ class Files:
         return not is_remote(place) and Path(place).resolve().is_relative_to(self._root.resolve())
 
     def open(self, name: str) -> pa.NativeFile:
-        """Open a file for reading; what is read is one version of it, whatever is renamed over it meanwhile.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            OSError, StoreError: it cannot be read.
-        """
+        """Open a file for reading; what is read is one version of it, whatever is renamed over it meanwhile."""
         return pa.OSFile(self.shown(name))
 
     def footer(self, name: str) -> pq.FileMetaData:
@@ -101,10 +95,7 @@ class Files:
             return data
 
     def write(self, account: str, name: str, data: Content | Path) -> None:
-        """Replace a file atomically, under the account's lock; if that is refused, the old file stays.
-
-        A path as `data` is that of a temporary file, which is moved.
-        """
+        """Replace a file atomically, by bytes or by a temporary file; if that is refused, the old file stays."""
         temporary = data if isinstance(data, Path) else self.temporary(account)
         with writing(self.shown(name)):
             if isinstance(data, Path):
@@ -112,27 +103,23 @@ class Files:
                 sync_to_disk(temporary)
             else:
                 _write_new(temporary, data)
-        self._move([(temporary, name)])
+        self._move({temporary: name})
 
     def stage(self, account: str, data: Content) -> str:
         """Write a new file that no reader looks at yet; gives its name."""
         name = f"{staged_folder(account)}/{uuid4().hex}"
-        with writing(self.shown(name)):
-            for folder in _make_folder(self._path(name).parent):
+        path = self._path(name)
+        with writing(str(path)):
+            changed = _make_folder(path.parent) | {path.parent}
+            _write_new(path, data)
+            for folder in changed:
                 sync_to_disk(folder)
-            _write_new(self._path(name), data)
-            sync_to_disk(self._path(name).parent)
         return name
 
     def publish(self, staged: Mapping[str, str | None]) -> None:
-        """Move staged files to their places; a staged file that is gone has been moved already.
-
-        Args:
-            staged: Place of each file, and the name of the staged one; None removes the file at that place.
-        """
+        """Move each staged file to its place, unless it is gone, since it was moved before; None removes a file."""
         # Not `Path.exists`, which may take a file that it cannot look at for one that has been moved already.
-        unmoved = [(source, name) for name, source in staged.items() if source is not None and self.exists(source)]
-        self._move((self._path(source), name) for source, name in unmoved)
+        self._move({self._path(source): name for name, source in staged.items() if source and self.exists(source)})
         for name, source in staged.items():
             if source is None:
                 self.remove(name)
@@ -163,11 +150,8 @@ class Files:
             return True
 
     def matching(self, pattern: str) -> list[str]:
-        """The names that match a pattern with `*` in some of its parts, sorted.
-
-        `Path.glob` takes a folder that cannot be listed for an empty one.
-        """
-        names = [""]
+        """The names that match a pattern with `*` in some of its parts, sorted."""
+        names = [""]  # not by `Path.glob`, which takes a folder that cannot be listed for an empty one
         for part in pattern.split("/"):
             names = [
                 f"{name}/{entry}" if name else entry
@@ -183,18 +167,23 @@ class Files:
 
     @contextmanager
     def locked(self, account: str, *, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
-        """Hold the account's lock: one writer at a time, across processes; a dead process holds no lock.
+        """Hold the account's lock: one writer at a time, across processes. The system frees that of a dead process.
 
-        Temporary files of the account are removed first, since their writer is gone, and at the end, since a refused
-        response holds phone numbers.
+        A file beside the lock says who holds it. Temporary files of the account are removed first, since their writer
+        is gone, and at the end, since a refused response holds phone numbers.
 
         Raises:
             StoreError: another process held the lock for too long, or the data root cannot be written.
         """
+        holder = self._scratch / f"account={account}.holder"
         with writing(str(self._scratch)):
             for folder in _make_folder(self._scratch):
                 sync_to_disk(folder)
-        with _account_lock(self._scratch, account, timeout_seconds):
+            lock = _acquired(self._scratch / f"account={account}.lock", holder, account, timeout_seconds)
+        with lock:
+            with writing(str(self._scratch)):
+                holder.touch(mode=0o600)
+                holder.write_text(f"process {os.getpid()} (since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC)")
             try:
                 shutil.rmtree(self._temporaries(account), ignore_errors=True)
                 yield
@@ -202,10 +191,11 @@ class Files:
                 shutil.rmtree(self._temporaries(account), ignore_errors=True)
 
     def temporary(self, account: str) -> Path:
-        """A fresh path for a temporary file, to be used under the account's lock."""
-        with writing(str(self._temporaries(account))):
-            _make_folder(self._temporaries(account))
-        return self._temporaries(account) / uuid4().hex
+        """A fresh path for a temporary file."""
+        folder = self._temporaries(account)
+        with writing(str(folder)):
+            _make_folder(folder)
+        return folder / uuid4().hex
 
     def _temporaries(self, account: str) -> Path:
         return self._scratch / f"account={account}"
@@ -221,10 +211,10 @@ class Files:
             except (FileNotFoundError, NotADirectoryError):
                 return []
 
-    def _move(self, files: Iterable[tuple[Path, str]]) -> None:
+    def _move(self, files: Mapping[Path, str]) -> None:
         """Rename synced files, then sync each folder that changed once."""
         changed: set[Path] = set()
-        for source, name in files:
+        for source, name in files.items():
             path = self._path(name)
             with writing(str(path)):
                 changed |= _make_folder(path.parent) | {path.parent}
@@ -240,11 +230,7 @@ def staged_folder(account: str) -> str:
 
 
 def read_document(files: Files, name: str, make: Callable[[dict[str, Any]], Value]) -> Value | None:
-    """What `make` makes of the JSON object in a file; None if there is no such file.
-
-    Raises:
-        StoreError: the file holds something else.
-    """
+    """What `make` makes of the JSON object in a file; None if there is no such file."""
     data = files.read(name)
     if data is None:
         return None
@@ -259,61 +245,39 @@ def read_document(files: Files, name: str, make: Callable[[dict[str, Any]], Valu
 
 
 def write_document(files: Files, account: str, name: str, document: dict[str, Any]) -> None:
-    """Replace a JSON file, under the account's lock."""
+    """Replace a JSON file."""
     files.write(account, name, as_json(document).encode() + b"\n")
 
 
 def writing(where: str) -> AbstractContextManager[None]:
     """Turn a refusal of the operating system into a sentence."""
-    return _told(f"Cannot write {where}", where, "The last commit is unharmed.")
+    return _told("write", where, "The last commit is unharmed.")
 
 
 def reading(where: str, advice: str = RESTORE) -> AbstractContextManager[None]:
     """Turn a file that cannot be read, or does not hold what it should, into a sentence that ends in the advice."""
-    return _told(f"Cannot read {where}", where, advice, damage=_DAMAGE)
+    return _told("read", where, advice, damage=_DAMAGE)
 
 
 def reading_temporary(path: Path) -> AbstractContextManager[None]:
     """Turn the refusal to read a temporary file into a sentence."""
-    return _told(f"Cannot read {path}", str(path), "Nothing was changed, and a later sync may succeed.")
+    return _told("read", str(path), "Nothing was changed, and a later sync may succeed.")
 
 
-@contextmanager
-def _account_lock(folder: Path, account: str, timeout_seconds: float) -> Iterator[None]:
-    """Hold a file lock in a folder on the local disk. The system frees the lock of a process that dies.
-
-    A file beside the lock says who holds it; a wait is logged with that.
-
-    Raises:
-        StoreError: the lock was not free in time, or the folder cannot be written.
-    """
-    lock = filelock.FileLock(folder / f"account={account}.lock", mode=0o600)
-    holder = folder / f"account={account}.holder"
-    with writing(str(folder)):
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            _wait_for_lock(lock, account, holder, timeout_seconds)
-    try:
-        with writing(str(folder)):
-            holder.touch(mode=0o600)
-            holder.write_text(f"process {os.getpid()} (since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC)")
-        yield
-    finally:
-        lock.release()
-
-
-def _wait_for_lock(lock: filelock.BaseFileLock, account: str, holder: Path, timeout_seconds: float) -> None:
+def _acquired(path: Path, holder: Path, account: str, timeout_seconds: float) -> AbstractContextManager[object]:
+    lock = filelock.FileLock(path, mode=0o600)
+    with suppress(filelock.Timeout):
+        return lock.acquire(timeout=0)
     held_by = "another process"
     with suppress(OSError):
         held_by = holder.read_text() or held_by
     log.warning("Account %s: waiting for %s, which is syncing it", account, held_by)
     try:
-        lock.acquire(timeout=timeout_seconds)
+        return lock.acquire(timeout=timeout_seconds)
     except filelock.Timeout:
         raise StoreError(
             f"The account “{account}” has been locked by {held_by} for {timeout_seconds:g} s: wait for that process to "
-            f"end, or end it, and run again (lock: {lock.lock_file})."
+            f"end, or end it, and run again (lock: {path})."
         ) from None
 
 
@@ -345,8 +309,7 @@ def sync_to_disk(path: Path) -> None:
 
 
 @contextmanager
-def _told(failure: str, where: str, advice: str, damage: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    refusal = None
+def _told(what: str, where: str, advice: str, damage: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -357,9 +320,10 @@ def _told(failure: str, where: str, advice: str, damage: tuple[type[Exception], 
             advice = _permission_advice(where)
     except damage:
         refusal = "it is damaged, or was written by another program"
+    else:
+        return
     # Not within `except`: the error may hold what was read, and would be the context of this one.
-    if refusal is not None:
-        raise StoreError(f"{failure}: {refusal}. {advice}")
+    raise StoreError(f"Cannot {what} {where}: {refusal}. {advice}")
 
 
 def _permission_advice(where: str) -> str:

@@ -1,9 +1,13 @@
-"""What a notebook reads: tables as of the last commit, as pandas DataFrames. A sync that is writing is not seen."""
+"""What a notebook reads: tables as of the last commit, as pandas DataFrames. A sync that is writing is not seen.
+
+A campaign is checked against `current_list`, which refuses a list that is not recent enough to go by.
+"""
 
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from datetime import date, datetime
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +18,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
-from stop_pipeline.errors import StoreError, excerpt
+from stop_pipeline.errors import OutdatedListError, StoreError, excerpt
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.schema import (
     ACCOUNT,
@@ -27,6 +31,7 @@ from stop_pipeline.schema import (
     to_pandas,
 )
 from stop_pipeline.settings import data_root
+from stop_pipeline.table.accounts import account_record, known_accounts
 from stop_pipeline.table.derive import SuppressionList, suppression_list
 from stop_pipeline.table.files import reading
 from stop_pipeline.table.periods import as_committed, known_at, open_rows, with_commit, with_numbers_reread
@@ -34,14 +39,25 @@ from stop_pipeline.table.state import State
 from stop_pipeline.table.store import Store, month_file
 from stop_pipeline.times import parse_moment
 
-Moment: TypeAlias = datetime | date | str
-"""A point in time as `times.parse_moment` reads it."""
+Moment: TypeAlias = datetime | date | str  # as `times.parse_moment` reads it
 Filters: TypeAlias = pc.Expression | Sequence[tuple[str, str, Any]] | Sequence[Sequence[tuple[str, str, Any]]]
 """As `pandas.read_parquet` takes them: tuples (column, operator, value), all to hold; or lists of such, one to hold."""
+
+DEFAULT_MAX_AGE = timedelta(hours=24)
+CLOCK_TOLERANCE = timedelta(minutes=10)
 
 _READ_SCHEMA = pa.schema([ACCOUNT.field, CREATED_MONTH.field, *STOPS.arrow])
 _PARQUET = ds.ParquetFileFormat()
 _FOLDERS = ds.partitioning(pa.schema([ACCOUNT.field, CREATED_MONTH.field]), flavor="hive")
+
+
+@dataclass(frozen=True)
+class CurrentList:
+    """The numbers that must not be texted, over some accounts."""
+
+    numbers: pd.DataFrame  # `account` and the columns of `schema.SUPPRESSION_LIST`, read by today's rules
+    verified_at: datetime  # when the list was last complete, UTC; of several accounts, the earliest time
+    unreadable_rows: int  # listed rows that contain no phone number and so block nobody
 
 
 def read_stops(
@@ -103,13 +119,14 @@ def read_rejected(root: str | Path | None = None, history: bool = False) -> pd.D
     Raises:
         StoreError: as in `read_stops`.
     """
+    store = existing_store(root)
 
-    def committed(store: Store, account: str) -> pd.DataFrame:
+    def read(account: str) -> pd.DataFrame:
         state = store.state(account)
         periods = as_committed(store.read_rejected(account, state), state.applied_at)
         return periods if history else open_rows(periods)
 
-    return _per_account(root, REJECTED, committed)
+    return _per_account(store, REJECTED, read)
 
 
 def read_suppression_list(root: str | Path | None = None, as_of: Moment | None = None) -> pd.DataFrame:
@@ -129,17 +146,17 @@ def read_suppression_list(root: str | Path | None = None, as_of: Moment | None =
         ValueError: `as_of` is not a date or time.
     """
     moment = None if as_of is None else parse_moment(as_of)
+    store = existing_store(root)
 
-    def read(store: Store, account: str) -> pd.DataFrame:
+    def read(account: str) -> pd.DataFrame:
         if moment is None:
-            return list_of_commit(store, account).numbers
+            return _list_of_commit(store, account).numbers
         stops, rejected = (known_at(rows, moment) for rows in committed_rows(store, account, store.state(account)))
         return suppression_list(stops, rejected).numbers
 
     if moment is not None:
-        store = existing_store(root)
         warn_before_history(store, store.committed_accounts(), moment)
-    return _per_account(root, SUPPRESSION_LIST, read)
+    return _per_account(store, SUPPRESSION_LIST, read)
 
 
 def read_stops_per_day(root: str | Path | None = None) -> pd.DataFrame:
@@ -156,30 +173,87 @@ def read_stops_per_day(root: str | Path | None = None) -> pd.DataFrame:
     Raises:
         StoreError: as in `read_stops`.
     """
-    return _per_account(root, STOPS_PER_DAY, lambda store, account: store.read_derived(STOPS_PER_DAY, account))
+    store = existing_store(root)
+    return _per_account(store, STOPS_PER_DAY, lambda account: store.read_derived(STOPS_PER_DAY, account))
+
+
+@contextmanager
+def _unreadable_is_outdated() -> Iterator[None]:
+    """A list that cannot be read is as bad as one that is too old: neither tells who must not be texted."""
+    try:
+        yield
+    except StoreError as error:
+        raise OutdatedListError(str(error)) from None
+
+
+@_unreadable_is_outdated()
+def current_list(
+    root: str | Path | None, account: str | None, *, max_age: timedelta, now: datetime | None = None
+) -> CurrentList:
+    """The suppression list of one account, or of all that belong to the data root.
+
+    Raises:
+        OutdatedListError: an account has no list, it is older than `max_age` (unless the account is retired), or it
+            cannot be read.
+    """
+    now = now or datetime.now(UTC)
+    store, accounts = asked_accounts(root, account)
+    verified_at = [check_current(store, name, now=now, max_age=max_age) for name in accounts]
+    lists = [_list_of_commit(store, name, READING_RULES) for name in accounts]
+    numbers = [_with_account(made.numbers, name) for name, made in zip(accounts, lists, strict=True)]
+    return CurrentList(
+        pd.concat(numbers, ignore_index=True),
+        min(filter(None, verified_at), default=now),
+        sum(made.unreadable_rows for made in lists),
+    )
+
+
+@_unreadable_is_outdated()
+def asked_accounts(root: str | Path | None, account: str | None) -> tuple[Store, list[str]]:
+    """The data root, and the accounts that a question is about: the one that is named, or all that are known.
+
+    Raises:
+        OutdatedListError: there is no data root, or it cannot be read, or no account is known.
+    """
+    store = existing_store(root)
+    accounts = known_accounts(store) if account is None else [account]
+    if not accounts:
+        raise OutdatedListError(f"There is no list below {store.root} yet: run “stop-pipeline run” first.")
+    return store, accounts
+
+
+def check_current(store: Store, account: str, *, now: datetime, max_age: timedelta) -> datetime | None:
+    """When an account's list was last complete, UTC; None if a retired account's never was.
+
+    Raises:
+        OutdatedListError: there is no list, or that was longer ago than `max_age`, unless the account is retired.
+    """
+    record, state = account_record(store, account), store.state(account)
+    verified_at = state.verified_at
+    if record is not None and record.retired_at is not None:
+        return verified_at
+    the_list, run = f"The list of the account “{account}”", f"run “stop-pipeline run --account {account}” first"
+    if state.commit is None:
+        raise OutdatedListError(
+            f"There is no list of the account “{account}” below {store.root}: {run}, or, if the account is no longer "
+            f"in use, “stop-pipeline retire {account}”."
+        )
+    if verified_at is None:
+        raise OutdatedListError(f"{the_list} was never complete: {run}.")
+    at = f"{verified_at:%Y-%m-%d %H:%M} UTC"
+    if verified_at > now + CLOCK_TOLERANCE:
+        raise OutdatedListError(f"{the_list} was verified at {at}, which is in the future: set this machine's clock.")
+    if now - verified_at > max_age:
+        raise OutdatedListError(
+            f"{the_list} was last verified at {at}, more than {max_age / timedelta(hours=1):g} h ago: {run}, or allow "
+            f"more with --max-age. If the account is no longer in use: “stop-pipeline retire {account}”."
+        )
+    return verified_at
 
 
 def existing_store(root: str | Path | None) -> Store:
-    """The store at `root`; by default at `STOP_PIPELINE_DATA`, otherwise at `data`.
-
-    Raises:
-        StoreError: there is no such data root.
-    """
+    """The store at `root`, by default at `STOP_PIPELINE_DATA`, otherwise at `data`; a StoreError if there is none."""
     return Store.existing(root or data_root())
-
-
-def list_of_commit(store: Store, account: str, reading_rules: str | None = None) -> SuppressionList:
-    """The suppression list of the last commit, as a sync has made it.
-
-    If none has yet, or not by these rules, or the file is damaged, it is made of the committed rows: nobody has to wait
-    for the next sync.
-    """
-    state = store.state(account)
-    with suppress(StoreError):
-        info = store.derived_info(SUPPRESSION_LIST, account)
-        if info is not None and info.commit == state.commit and reading_rules in (None, info.reading_rules):
-            return SuppressionList(store.read_derived(SUPPRESSION_LIST, account), info.unreadable_rows)
-    return suppression_list(*map(open_rows, committed_rows(store, account, state)))
 
 
 def committed_rows(store: Store, account: str, state: State) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -193,13 +267,6 @@ def committed_rows(store: Store, account: str, state: State) -> tuple[pd.DataFra
     if state.reading_rules == READING_RULES:
         return stops, rejected
     return with_numbers_reread(stops), with_numbers_reread(rejected)
-
-
-def with_account(rows: pd.DataFrame, account: str) -> pd.DataFrame:
-    """The rows with the account as their first column."""
-    rows = rows.reset_index(drop=True)
-    rows.insert(0, ACCOUNT.name, pd.Series(account, index=rows.index, dtype="str"))
-    return rows
 
 
 def history_begins(stops: pd.DataFrame, rejected: pd.DataFrame, commits: pd.DataFrame) -> datetime | None:
@@ -281,9 +348,27 @@ def _scan(
         return ds.FileSystemDataset(fragments, _READ_SCHEMA, _PARQUET).to_table(list(columns), filter=condition)
 
 
-def _per_account(
-    root: str | Path | None, schema: TableSchema, read: Callable[[Store, str], pd.DataFrame]
-) -> pd.DataFrame:
-    store = existing_store(root)
-    parts = [with_account(read(store, account), account) for account in store.committed_accounts()]
-    return pd.concat([part for part in parts if len(part)] or [with_account(schema.empty, "")], ignore_index=True)
+def _per_account(store: Store, schema: TableSchema, read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+    parts = [_with_account(read(account), account) for account in store.committed_accounts()]
+    return pd.concat([part for part in parts if len(part)] or [_with_account(schema.empty, "")], ignore_index=True)
+
+
+def _with_account(rows: pd.DataFrame, account: str) -> pd.DataFrame:
+    """The rows with the account as their first column."""
+    rows = rows.reset_index(drop=True)
+    rows.insert(0, ACCOUNT.name, pd.Series(account, index=rows.index, dtype="str"))
+    return rows
+
+
+def _list_of_commit(store: Store, account: str, reading_rules: str | None = None) -> SuppressionList:
+    """The suppression list of the last commit, as a sync has made it.
+
+    If none has yet, or not by these rules, or the file is damaged, it is made of the committed rows: nobody has to wait
+    for the next sync.
+    """
+    state = store.state(account)
+    with suppress(StoreError):
+        info = store.derived_info(SUPPRESSION_LIST, account)
+        if info is not None and info.commit == state.commit and reading_rules in (None, info.reading_rules):
+            return SuppressionList(store.read_derived(SUPPRESSION_LIST, account), info.unreadable_rows)
+    return suppression_list(*map(open_rows, committed_rows(store, account, state)))

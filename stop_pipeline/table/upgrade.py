@@ -5,6 +5,8 @@ What changes is one commit of its own, so that a new reading rule never looks li
 
 import dataclasses
 import logging
+from collections.abc import Callable
+from functools import partial
 from zoneinfo import ZoneInfo
 
 import pandas as pd
@@ -30,8 +32,7 @@ log = logging.getLogger(__name__)
 def bring_up_to_date(store: Store, account: str, state: State, *, timezone: str) -> State:
     """Make the stored rows those of the commit, read by the rules and in the zone of today.
 
-    Returns:
-        The state that stands now; `state` itself if nothing had to change.
+    Returns the state that stands now: `state` itself if nothing had to change.
 
     Raises:
         StoreError: a file holds other rows than the commit records. Nothing was changed.
@@ -46,7 +47,7 @@ def bring_up_to_date(store: Store, account: str, state: State, *, timezone: str)
     outdated = state.schema_version == 1 or (
         state.commit is not None and (state.reading_rules != READING_RULES or state.settings["timezone"] != timezone)
     )
-    if not outdated and (on_disk.months, on_disk.rejected_file) == (state.months, state.rejected_file):
+    if not outdated and on_disk == state:
         return state
 
     months, largest_id = {}, state.largest_id
@@ -93,23 +94,19 @@ def _refuse_other_rows(store: Store, account: str, state: State, on_disk: State)
             f"state/account={account}.json from a backup."
         )
     store.read_commits(account, state)  # refuses what is missing
+
+    def check(name: str, found: MonthInfo | None, recorded: MonthInfo | None, read: Callable[[], pd.DataFrame]) -> None:
+        if found == recorded:
+            return
+        problem = "is missing" if found is None else difference(as_committed(read(), state.applied_at), recorded)
+        if problem is not None:
+            raise StoreError(
+                f"{store.files.shown(name)} {problem}. Nothing was changed: restore the file from a backup, or look at "
+                "what “stop-pipeline rebuild” makes of the kept responses."
+            )
+
     for month in sorted({*state.months, *on_disk.months}):
-        found, recorded = on_disk.months.get(month), state.months.get(month)
-        if found != recorded:
-            stored = store.read_stops(account, on_disk, STOPS.names, [month])
-            file = store.files.shown(month_file(account, month))
-            _refuse_difference(file, found, recorded, as_committed(stored, state.applied_at))
-    if on_disk.rejected_file != state.rejected_file:
-        stored = store.read_rejected(account, on_disk)
-        file = store.files.shown(table_file(REJECTED.name, account))
-        _refuse_difference(file, on_disk.rejected_file, state.rejected_file, as_committed(stored, state.applied_at))
-
-
-def _refuse_difference(file: str, found: MonthInfo | None, recorded: MonthInfo | None, committed: pd.DataFrame) -> None:
-    """Refuse a file that is missing, or whose committed rows are not those that the commit records."""
-    problem = "is missing" if found is None else difference(committed, recorded)
-    if problem is not None:
-        raise StoreError(
-            f"{file} {problem}. Nothing was changed: restore the file from a backup, or look at what “stop-pipeline "
-            "rebuild” makes of the kept responses."
-        )
+        read_month = partial(store.read_stops, account, on_disk, STOPS.names, [month])
+        check(month_file(account, month), on_disk.months.get(month), state.months.get(month), read_month)
+    read_rejected = partial(store.read_rejected, account, on_disk)
+    check(table_file(REJECTED.name, account), on_disk.rejected_file, state.rejected_file, read_rejected)

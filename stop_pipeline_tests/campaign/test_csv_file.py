@@ -55,7 +55,7 @@ def copied(path: Path, *, own_column: pa.Field | None = None, column: str = "pho
     copy = path.with_name("copy")
     with source.part(copy, own_column) as write:
         for rows, spellings in source.batches():
-            write(rows, None if own_column is None else pd.Series(["why"] * len(spellings), dtype="str"))
+            write(rows, pd.DataFrame({"reason": pd.Series(["why"] * len(spellings), dtype="str")}))
     return copy.read_bytes()
 
 
@@ -181,7 +181,7 @@ def test_a_row_is_never_taken_for_a_title(written: Written) -> None:
     path = written(b"a;0639980001\nb;06 39 98 00 02\nnom;phone\nc;0639980003\n")
     with pytest.raises(CampaignError, match="has phone numbers above its line of column names") as caught:
         CsvFile(path, "phone")
-    assert "39" not in str(caught.value)
+    assert "39" not in str(caught.value).removeprefix(str(path))
     path = written(b"titre\n" * HEADER_WITHIN + b"nom;phone\na;0639980001\n")
     with pytest.raises(CampaignError, match="no column “phone”"):
         CsvFile(path, "phone")

@@ -96,10 +96,10 @@ def test_what_a_killed_process_left_is_removed_by_the_next(out: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert [path.name for path in left.iterdir()] == ["clean.csv"]
-        assert left.parent == out.parent
-        assert left.name.startswith(TEMPORARY_PREFIX)
+        assert left.parent.parent == out.parent
+        assert left.parent.name.startswith(TEMPORARY_PREFIX)
     with complete_folder(out) as folder:
-        assert list(out.parent.iterdir()) == [folder]
+        assert list(out.parent.iterdir()) == [folder.parent]
 
 
 def test_what_a_living_process_fills_is_left_alone(out: Path) -> None:
@@ -108,7 +108,7 @@ def test_what_a_living_process_fills_is_left_alone(out: Path) -> None:
             pass
         assert (left / "clean.csv").read_text() == "half"
     with complete_folder(out):
-        assert not left.exists()
+        assert not left.parent.exists()
 
 
 def test_only_folders_of_this_program_are_removed(out: Path, tmp_path: Path) -> None:

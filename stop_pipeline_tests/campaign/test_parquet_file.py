@@ -34,8 +34,7 @@ def copied(path: Path, keep: list[bool], *, own_column: pa.Field | None = None) 
     copy = path.with_name("copy.parquet")
     with source.part(copy, own_column) as write:
         ((rows, _),) = source.batches()
-        values = None if own_column is None else pd.Series(["why"] * sum(keep), dtype="str")
-        write(rows.filter(pa.array(keep)), values)
+        write(rows.filter(pa.array(keep)), pd.DataFrame({"reason": pd.Series(["why"] * sum(keep), dtype="str")}))
     return pq.read_table(copy)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from stop_pipeline import read_stops
 from stop_pipeline.definitions import build_definitions
-from stop_pipeline.defs.history import forget_runs
+from stop_pipeline.defs.schedules import forget_runs
 from stop_pipeline.settings import Settings
 from stop_pipeline_tests.support.pipeline import QUIET, Pipeline, listing
 

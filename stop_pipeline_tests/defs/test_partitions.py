@@ -11,8 +11,8 @@ import pytest
 
 from stop_pipeline import read_stops, sync
 from stop_pipeline.definitions import build_definitions
+from stop_pipeline.results import Merged
 from stop_pipeline.settings import Settings
-from stop_pipeline.sync import Merged
 from stop_pipeline.table.store import Store
 from stop_pipeline_tests.support.loopback import Exchange, Loopback, reply
 from stop_pipeline_tests.support.pipeline import ASSETS, QUIET, reason_of

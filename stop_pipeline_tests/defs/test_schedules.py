@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from stop_pipeline.definitions import build_definitions
 from stop_pipeline.defs.schedules import due_in_minute, interval_around, intervals_of
 from stop_pipeline.settings import Settings
-from stop_pipeline.smspartner.sandbox import Sandbox
+from stop_pipeline_tests.support.loopback import Loopback, reply
 from stop_pipeline_tests.support.serving import dev, wait_for
-from stop_pipeline_tests.support.syncing import tree
+from stop_pipeline_tests.support.syncing import response_body, rows, tree
 
 PARIS = ZoneInfo("Europe/Paris")
 QUARTER_PAST = datetime(2026, 1, 1, 12, 15, tzinfo=UTC)
@@ -138,13 +138,8 @@ def test_the_schedule_requests_runs_of_as_many_accounts_as_the_setting_says(
 def test_the_daemon_syncs_every_minute_and_finds_an_unchanged_list(tmp_path: Path) -> None:
     root, home = tmp_path / "data", tmp_path / ".dagster_home"
     with (
-        Sandbox(rows=300, changes=False) as sandbox,
-        dev(
-            tmp_path,
-            SMSPARTNER_BASE_URL=sandbox.base_url,
-            SMSPARTNER_API_KEY=sandbox.api_key,
-            STOP_PIPELINE_CRON="* * * * *",
-        ),
+        Loopback(reply(200, response_body(rows(300)))) as server,
+        dev(tmp_path, SMSPARTNER_BASE_URL=server.base_url, SMSPARTNER_API_KEY="a-key", STOP_PIPELINE_CRON="* * * * *"),
         dg.DagsterInstance.from_config(str(home)) as instance,
     ):
         wait_for(lambda: _synced(instance, 1), 150, "no scheduled run succeeded")

@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from stop_pipeline.defs.history import forget_runs
+from stop_pipeline.defs.schedules import forget_runs
 from stop_pipeline.settings import Settings
 from stop_pipeline_tests.defs.test_partitions import KEYS, Fleet, provided
 from stop_pipeline_tests.support import postgres

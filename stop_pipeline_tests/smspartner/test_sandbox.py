@@ -115,11 +115,9 @@ def test_xml_is_the_documented_sample_row_by_row(sandbox: Sandbox) -> None:
 
 
 def test_both_formats_hold_the_same_rows_of_the_same_list() -> None:
-    document = body(StopList(700, changes=False), "xml")
+    document = body(StopList(700), "xml")
     from_xml = [[entry.text for entry in row] for row in ElementTree.fromstring(document)[3]]
-    assert from_xml == [
-        [str(row["id"]), row["phoneNumber"], row["createdAt"]] for row in rows_of(body(StopList(700, changes=False)))
-    ]
+    assert from_xml == [[str(row["id"]), row["phoneNumber"], row["createdAt"]] for row in rows_of(body(StopList(700)))]
 
 
 def test_a_missing_key_is_refused_as_documented(sandbox: Sandbox) -> None:
@@ -253,11 +251,6 @@ def test_a_row_that_joins_is_dated_in_the_48_hours_before_it_is_listed() -> None
         assert all(time_of(row).date() == day - timedelta(days=1) for row in joined)
         known |= {row["id"] for row in joined}
     assert len(known) > 150
-
-
-def test_a_list_can_be_told_to_stay_as_it_is() -> None:
-    stop_list = StopList(300, changes=False)
-    assert len({body(stop_list) for _ in range(20)}) == 1
 
 
 def test_the_list_ends_with_yesterday_and_reaches_back_for_years(sandbox: Sandbox) -> None:

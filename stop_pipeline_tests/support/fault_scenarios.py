@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 
 from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list
 from stop_pipeline.errors import OutdatedListError, StopPipelineError
-from stop_pipeline.table.current_list import current_list
 from stop_pipeline.table.files import WORK_FOLDER
+from stop_pipeline.table.reading import current_list
 from stop_pipeline.table.store import Store
 from stop_pipeline_tests.support import version_1
 from stop_pipeline_tests.support.faults import ACCOUNT, Call, Ended, Plan, sync_in_a_process, whole_sync

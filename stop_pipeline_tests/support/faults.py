@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stop_pipeline import sync
+from stop_pipeline.results import Merged
 from stop_pipeline.smspartner.client import Response
-from stop_pipeline.sync import Merged
 from stop_pipeline.table import responses
 from stop_pipeline.table import store as store_module
 from stop_pipeline.table.files import writing

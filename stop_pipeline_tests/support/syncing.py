@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from stop_pipeline import sync
+from stop_pipeline.results import Fetched, Merged
 from stop_pipeline.settings import Format
 from stop_pipeline.smspartner.client import Response
-from stop_pipeline.sync import Fetched, Merged
 from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.store import Store
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from stop_pipeline.errors import OutdatedListError, StoreError
-from stop_pipeline.table.accounts import AccountRecord, account_record, register, retire
-from stop_pipeline.table.current_list import current_list, known_accounts
+from stop_pipeline.table.accounts import AccountRecord, account_record, known_accounts, register, retire
+from stop_pipeline.table.reading import current_list
 from stop_pipeline.table.store import Store
 from stop_pipeline_tests.support.syncing import Row, Syncer, response_body, rows
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from stop_pipeline import read_changes, read_suppression_list
 from stop_pipeline.errors import OutdatedListError
 from stop_pipeline.table.accounts import register, retire
-from stop_pipeline.table.changes import LONGEST_SYNC
+from stop_pipeline.table.lookup import LONGEST_SYNC
 from stop_pipeline_tests.support import version_1
 from stop_pipeline_tests.support.histories import HISTORIES, NUMBERS, VARIED, History, Period, Step, synced
 from stop_pipeline_tests.support.syncing import IN_MEMORY, START, Syncer, response_body, rows

@@ -18,8 +18,8 @@ from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_su
 from stop_pipeline.errors import OutdatedListError, StoreError
 from stop_pipeline.phone_numbers import READING_RULES, read_phone_numbers
 from stop_pipeline.schema import STOPS
-from stop_pipeline.table.current_list import current_list
 from stop_pipeline.table.periods import joined_periods, month_info
+from stop_pipeline.table.reading import current_list
 from stop_pipeline.table.store import Store
 from stop_pipeline_tests.support import version_1
 from stop_pipeline_tests.support.damage import flip_a_bit, overwrite_pages
@@ -206,7 +206,7 @@ def test_reading_again_changes_nothing_that_was_read_before(tmp_path: Path, monk
 
 
 def change_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("snapshot", "table.upgrade", "table.reading", "table.current_list"):
+    for module in ("snapshot", "table.upgrade", "table.reading"):
         monkeypatch.setattr(f"stop_pipeline.{module}.READING_RULES", "another rule")
 
 
