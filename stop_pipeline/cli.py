@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import click
 
-from stop_pipeline.errors import ConfigurationError, InputError, OutdatedListError, StopPipelineError
+from stop_pipeline.errors import ConfigurationError, StopPipelineError
 from stop_pipeline.settings import (
     DEFAULT_ACCOUNT,
     Settings,
@@ -41,8 +41,7 @@ class _Commands(click.Group):
             code = super().invoke(ctx) or 0
         except StopPipelineError as error:
             click.echo(str(error), err=True)
-            wrong = isinstance(error, ConfigurationError | InputError)
-            code = 2 if wrong else 3 if isinstance(error, OutdatedListError) else 1
+            code = error.exit_code
         ctx.exit(code)
 
 

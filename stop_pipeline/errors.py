@@ -2,8 +2,7 @@
 
 There is a class for each error that callers, the command or the alerts tell apart. A message is one or two plain
 sentences: what was expected, what came, what to do. It never holds an API key or a phone number: text from outside goes
-through `redact` and `excerpt` first. The command ends with exit code 2 after a `ConfigurationError` or an `InputError`,
-3 after an `OutdatedListError` and 1 after any other.
+through `redact` and `excerpt` first. The command ends with an error's exit code.
 """
 
 import logging
@@ -18,13 +17,19 @@ _URLLIB3_LOGGERS = ("urllib3.connection", "urllib3.connectionpool", "urllib3.res
 class StopPipelineError(Exception):
     """Base class of every error that this package raises on purpose."""
 
+    exit_code = 1
+
 
 class ConfigurationError(StopPipelineError):
     """A setting is missing or wrong; the message names the variable."""
 
+    exit_code = 2
+
 
 class InputError(StopPipelineError, ValueError):
     """What a person asked for cannot be read or makes no sense: a phone number, a time, the name of a file."""
+
+    exit_code = 2
 
 
 class ApiError(StopPipelineError):
@@ -53,6 +58,8 @@ class StoreError(StopPipelineError):
 
 class OutdatedListError(StopPipelineError):
     """The suppression list is missing, or too old to check a campaign against."""
+
+    exit_code = 3
 
 
 class CampaignError(StopPipelineError):

@@ -165,14 +165,13 @@ class _Inspection:
         responses, intact = self._store.responses, []
         for raw in responses.all(self._account):
             file = f"{self._raw_folder}/{raw.file}"
-            body = self._attempt(file, partial(responses.read, self._account, raw.file))
-            kept = body and KeptResponse(raw.fetched_at, hashlib.sha256(body).hexdigest(), len(body), raw.file)
-            if kept and kept.sha256.startswith(raw.sha256_start):
-                intact.append(kept)
-                if newest and newest.file == raw.file and newest != replace(kept, fetched_at=newest.fetched_at):
-                    self._note(self._latest_file, "records another SHA-256 or size than its file has")
-            elif body is not None:
-                self._note(file, "holds other bytes than its name says")
+            body = self._attempt(file, partial(responses.read, self._account, raw))
+            if body is None:
+                continue
+            kept = KeptResponse(raw.fetched_at, hashlib.sha256(body).hexdigest(), len(body), raw.file)
+            intact.append(kept)
+            if newest and newest.file == raw.file and newest != replace(kept, fetched_at=newest.fetched_at):
+                self._note(self._latest_file, "records another SHA-256 or size than its file has")
         if newest and not self._store.files.exists(f"{self._raw_folder}/{newest.file}"):
             self._note(self._latest_file, f"names {newest.file}, which is missing")
         return intact

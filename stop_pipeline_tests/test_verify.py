@@ -435,7 +435,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         PER_DAY,
         "holds other rows than stops and rejected give",
     ),
-    "a raw response holds other bytes": (swap_raw_files, RAW, "holds other bytes than its name says"),
+    "a raw response holds other bytes": (swap_raw_files, RAW, "is damaged, or was written by another program"),
     "a raw response is cut": (cut_raw_file, RAW, ""),
     "the raw response of the commit is deleted": (delete_raw_of_the_commit, RAW, "lacks the commit's response"),
     "latest.json is deleted": (delete(LATEST), STATE, "later than any kept"),

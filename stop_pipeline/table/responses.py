@@ -5,6 +5,7 @@ compress a large response.
 """
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -70,10 +71,12 @@ class Responses:
                     file.flush()
         return temporary
 
-    def read(self, account: str, file: str) -> bytes:
-        """The uncompressed bytes of a kept response."""
-        with self._stream(account, file) as source:
+    def read(self, account: str, response: RawFile) -> bytes:
+        """The uncompressed bytes of a kept response, if they are those that its name says."""
+        with self._stream(account, response.file) as source:
             data: bytes = source.read()
+            if not hashlib.sha256(data).hexdigest().startswith(response.sha256_start):
+                raise ValueError(response.file)
         return data
 
     def all(self, account: str) -> list[RawFile]:
