@@ -160,16 +160,9 @@ def _rejected(malformed: Sequence[Malformed]) -> pd.DataFrame:
     ordered = sorted(
         malformed, key=lambda row: (row.raw, REASONS.index(row.reason), row.spelling is None, row.spelling)
     )
-    frame = pd.DataFrame(
-        {
-            "raw": pd.Series([row.raw for row in ordered], dtype="str"),
-            "reason": pd.Series([row.reason for row in ordered], dtype="str"),
-            "phone_number": pd.Series([row.spelling for row in ordered], dtype="str"),
-        }
-    ).drop_duplicates("raw", ignore_index=True)
-    return frame.assign(phone_number=read_phone_numbers(frame["phone_number"])["phone_number"])[
-        list(REJECTED_ROWS.names)
-    ]
+    rows = [(row.raw, row.reason, row.spelling) for row in ordered]
+    frame = pd.DataFrame(rows, columns=list(REJECTED_ROWS.names), dtype="str").drop_duplicates("raw", ignore_index=True)
+    return frame.assign(phone_number=read_phone_numbers(frame["phone_number"])["phone_number"])
 
 
 def _malformed(rows: pd.DataFrame, reason: str) -> list[Malformed]:

@@ -93,16 +93,8 @@ def check_rows(rows: Iterable[Any]) -> Rows:
             malformed.append(Malformed(raw, BAD_CREATED_AT, spelling))
         else:
             usable.append((number, spelling, created_at, raw))
-    ids, spellings, texts, raws = zip(*usable, strict=True) if usable else ((), (), (), ())
-    frame = pd.DataFrame(
-        {
-            "id": pd.Series(ids, dtype="int64"),
-            "spelling": pd.Series(spellings, dtype="str"),
-            "created_at_text": pd.Series(texts, dtype="str"),
-            "raw": pd.Series(raws, dtype="str"),
-        }
-    )
-    return Rows(frame, malformed, frozenset(extra_fields))
+    dtypes = {"id": "int64", "spelling": "str", "created_at_text": "str", "raw": "str"}
+    return Rows(pd.DataFrame(usable, columns=list(dtypes)).astype(dtypes), malformed, frozenset(extra_fields))
 
 
 def raw_of_fields(row_id: int, spelling: str, created_at_text: str) -> str:
