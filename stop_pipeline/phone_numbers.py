@@ -64,6 +64,7 @@ _MAINLAND_MOBILE = (
 )
 """National digits that begin with 6 or 7 and with nothing in `_CODES_BY_FIRST_DIGITS`; RE2 has no lookahead."""
 _PLAIN = rf"\+33{_MAINLAND_MOBILE}"
+_IN_PLAN = r"\+(?:33|262|508|590|594|596)[1-9][0-9]{8}"
 _MOBILE_BY_ANOTHER_PREFIX = r"^(?:0|\+?330{0,2})?([67][0-9]{8})$"
 _PLAN_RE = re.compile(r"(?:0|\+?330{0,2}|\+(?P<code>262|508|590|594|596)0{0,2})?(?P<national>[1-9][0-9]{8})")
 _SAINT_PIERRE_SHORT_RE = re.compile(r"\+5080?([0-9]{6})")
@@ -117,7 +118,8 @@ def read_phone_number(spelling: str) -> PhoneNumber:
 def read_phone_numbers(spellings: "pd.Series[str]") -> pd.DataFrame:
     """Read a column of spellings as `read_phone_number` reads each of them.
 
-    Mainland mobile numbers are read column by column; of all others, each distinct spelling is read once.
+    Mainland mobile numbers are read as a column. Of other numbers of the French plan, whose last four digits decide
+    nothing, each distinct beginning is read once, and so is each distinct spelling of whatever is left.
 
     Returns:
         A frame with the same index and the columns `phone_number` (str) and `country` (str, nullable). Nulls stay null.
@@ -125,11 +127,12 @@ def read_phone_numbers(spellings: "pd.Series[str]") -> pd.DataFrame:
     rows = spellings.astype("str").reset_index(drop=True)
     others = rows[~rows.str.fullmatch(_PLAIN)]
     numbers = compact_spellings(others).str.replace(_MOBILE_BY_ANOTHER_PREFIX, r"+33\1", regex=True)
-    unread = others[~numbers.str.fullmatch(_PLAIN)]
+    in_plan = numbers.str.fullmatch(_IN_PLAN)
+    unread = others.mask(in_plan, numbers.str[:-4] + "0000")[~numbers.str.fullmatch(_PLAIN)]
     distinct = unread.dropna().unique()
     readings = pd.DataFrame(map(read_phone_number, distinct), distinct, PhoneNumber._fields, dtype="str")
     readings = readings.reindex(unread).set_axis(unread.index)
-    numbers[unread.index] = readings["number"]
+    numbers[unread.index] = readings["number"].mask(in_plan, readings["number"].str[:-4] + numbers.str[-4:])
     read = pd.DataFrame({"phone_number": rows, "country": pd.Series(HOME, index=rows.index, dtype="str")})
     read.loc[numbers.index, "phone_number"] = numbers
     read.loc[unread.index, "country"] = readings["country"]
