@@ -26,6 +26,7 @@ from stop_pipeline.process_group import process_group
 def end(*_):
     raise KeyboardInterrupt
 signal.signal(signal.SIGTERM, end)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may have it ignored, as nohup does
 with process_group([sys.executable, "-c", sys.argv[1]]) as process:
     process.wait()
 """
