@@ -10,7 +10,6 @@ that was there before, or showed one twice; and reads during syncs without pause
 """
 
 import argparse
-import hashlib
 import json
 import random
 import resource
@@ -28,7 +27,6 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from stop_pipeline import sync
-from stop_pipeline.smspartner.client import Response
 from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.store import Store
 
@@ -51,32 +49,26 @@ def by_month(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 class ThisPackage:
-    """A whole sync of this package, without Dagster; it is its own client."""
+    """A whole sync of this package, without Dagster."""
 
     name = "this package"
     folder = "stops"
-    secrets: tuple[str, ...] = ()
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def sync(self, rows: int, step: int) -> None:
-        self._rows, self._fetched_at = rows, FIRST_FETCH + timedelta(minutes=step)
+        data = [
+            {"id": row_id, "phoneNumber": number, "createdAt": str(created_at)}
+            for row_id, number, created_at in listed(rows).itertuples(index=False)
+        ]
+        body = json.dumps({"success": True, "code": 200, "nbData": len(data), "data": data}).encode()
         store = Store(self._root)
-        sync.fetch(store, "main", self)
+        sync.fetch(store, "main", sync.FetchedBefore(body, FIRST_FETCH + timedelta(minutes=step)))
         sync.parse(store, "main", timezone="Europe/Paris")
         sync.merge(store, "main", RemovalPolicy())
         sync.derive_suppression_list(store, "main")
         sync.derive_stops_per_day(store, "main")
-
-    def fetch(self, into: Path) -> Response:
-        data = [
-            {"id": row_id, "phoneNumber": number, "createdAt": str(created_at)}
-            for row_id, number, created_at in listed(self._rows).itertuples(index=False)
-        ]
-        body = json.dumps({"success": True, "code": 200, "nbData": len(data), "data": data}).encode()
-        into.write_bytes(body)
-        return Response(into, "json", self._fetched_at, hashlib.sha256(body).hexdigest(), len(body), 0.0)
 
 
 class ToParquet:

@@ -48,6 +48,7 @@ _E164 = r"\+[1-9][0-9]{5,18}"  # longer than the standard allows, because some n
 # The French plan. Sources: Arcep's numbering plan and phonenumbers' metadata.
 _PLAN_COUNTRIES = {33: HOME, 262: "RE", 508: "PM", 590: "GP", 594: "GF", 596: "MQ"}
 """Country codes of the plan, and the country of a number that the metadata do not know."""
+_OVERSEAS = "262|508|590|594|596"
 _MAYOTTE = re.compile("269|639|7093[5-7]")
 _CODES_BY_FIRST_DIGITS = {
     262: re.compile("26[239]|639(?!98)|69[23]|7092|7093[5-7]"),  # 06 39 98 is reserved for fiction
@@ -64,11 +65,11 @@ _MAINLAND_MOBILE = (
 )
 """National digits that begin with 6 or 7 and with nothing in `_CODES_BY_FIRST_DIGITS`; RE2 has no lookahead."""
 _PLAIN = rf"\+33{_MAINLAND_MOBILE}"
-_IN_PLAN = r"\+(?:33|262|508|590|594|596)[1-9][0-9]{8}"
+_IN_PLAN = rf"\+(?:33|{_OVERSEAS})[1-9][0-9]{{8}}"
 _MOBILE_BY_ANOTHER_PREFIX = r"^(?:0|\+?330{0,2})?([67][0-9]{8})$"
-_PLAN_RE = re.compile(r"(?:0|\+?330{0,2}|\+(?P<code>262|508|590|594|596)0{0,2})?(?P<national>[1-9][0-9]{8})")
+_PLAN_RE = re.compile(rf"(?:0|\+?330{{0,2}}|\+(?P<code>{_OVERSEAS})0{{0,2}})?(?P<national>[1-9][0-9]{{8}})")
 _SAINT_PIERRE_SHORT_RE = re.compile(r"\+5080?([0-9]{6})")
-_OVERSEAS_NINE_DIGITS = r"^\+(?:262|508|590|594|596)([1-9][0-9]{8})$"
+_OVERSEAS_NINE_DIGITS = rf"^\+(?:{_OVERSEAS})([1-9][0-9]{{8}})$"
 
 # What spreadsheets do to numbers.
 _FORCED_TEXT_RE = re.compile(r"'(?P<quoted>.*)|=\"(?P<formula>[^\"]*)\"", re.DOTALL)
@@ -78,7 +79,7 @@ _LOST_PLUS_RE = re.compile(r"[1-9][0-9]{9,14}")
 
 # Numbers inside longer texts.
 _BETWEEN_DIGITS = r"(?:[ .\-()]{0,2}|/)"  # wider, it would join two numbers into a third
-_PLAN_CODE = rf"(?:33|262|508|590|594|596)(?:{_BETWEEN_DIGITS}0){{0,2}}{_BETWEEN_DIGITS}"
+_PLAN_CODE = rf"(?:33|{_OVERSEAS})(?:{_BETWEEN_DIGITS}0){{0,2}}{_BETWEEN_DIGITS}"
 _PLAN_NUMBER = re.compile(  # overlapping matches: any of them may be the number
     rf"(?=((?:(?:\+|(?<![0-9])00){_PLAN_CODE}[1-9]|(?<![0-9])(?:{_PLAN_CODE}|0{_BETWEEN_DIGITS})[67])"
     rf"(?:{_BETWEEN_DIGITS}[0-9]){{8}}(?![0-9])))"

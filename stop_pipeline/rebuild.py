@@ -57,7 +57,7 @@ def rebuild(source: Store, into: Store, account: str, *, timezone: str) -> Rebui
     skipped: dict[str, str] = {}
     for response, fetched_at in replays:
         try:
-            body = source.responses.read(account, response)
+            body, _ = source.responses.read(account, response)
         except StoreError as error:
             skipped[response.file] = str(error)
             continue

@@ -4,7 +4,6 @@ A sentence names files, counts, months and times, but never a phone number or a 
 with anything: one damaged file gives one sentence.
 """
 
-import hashlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -164,11 +163,10 @@ class _Inspection:
         """The kept responses whose bytes are those that were received, by fetch time."""
         responses, intact = self._store.responses, []
         for raw in responses.all(self._account):
-            file = f"{self._raw_folder}/{raw.file}"
-            body = self._attempt(file, partial(responses.read, self._account, raw))
-            if body is None:
+            read = self._attempt(f"{self._raw_folder}/{raw.file}", partial(responses.read, self._account, raw))
+            if read is None:
                 continue
-            kept = KeptResponse(raw.fetched_at, hashlib.sha256(body).hexdigest(), len(body), raw.file)
+            _, kept = read
             intact.append(kept)
             if newest and newest.file == raw.file and newest != replace(kept, fetched_at=newest.fetched_at):
                 self._note(self._latest_file, "records another SHA-256 or size than its file has")

@@ -16,7 +16,7 @@ TEMPORARY_PREFIX = ".stop-pipeline-suppress-"
 
 @contextmanager
 def complete_folder(folder: Path) -> Iterator[Path]:
-    """As `complete_file`, for a new folder with files in it; a CampaignError also if there is one that is not empty."""
+    """As `complete_file`, for a folder to fill; a CampaignError also says that `folder` is there and is not empty."""
     with complete_file(folder) as temporary:
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise CampaignError(f"{folder.resolve()} is not empty: name a folder that is empty or does not exist yet.")

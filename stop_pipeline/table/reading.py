@@ -101,8 +101,8 @@ def read_stops(
     if moment is not None:
         warn_before_history(store, accounts, moment)
     read = [_read_account(store, account, wanted, moment, history=history, condition=condition) for account in accounts]
-    parts = [part for part in read if len(part)]
-    return pd.concat(parts, ignore_index=True) if parts else to_pandas(_READ_SCHEMA.empty_table())[wanted]
+    parts = [part for part in read if len(part)] or [to_pandas(_READ_SCHEMA.empty_table())[wanted]]
+    return pd.concat(parts, ignore_index=True)
 
 
 def read_rejected(root: str | Path | None = None, history: bool = False) -> pd.DataFrame:  # noqa: FBT001, FBT002

@@ -71,13 +71,14 @@ class Responses:
                     file.flush()
         return temporary
 
-    def read(self, account: str, response: RawFile) -> bytes:
-        """The uncompressed bytes of a kept response, if they are those that its name says."""
+    def read(self, account: str, response: RawFile) -> tuple[bytes, KeptResponse]:
+        """The uncompressed bytes of a kept response, if they are those that its name says, and what they show of it."""
         with self._stream(account, response.file) as source:
-            data: bytes = source.read()
-            if not hashlib.sha256(data).hexdigest().startswith(response.sha256_start):
+            body: bytes = source.read()
+            sha256 = hashlib.sha256(body).hexdigest()
+            if not sha256.startswith(response.sha256_start):
                 raise ValueError(response.file)
-        return data
+        return body, KeptResponse(response.fetched_at, sha256, len(body), response.file)
 
     def all(self, account: str) -> list[RawFile]:
         """Every response kept, by fetch time."""

@@ -24,13 +24,11 @@ import pyarrow.parquet as pq
 
 from stop_pipeline import sync
 from stop_pipeline.results import Merged
-from stop_pipeline.smspartner.client import Response
 from stop_pipeline.table import responses
 from stop_pipeline.table import store as store_module
-from stop_pipeline.table.files import writing
 from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.store import Store
-from stop_pipeline_tests.support.syncing import PARIS, CannedClient
+from stop_pipeline_tests.support.syncing import PARIS
 
 ACCOUNT = "main"
 
@@ -84,18 +82,10 @@ class Ended:
     error: str = ""
 
 
-class DiskClient(CannedClient):
-    """Like the real client: a disk that refuses the response is a StoreError."""
-
-    def fetch(self, into: Path) -> Response:
-        with writing(str(into)):
-            return super().fetch(into)
-
-
 def whole_sync(root: Path, body: bytes, at: datetime, timezone: str = PARIS) -> Merged:
     """All five steps, in this process."""
     store = Store(root)
-    sync.fetch(store, ACCOUNT, DiskClient(body, at))
+    sync.fetch(store, ACCOUNT, sync.FetchedBefore(body, at))
     sync.parse(store, ACCOUNT, timezone=timezone)
     merged = sync.merge(store, ACCOUNT, RemovalPolicy())
     sync.derive_suppression_list(store, ACCOUNT)

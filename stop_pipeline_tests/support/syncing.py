@@ -1,6 +1,5 @@
 """Syncs without HTTP: responses from a list, everything else real."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,6 @@ from typing import Any
 from stop_pipeline import sync
 from stop_pipeline.results import Fetched, Merged
 from stop_pipeline.settings import Format
-from stop_pipeline.smspartner.client import Response
 from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.store import Store
 
@@ -50,28 +48,6 @@ def response_body(listed: Iterable[Row | Mapping[str, Any]], *, nb_data: int | N
     ).encode()
 
 
-class CannedClient:
-    """Hands out one response, as the real client would."""
-
-    secrets: tuple[str, ...] = ()
-
-    def __init__(self, body: bytes, fetched_at: datetime, response_format: Format = "json") -> None:
-        self._body = body
-        self._fetched_at = fetched_at
-        self._format: Format = response_format
-
-    def fetch(self, into: Path) -> Response:
-        into.write_bytes(self._body)
-        return Response(
-            path=into,
-            format=self._format,
-            fetched_at=self._fetched_at,
-            sha256=hashlib.sha256(self._body).hexdigest(),
-            size_bytes=len(self._body),
-            seconds=0.0,
-        )
-
-
 class Syncer:
     """Syncs one account of one data root, an hour apart."""
 
@@ -84,7 +60,7 @@ class Syncer:
 
     def fetch(self, body: bytes, *, at: datetime | None = None, response_format: Format = "json") -> Fetched:
         self.now = self.now + timedelta(hours=1) if at is None else at
-        return sync.fetch(self.store, self.account, CannedClient(body, self.now, response_format))
+        return sync.fetch(self.store, self.account, sync.FetchedBefore(body, self.now, response_format))
 
     def merge(self, *, accept_removals: int | None = None) -> Merged:
         sync.parse(self.store, self.account, timezone=self.timezone)

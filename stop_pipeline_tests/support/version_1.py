@@ -41,4 +41,4 @@ def old_readings() -> list[tuple[str, str]]:
 def responses(root: Path) -> list[bytes]:
     """The responses that were merged, or about to be merged, in order."""
     store = Store(root)
-    return [store.responses.read("main", raw) for raw in store.responses.all("main")]
+    return [store.responses.read("main", raw)[0] for raw in store.responses.all("main")]

@@ -36,7 +36,7 @@ from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.store import Store
 from stop_pipeline_tests.conftest import Figures
 from stop_pipeline_tests.support.commands import GIVE_UP_SECONDS, wait_until
-from stop_pipeline_tests.support.syncing import PARIS, START, CannedClient, Row, Syncer, response_body, rows
+from stop_pipeline_tests.support.syncing import PARIS, START, Row, Syncer, response_body, rows
 
 WRITERS = 8
 OTHERS_TURN_SECONDS = 0.1
@@ -145,7 +145,7 @@ class SharedProvider:
             except FileExistsError:
                 continue
         fetched_at = datetime.now(UTC) if self._times is None else self._times[number]
-        return CannedClient(response_body(listing(number)), fetched_at).fetch(into)
+        return sync.FetchedBefore(response_body(listing(number)), fetched_at).fetch(into)
 
 
 @dataclass(frozen=True)

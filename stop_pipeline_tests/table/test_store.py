@@ -249,7 +249,7 @@ def test_a_kept_response_is_a_stream_that_any_program_unpacks(syncer: Syncer, re
         assert unpacked.read() == body
     (kept,) = syncer.store.responses.all("main")
     assert (kept.fetched_at, kept.format) == (syncer.now, response_format)
-    assert syncer.store.responses.read("main", kept) == body
+    assert syncer.store.responses.read("main", kept)[0] == body
 
 
 def xml_body() -> bytes:
@@ -260,7 +260,7 @@ def test_a_large_response_is_kept_in_several_frames_of_one_stream(syncer: Syncer
     body = response_body(rows(3)).replace(b"{", b"{" + b" " * 40_000_000, 1)
     syncer.fetch(body)
     (kept,) = syncer.store.responses.all("main")
-    assert syncer.store.responses.read("main", kept) == body
+    assert syncer.store.responses.read("main", kept)[0] == body
 
 
 def test_an_unchanged_response_only_moves_the_time_at_which_it_was_fetched(syncer: Syncer) -> None:
