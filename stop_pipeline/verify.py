@@ -24,9 +24,9 @@ from stop_pipeline.smspartner.response import parse
 from stop_pipeline.table import derive, periods
 from stop_pipeline.table.accounts import account_record
 from stop_pipeline.table.files import MADE_AGAIN, RESTORE, reading
-from stop_pipeline.table.parquet import note_of
+from stop_pipeline.table.parquet import info_of, note_of
 from stop_pipeline.table.reading import CLOCK_TOLERANCE
-from stop_pipeline.table.state import DerivedInfo, KeptResponse, MonthInfo, SnapshotInfo, State
+from stop_pipeline.table.state import DerivedInfo, KeptResponse, MonthInfo, SnapshotInfo, State, from_document
 from stop_pipeline.table.store import Store, month_file, snapshot_file, table_file
 
 Value = TypeVar("Value")
@@ -199,7 +199,7 @@ class _Inspection:
         if self._state.schema_version == 1 or self._state.commit is None:
             return
         file = self._snapshot_file
-        found = self._read(file, schema.STOP_SNAPSHOT, lambda footer: SnapshotInfo.from_json(note_of(footer)))
+        found = self._read(file, schema.STOP_SNAPSHOT, lambda footer: from_document(SnapshotInfo, note_of(footer)))
         if found:
             rows, info = found
             listed = rows[rows["raw"].isna()]
@@ -302,7 +302,7 @@ class _Inspection:
     def _check_derived(self, table: schema.TableSchema, expected: pd.DataFrame, unreadable_rows: int = 0) -> None:
         """Whether a derived table is that of the commit, row by row."""
         state, file = self._state, table_file(table.name, self._account)
-        found = self._read(file, table, lambda footer: DerivedInfo(rows=footer.num_rows, **note_of(footer)))
+        found = self._read(file, table, lambda footer: info_of(footer, DerivedInfo))
         if found is None:
             return
         rows, info = found

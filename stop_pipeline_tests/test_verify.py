@@ -439,7 +439,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a raw response is cut": (cut_raw_file, RAW, ""),
     "the raw response of the commit is deleted": (delete_raw_of_the_commit, RAW, "lacks the commit's response"),
     "latest.json is deleted": (delete(LATEST), STATE, "later than any kept"),
-    "latest.json is not JSON": (put(LATEST, b"{"), LATEST, "is not the JSON document"),
+    "latest.json is not JSON": (put(LATEST, b"{"), LATEST, "it is damaged, or was written by another program"),
     "latest.json records another size": (edit(LATEST, size_bytes=1), LATEST, "another SHA-256 or size"),
     "latest.json records an earlier time": (
         edit(LATEST, fetched_at="2026-01-01T00:00:00+00:00"),
@@ -448,7 +448,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "latest.json lacks a field": (put(LATEST, b"{}"), LATEST, "it is damaged"),
     "the state is deleted": (delete(STATE), STATE, "has no commit, but there are months of stops"),
-    "the state is not JSON": (put(STATE, b"\0\0"), STATE, "is not the JSON document"),
+    "the state is not JSON": (put(STATE, b"\0\0"), STATE, "it is damaged, or was written by another program"),
     "the state is of another version": (edit(STATE, schema_version=99), "", "has schema version 99"),
     "the state lacks a field": (put(STATE, b'{"schema_version": 2}'), STATE, "it is damaged"),
     "the state has another field": (edit(STATE, colour="blue"), STATE, "it is damaged"),
@@ -471,7 +471,11 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "records a sync at 2099-01-01 15:00:00+00:00, in the future: set this machine's clock",
     ),
     "the state was never verified": (edit(STATE, verified_at=None), STATE, "a verified_at that does not fit"),
-    "the account's record is not JSON": (put(ACCOUNT, b"{"), ACCOUNT, "is not the JSON document"),
+    "the account's record is not JSON": (
+        put(ACCOUNT, b"{"),
+        ACCOUNT,
+        "it is damaged, or was written by another program",
+    ),
     "a stray file beside a month": (put(f"{STOPS_FOLDER}/notes.txt"), f"{STOPS_FOLDER}/notes.txt", "is not a file of"),
     "a second file in a month": (
         put(f"{STOPS_FOLDER}/created_month=2025-06/part-0.parquet"),

@@ -7,7 +7,7 @@ from datetime import datetime
 from stop_pipeline.errors import StoreError
 from stop_pipeline.settings import named_accounts
 from stop_pipeline.table.files import read_document, write_document
-from stop_pipeline.table.state import parse_time
+from stop_pipeline.table.state import Time
 from stop_pipeline.table.store import Store
 
 
@@ -18,8 +18,8 @@ class AccountRecord:
     A retired account still blocks its numbers, but its list no longer has to be up to date.
     """
 
-    registered_at: datetime | None = None  # first synced, UTC; None if an earlier version of this package did that
-    retired_at: datetime | None = None  # UTC; None while it is synced
+    registered_at: Time | None  # first synced, UTC; None if an earlier version of this package did that
+    retired_at: Time | None  # UTC; None while it is synced
 
 
 def known_accounts(store: Store) -> list[str]:
@@ -29,18 +29,14 @@ def known_accounts(store: Store) -> list[str]:
 
 def account_record(store: Store, account: str) -> AccountRecord | None:
     """What the data root records about an account; None if nothing."""
-    return read_document(
-        store.files,
-        _file(account),
-        lambda document: AccountRecord(parse_time(document["registered_at"]), parse_time(document["retired_at"])),
-    )
+    return read_document(store.files, _file(account), AccountRecord)
 
 
 def register(store: Store, account: str, *, now: datetime) -> None:
     """Record, under the account's lock, that an account belongs to the data root and is synced."""
     record = account_record(store, account)
     if record is None or record.retired_at is not None:
-        _write(store, account, AccountRecord(now if record is None else record.registered_at))
+        _write(store, account, AccountRecord(record.registered_at if record else now, None))
 
 
 def retire(store: Store, account: str, *, now: datetime) -> None:
@@ -51,13 +47,13 @@ def retire(store: Store, account: str, *, now: datetime) -> None:
             f"There is no account “{account}” below {store.root} (there is: {', '.join(known) or 'none'})."
         )
     with store.locked(account):
-        record = account_record(store, account) or AccountRecord()
+        record = account_record(store, account) or AccountRecord(None, None)
         if record.retired_at is None:
             _write(store, account, dataclasses.replace(record, retired_at=now))
 
 
 def _write(store: Store, account: str, record: AccountRecord) -> None:
-    write_document(store.files, account, _file(account), dataclasses.asdict(record))
+    write_document(store.files, account, _file(account), record)
 
 
 def _file(account: str) -> str:

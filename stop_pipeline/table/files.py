@@ -11,20 +11,21 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias
 from uuid import uuid4
 
 import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic_core import to_json
 
 from stop_pipeline.errors import StoreError
 from stop_pipeline.settings import is_remote
-from stop_pipeline.table.parquet import as_json
+from stop_pipeline.table.state import Value, from_document
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,6 @@ MADE_AGAIN = "The next sync makes it again."
 _DAMAGE = (pa.ArrowException, KeyError, ValueError, TypeError)
 
 Content: TypeAlias = bytes | pa.Buffer
-Value = TypeVar("Value")
 
 
 class Files:
@@ -229,24 +229,16 @@ def staged_folder(account: str) -> str:
     return f"{WORK_FOLDER}/staged/account={account}"
 
 
-def read_document(files: Files, name: str, make: Callable[[dict[str, Any]], Value]) -> Value | None:
-    """What `make` makes of the JSON object in a file; None if there is no such file."""
+def read_document(files: Files, name: str, kind: type[Value]) -> Value | None:
+    """The value, of some class, that a JSON file holds; None if there is no such file."""
     data = files.read(name)
-    if data is None:
-        return None
-    try:
-        document = json.loads(data)
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        raise StoreError(f"{files.shown(name)} is not the JSON document it should be: restore it from a backup.")
     with reading(files.shown(name)):
-        return make(document)
+        return None if data is None else from_document(kind, json.loads(data))
 
 
-def write_document(files: Files, account: str, name: str, document: dict[str, Any]) -> None:
+def write_document(files: Files, account: str, name: str, value: object) -> None:
     """Replace a JSON file."""
-    files.write(account, name, as_json(document).encode() + b"\n")
+    files.write(account, name, to_json(value, indent=2) + b"\n")
 
 
 def writing(where: str) -> AbstractContextManager[None]:

@@ -1,15 +1,16 @@
 """DataFrames to Parquet and back, with the settings and the note that every file of this package has."""
 
 import json
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic_core import to_json
 
 from stop_pipeline.schema import TableSchema, to_arrow
+from stop_pipeline.table.state import Value, from_document
 
 NOTE_KEY = b"stop_pipeline"
 ROW_GROUP_ROWS = 131_072
@@ -20,12 +21,12 @@ _DELTA_COLUMNS = ("id", "created_at", "created_at_local", "first_stop_at", "last
 def encode(
     rows: pd.DataFrame,
     schema: TableSchema,
-    note: Mapping[str, Any],
+    note: object,
     *,
     row_groups: Sequence[int] | None = None,
     checksums: bool = False,
 ) -> pa.Buffer:
-    """The bytes of a Parquet file, with a note in its footer; raises as `to_arrow` does.
+    """The bytes of a Parquet file, with a note in its footer, as JSON; raises as `to_arrow` does.
 
     `row_groups` gives the rows of each row group. With `checksums`, each page has its CRC, so that whoever reads the
     file can tell any damage.
@@ -35,7 +36,7 @@ def encode(
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink,
-        schema.arrow.with_metadata({NOTE_KEY: as_json(note)}),
+        schema.arrow.with_metadata({NOTE_KEY: to_json(note, indent=2)}),
         compression="zstd",
         write_page_checksum=checksums,
         use_dictionary=[column for column in _DICTIONARY_COLUMNS if column in schema.names],
@@ -81,6 +82,6 @@ def note_of(footer: pq.FileMetaData) -> dict[str, Any]:
     return dict(json.loads((footer.metadata or {})[NOTE_KEY]))
 
 
-def as_json(document: Mapping[str, Any]) -> str:
-    """A document as JSON, times in ISO 8601."""
-    return json.dumps(document, indent=2, default=datetime.isoformat)
+def info_of(footer: pq.FileMetaData, kind: type[Value]) -> Value:
+    """What a file says about itself: its note, and how many rows it has; raises as `note_of`."""
+    return from_document(kind, {**note_of(footer), "rows": footer.num_rows})

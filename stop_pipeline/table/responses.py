@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from stop_pipeline.table.files import Files, read_document, reading, write_document, writing
-from stop_pipeline.table.state import TIME_FORMAT, KeptResponse, RawFile, parse_time
+from stop_pipeline.table.state import TIME_FORMAT, KeptResponse, RawFile
 
 _FRAME_BYTES = 16_000_000
 _COPY_BYTES = 1 << 20
@@ -35,11 +35,7 @@ class Responses:
 
     def newest(self, account: str) -> KeptResponse | None:
         """The newest response kept; None before the first."""
-        return read_document(
-            self._files,
-            f"raw/account={account}/latest.json",
-            lambda document: KeptResponse(**{**document, "fetched_at": parse_time(document["fetched_at"])}),
-        )
+        return read_document(self._files, f"raw/account={account}/latest.json", KeptResponse)
 
     def keep(
         self, account: str, body: Path, *, response_format: str, fetched_at: datetime, sha256: str, size_bytes: int
@@ -58,7 +54,7 @@ class Responses:
                 _compress(body, size_bytes, compressed)
             self._files.write(account, f"raw/account={account}/{file}", compressed)
             kept = KeptResponse(fetched_at, sha256, size_bytes, file)
-        write_document(self._files, account, f"raw/account={account}/latest.json", dataclasses.asdict(kept))
+        write_document(self._files, account, f"raw/account={account}/latest.json", kept)
         return kept
 
     def unpack(self, account: str, kept: KeptResponse) -> Path:

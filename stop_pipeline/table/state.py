@@ -1,14 +1,22 @@
 """What a data root records about one account: the commit, the kept responses, the snapshot and the derived tables.
 
-Plain frozen values. Times are timezone-aware UTC with microseconds. A fingerprint is that of `periods.fingerprint`.
+Plain frozen values, stored as JSON. Times are timezone-aware UTC with microseconds. A fingerprint is that of
+`periods.fingerprint`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Self
+from dataclasses import dataclass, field, fields
+from datetime import UTC
+from functools import cache
+from typing import Annotated, Any, TypeAlias, TypeVar, cast
+
+from pydantic import AfterValidator, AwareDatetime, TypeAdapter
+from pydantic_core import to_json
 
 from stop_pipeline.schema import SCHEMA_VERSION
+
+Time: TypeAlias = Annotated[AwareDatetime, AfterValidator(lambda time: time.astimezone(UTC))]
+Value = TypeVar("Value")
 
 SUCCESS_CODE = 200
 TIME_FORMAT = "%Y%m%dT%H%M%S.%fZ"
@@ -28,7 +36,7 @@ class ListText:
 class KeptResponse:
     """The newest response kept: the content of `raw/account=…/latest.json`."""
 
-    fetched_at: datetime  # when a response with these bytes was last fetched
+    fetched_at: Time  # when a response with these bytes was last fetched
     sha256: str  # of the uncompressed body
     size_bytes: int  # of the uncompressed body
     file: str  # name of the compressed file, in the same folder
@@ -44,7 +52,7 @@ class RawFile:
     """A response kept as received, as its file name describes it."""
 
     file: str
-    fetched_at: datetime  # when a response with these bytes was first fetched
+    fetched_at: Time  # when a response with these bytes was first fetched
     sha256_start: str  # the first 12 digits
     format: str  # “json” or “xml”
 
@@ -53,7 +61,7 @@ class RawFile:
 class SnapshotInfo:
     """What is known about the snapshot without reading its rows."""
 
-    fetched_at: datetime  # of the response; when read from the store, of the newest response with its bytes
+    fetched_at: Time  # of the response; when read from the store, of the newest response with its bytes
     sha256: str  # of the response
     timezone: str  # in which `createdAt` was read
     reading_rules: str  # version of the rules by which phone numbers were read
@@ -74,19 +82,6 @@ class SnapshotInfo:
         """Whether the response is complete: the code of success, and exactly `nbData` rows."""
         return self.code == SUCCESS_CODE and self.nb_data == self.rows
 
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """The value that a file's footer holds."""
-        text = document["text"]
-        return cls(
-            **{
-                **document,
-                "fetched_at": parse_time(document["fetched_at"]),
-                "extra_fields": tuple(document["extra_fields"]),
-                "text": text and ListText(**text),
-            }
-        )
-
 
 @dataclass(frozen=True)
 class Counts:
@@ -106,7 +101,7 @@ class Counts:
 class Removal:
     """Ends that one sync applied without a person's word."""
 
-    at: datetime  # fetch time of the response
+    at: Time  # fetch time of the response
     rows: int  # that ended
     open_rows: int  # before
 
@@ -125,12 +120,12 @@ class State:
     """The commit of one account: the content of `state/account=….json`."""
 
     schema_version: int = SCHEMA_VERSION  # of the data root
-    applied_at: datetime | None = None  # fetch time of the last response merged; None before the first
+    applied_at: Time | None = None  # fetch time of the last response merged; None before the first
     parent: str | None = None  # name of the commit before this one
     # Of the last response merged; the fields down to `accepted_removals` describe it and its merge.
     sha256: str | None = None
     complete: bool = False
-    verified_at: datetime | None = None  # fetch time of the last complete response, merged or found unchanged
+    verified_at: Time | None = None  # fetch time of the last complete response, merged or found unchanged
     rows: int = 0
     rejected: int = 0  # malformed rows
     duplicates: int = 0  # rows equal to another one
@@ -159,7 +154,7 @@ class State:
         return f"{self.applied_at:{TIME_FORMAT}}-{self.sha256[:12]}"
 
     @property
-    def last_response_at(self) -> datetime | None:
+    def last_response_at(self) -> Time | None:
         """Fetch time of the last response that was merged or found unchanged; None before the first."""
         return max((time for time in (self.applied_at, self.verified_at) if time), default=None)
 
@@ -173,26 +168,6 @@ class State:
         """Periods in `stops` that have not ended."""
         return sum(month.open_rows for month in self.months.values())
 
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """The value that the state file holds."""
-        text, rejected_file = document["text"], document["rejected_file"]
-        return cls(
-            **{
-                **document,
-                "applied_at": parse_time(document["applied_at"]),
-                "verified_at": parse_time(document["verified_at"]),
-                "extra_fields": tuple(document["extra_fields"]),
-                "counts": Counts(**document["counts"]),
-                "removals": tuple(
-                    Removal(**{**removal, "at": parse_time(removal["at"])}) for removal in document["removals"]
-                ),
-                "text": text and ListText(**text),
-                "months": {name: MonthInfo(**month) for name, month in document["months"].items()},
-                "rejected_file": rejected_file and MonthInfo(**rejected_file),
-            }
-        )
-
 
 @dataclass(frozen=True)
 class DerivedInfo:
@@ -205,6 +180,24 @@ class DerivedInfo:
     timezone: str | None = None  # in which `createdAt` was read
 
 
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def from_document(kind: type[Value], document: Any) -> Value:
+    """The value of a class that a JSON object stands for; a ValueError says that it is none, or has other types."""
+    adapter: TypeAdapter[Value] = _adapter(cast("Any", kind))
+    return adapter.validate_json(to_json(document), strict=True)
+
+
+def state_from_document(document: Mapping[str, Any]) -> State:
+    """The content of a state file of this schema version, which has every field; a ValueError says that it is none."""
+    if document.keys() != {field.name for field in fields(State)}:
+        raise ValueError("The state has other fields.")
+    return from_document(State, document)
+
+
 def state_of_version_1(
     document: Mapping[str, Any], months: Mapping[str, MonthInfo], rejected_file: MonthInfo | None
 ) -> State:
@@ -213,32 +206,13 @@ def state_of_version_1(
     Version 1 recorded neither what its files hold, which is what they themselves say now, nor the rules by which they
     were read. A sync that was killed may have left rows in them that were never committed.
     """
-    return State(
-        schema_version=1,
-        applied_at=parse_time(document["applied_at"]),
-        parent=document["parent"],
-        sha256=document["sha256"],
-        complete=document["whole"],
-        verified_at=parse_time(document["verified_at"]),
-        rows=document["rows"],
-        rejected=document["rejected"],
-        duplicates=document["duplicates"],
-        counts=Counts(**document["counts"]),
-        doubled_open_ids=document.get("figures", {}).get("doubled_open_ids", 0),
-        withheld_because=document["withheld_because"],
-        withheld_from=document.get("withheld_from"),
-        accepted_removals=document["accepted_removals"],
-        settings=document["settings"],
-        months=months,
-        rejected_file=rejected_file,
+    return from_document(
+        State,
+        {
+            **document,
+            "complete": document["whole"],
+            "doubled_open_ids": document.get("figures", {}).get("doubled_open_ids", 0),
+            "months": months,
+            "rejected_file": rejected_file,
+        },
     )
-
-
-def parse_time(text: str | None) -> Any:
-    """A time as a document holds it, None as None; a ValueError says that it has no time zone."""
-    if text is None:
-        return None
-    time = datetime.fromisoformat(text)
-    if time.tzinfo is None:
-        raise ValueError(text)
-    return time.astimezone(UTC)

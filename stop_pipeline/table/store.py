@@ -43,10 +43,18 @@ from stop_pipeline.schema import (
 from stop_pipeline.settings import is_remote
 from stop_pipeline.table.bucket import BucketFiles
 from stop_pipeline.table.files import MADE_AGAIN, Files, read_document, reading, write_document
-from stop_pipeline.table.parquet import as_declared, decode, encode, note_of
+from stop_pipeline.table.parquet import as_declared, decode, encode, info_of, note_of
 from stop_pipeline.table.periods import month_info, split_by_month, with_commit
 from stop_pipeline.table.responses import Responses
-from stop_pipeline.table.state import DerivedInfo, MonthInfo, SnapshotInfo, State, state_of_version_1
+from stop_pipeline.table.state import (
+    DerivedInfo,
+    MonthInfo,
+    SnapshotInfo,
+    State,
+    from_document,
+    state_from_document,
+    state_of_version_1,
+)
 
 FILES_AT_ONCE = 4
 """Files that are read or written at the same time."""
@@ -145,11 +153,11 @@ class Store:
         with reading(self.files.shown(name)):
             if version == 1:
                 return state_of_version_1(document, self.recorded_months(account), self.recorded_rejected(account))
-            return State.from_json(document)
+            return state_from_document(document)
 
     def write_state(self, account: str, state: State) -> None:
         """Replace the commit, or what is known about it."""
-        write_document(self.files, account, f"state/account={account}.json", dataclasses.asdict(state))
+        write_document(self.files, account, f"state/account={account}.json", state)
 
     def commit(
         self,
@@ -197,8 +205,7 @@ class Store:
         info = month_info(rows)
         if not info.rows:
             return None, info
-        note = {"fingerprint": info.fingerprint, "open_rows": info.open_rows} if schema is STOPS else {}
-        return self.files.stage(account, encode(rows, schema, note)), info
+        return self.files.stage(account, encode(rows, schema, info)), info
 
     def _publish(self, account: str, state: State) -> State:
         self.files.publish(state.staged)
@@ -213,10 +220,8 @@ class Store:
 
         def recorded(name: str) -> tuple[str, MonthInfo]:
             with reading(self.files.shown(name)):
-                footer = self.files.footer(name)
-                note = note_of(footer)
                 month = name.split("/")[-2].removeprefix("created_month=")
-                return month, MonthInfo(footer.num_rows, note["open_rows"], note["fingerprint"])
+                return month, info_of(self.files.footer(name), MonthInfo)
 
         return dict(self.in_threads(recorded, self.files.matching(month_file(account, "*"))))
 
@@ -274,7 +279,7 @@ class Store:
         """What the snapshot is; None if there is none, or it is damaged and has to be made again."""
         try:
             with reading(self.files.shown(snapshot_file(account))):
-                return SnapshotInfo.from_json(note_of(self.files.footer(snapshot_file(account))))
+                return from_document(SnapshotInfo, note_of(self.files.footer(snapshot_file(account))))
         except StoreError:
             return None
 
@@ -285,9 +290,7 @@ class Store:
         """
         groups = [len(rows) for rows in split_by_month(listed).values()]
         rows = pd.concat([STOP_SNAPSHOT.empty, listed, rejected], ignore_index=True)  # what a part lacks is null
-        data = encode(
-            rows, STOP_SNAPSHOT, dataclasses.asdict(info), row_groups=[*groups, len(rejected)], checksums=True
-        )
+        data = encode(rows, STOP_SNAPSHOT, info, row_groups=[*groups, len(rejected)], checksums=True)
         self.files.write(account, snapshot_file(account), data)
 
     def read_snapshot(self, account: str, info: SnapshotInfo, months: Iterable[str]) -> pd.DataFrame:
@@ -307,8 +310,7 @@ class Store:
         name = table_file(schema.name, account)
         try:
             with reading(self.files.shown(name)):
-                footer = self.files.footer(name)
-                return DerivedInfo(rows=footer.num_rows, **note_of(footer))
+                return info_of(self.files.footer(name), DerivedInfo)
         except StoreError:
             return None
 
@@ -322,9 +324,7 @@ class Store:
 
     def write_derived(self, schema: TableSchema, account: str, rows: pd.DataFrame, info: DerivedInfo) -> None:
         """Replace a derived table."""
-        note = dataclasses.asdict(info)
-        del note["rows"]
-        self.files.write(account, table_file(schema.name, account), encode(rows, schema, note, checksums=True))
+        self.files.write(account, table_file(schema.name, account), encode(rows, schema, info, checksums=True))
 
     def is_intact(self, name: str) -> bool:
         """Whether a file that can be made again can be read from its first row to its last, which is what this does."""
@@ -360,6 +360,6 @@ class Store:
             self.files.open(name) as file,
             pq.ParquetFile(file, page_checksum_verification=True) as parquet,
         ):
-            if SnapshotInfo.from_json(note_of(parquet.metadata)).sha256 != info.sha256:
+            if note_of(parquet.metadata)["sha256"] != info.sha256:
                 raise ValueError(name)
             return to_pandas(as_declared(parquet.read_row_groups(groups, schema.names), schema))

@@ -340,7 +340,7 @@ def has_run(root: Path, at: datetime = KILLED_AT) -> bool:
     """Whether the sync that was ended had committed, or found the list unchanged."""
     file = root / STATE_FILE
     state = json.loads(file.read_bytes()) if file.exists() else {"applied_at": None, "verified_at": None}
-    return at.isoformat() in (state["applied_at"], state["verified_at"])
+    return at in [datetime.fromisoformat(time) for time in (state["applied_at"], state["verified_at"]) if time]
 
 
 def _judge_view(expected: Expected, root: Path) -> list[str]:
@@ -391,7 +391,8 @@ def _judge_next(expected: Expected, left: Path, name: str, body: bytes) -> list[
     # A kept response is evidence, also if its sync was killed: raw/ may hold one more than if it had never run, so it
     # is not compared byte for byte. It must name the newest response, and hold no torn file (`torn`).
     latest = json.loads((root / f"raw/account={ACCOUNT}/latest.json").read_bytes())
-    if (latest["fetched_at"], latest["sha256"]) != (NEXT_AT.isoformat(), hashlib.sha256(body).hexdigest()):
+    fetched_at = datetime.fromisoformat(latest["fetched_at"])
+    if (fetched_at, latest["sha256"]) != (NEXT_AT, hashlib.sha256(body).hexdigest()):
         problems.append(f"latest.json is not of the newest response after {which}")
     if json.loads((root / f"accounts/account={ACCOUNT}.json").read_bytes())["retired_at"] is not None:
         problems.append(f"the account is not registered after {which}")
