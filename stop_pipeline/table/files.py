@@ -263,7 +263,7 @@ def _acquired(path: Path, holder: Path, account: str, timeout_seconds: float) ->
     held_by = "another process"
     with suppress(OSError):
         held_by = holder.read_text() or held_by
-    log.warning("Account %s: waiting for %s, which is syncing it", account, held_by)
+    log.warning("Account %s: waiting for %s, which holds its lock", account, held_by)
     try:
         return lock.acquire(timeout=timeout_seconds)
     except filelock.Timeout:

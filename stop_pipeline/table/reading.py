@@ -32,10 +32,10 @@ from stop_pipeline.schema import (
 )
 from stop_pipeline.settings import data_root
 from stop_pipeline.table.accounts import account_record, known_accounts
-from stop_pipeline.table.derive import SuppressionList, suppression_list
+from stop_pipeline.table.derive import SuppressionList, stops_per_day, suppression_list
 from stop_pipeline.table.files import reading
 from stop_pipeline.table.periods import as_committed, known_at, open_rows, with_commit, with_numbers_reread
-from stop_pipeline.table.state import State
+from stop_pipeline.table.state import DerivedInfo, State
 from stop_pipeline.table.store import Store, month_file
 from stop_pipeline.times import parse_moment
 
@@ -174,7 +174,15 @@ def read_stops_per_day(root: str | Path | None = None) -> pd.DataFrame:
         StoreError: as in `read_stops`.
     """
     store = existing_store(root)
-    return _per_account(store, STOPS_PER_DAY, lambda account: store.read_derived(STOPS_PER_DAY, account))
+
+    def read(account: str) -> pd.DataFrame:
+        state = store.state(account)
+        if (made := _made_of(store, account, state, STOPS_PER_DAY)) is not None:
+            return made[0]
+        columns = ["id", "country", "created_at_local", "first_seen_at", "removed_at"]
+        return stops_per_day(as_committed(store.read_stops(account, state, columns), state.applied_at))
+
+    return _per_account(store, STOPS_PER_DAY, read)
 
 
 @contextmanager
@@ -361,14 +369,18 @@ def _with_account(rows: pd.DataFrame, account: str) -> pd.DataFrame:
 
 
 def _list_of_commit(store: Store, account: str, reading_rules: str | None = None) -> SuppressionList:
-    """The suppression list of the last commit, as a sync has made it.
-
-    If none has yet, or not by these rules, or the file is damaged, it is made of the committed rows: nobody has to wait
-    for the next sync.
-    """
+    """The suppression list of the last commit; if a sync has not made it by these rules, made of the committed rows."""
     state = store.state(account)
-    with suppress(StoreError):
-        info = store.derived_info(SUPPRESSION_LIST, account)
-        if info is not None and info.commit == state.commit and reading_rules in (None, info.reading_rules):
-            return SuppressionList(store.read_derived(SUPPRESSION_LIST, account), info.unreadable_rows)
+    made = _made_of(store, account, state, SUPPRESSION_LIST)
+    if made is not None and reading_rules in (None, made[1].reading_rules):
+        return SuppressionList(made[0], made[1].unreadable_rows)
     return suppression_list(*map(open_rows, committed_rows(store, account, state)))
+
+
+def _made_of(store: Store, account: str, state: State, table: TableSchema) -> tuple[pd.DataFrame, DerivedInfo] | None:
+    """A derived table, if a sync has made it of this commit and it can be read: nobody has to wait for the next one."""
+    with suppress(StoreError):
+        info = store.derived_info(table, account)
+        if info is not None and info.commit == state.commit:
+            return store.read_derived(table, account), info
+    return None

@@ -14,6 +14,7 @@ import pytest
 
 from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, suppress, sync
 from stop_pipeline.errors import ConfigurationError, StoreError
+from stop_pipeline.table.store import Store
 from stop_pipeline_tests.support.syncing import IN_MEMORY, START, Row, Syncer, response_body, rows
 
 UTC_TIME = "datetime64[us, UTC]"
@@ -337,15 +338,25 @@ def test_readers_see_the_commit_and_not_what_later_syncs_have_written(syncer: Sy
     assert len(read_rejected(syncer.root)) == 1
 
 
-def test_a_suppression_list_that_a_killed_sync_has_not_made_yet_follows_from_the_commit(syncer: Syncer) -> None:
+@pytest.mark.parametrize(
+    ("read", "derive"),
+    [
+        (read_suppression_list, sync.derive_suppression_list),
+        (read_stops_per_day, sync.derive_stops_per_day),
+    ],
+)
+def test_a_table_that_a_killed_sync_has_not_made_yet_follows_from_the_commit(
+    syncer: Syncer, read: Callable[[Path], pd.DataFrame], derive: Callable[[Store, str], object]
+) -> None:
     syncer.sync(rows(10))
+    before = read(syncer.root)
     syncer.fetch(response_body(rows(12)))
     syncer.merge()
     assert len(read_stops(syncer.root)) == 12
-    derived = read_suppression_list(syncer.root)
-    assert len(derived) == 12
-    sync.derive_suppression_list(syncer.store, "main")
-    pd.testing.assert_frame_equal(read_suppression_list(syncer.root), derived)
+    follows = read(syncer.root)
+    assert not follows.equals(before)
+    derive(syncer.store, "main")
+    pd.testing.assert_frame_equal(read(syncer.root), follows)
 
 
 def known_numbers() -> object:
