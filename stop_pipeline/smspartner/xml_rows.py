@@ -6,10 +6,11 @@ All values are in `<entry>` elements and are told apart by their place alone.
 import re
 from dataclasses import dataclass
 from typing import Any
+from xml.etree.ElementTree import Element, ParseError
 from xml.parsers.expat import ErrorString
 
 from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import ParseError, XMLParser
+from defusedxml.ElementTree import fromstring
 
 from stop_pipeline.smspartner.envelope import Envelope, envelope_of_entries, whole_count
 from stop_pipeline.smspartner.rows import FIELDS, Rows, check_rows
@@ -20,11 +21,9 @@ SEPARATOR = b""
 NOT_SUCCESS = "its first entry is neither true nor false"
 NOT_A_LIST = "its fourth entry is not a list"
 
-_FEED_BYTES = 1 << 20
 _ROW_ENDS = re.compile(rb"</entry>\s*</entry>")
 _MARKER = "rows"
 _ENCODING = re.compile(rb"<\?xml[^>]*encoding\s*=\s*[\"']([^\"']+)")
-_ROOT_DEPTH, _TOP_DEPTH, _ROW_DEPTH = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -63,19 +62,18 @@ def read_block(block: bytes) -> Rows | None:
 
 def decode_whole(body: bytes) -> tuple[list[TopEntry], str | None]:
     """The entries below the root, and what is wrong with the document, if anything."""
-    entries = _Entries()
-    parser = XMLParser(target=entries, forbid_dtd=True)
     try:
-        for start in range(0, len(body), _FEED_BYTES):
-            parser.feed(body[start : start + _FEED_BYTES])
-        parser.close()
+        root = fromstring(body, forbid_dtd=True)
+        top = [TopEntry(_text(entry), [_row(row) for row in entry]) for entry in root if entry.tag == "entry"]
     except ParseError as error:
         return [], f"{ErrorString(error.code)} at line {error.position[0]:,}"
     except DefusedXmlException:
         return [], "it declares a document type, which may hide entities"
+    except RecursionError:
+        return [], "it is nested too deeply"
     except (LookupError, ValueError):
         return [], "its encoding is unknown"
-    return entries.top, None if entries.root == "result" else "its root is not <result>"
+    return top, None if root.tag == "result" else "its root is not <result>"
 
 
 def envelope_of(entries: list[TopEntry]) -> Envelope:
@@ -98,42 +96,20 @@ def _entry(entries: list[TopEntry], place: int) -> TopEntry:
     return entries[place] if place < len(entries) else _ABSENT
 
 
-class _Entries:
-    """Builds the top entries while the XML streams by; an open element is its own text, in parts, and its children."""
+def _row(element: Element) -> Any:
+    """A row: its fields by name, or whatever is in it."""
+    value = _value(element)
+    if isinstance(value, list) and len(value) == len(FIELDS) == len(element):
+        return dict(zip(FIELDS, value, strict=True))
+    return value if isinstance(value, list) else [value] if value else []
 
-    def __init__(self) -> None:
-        self.root: str | None = None
-        self.top: list[TopEntry] = []
-        self._open: list[tuple[list[str], list[Any]]] = []
 
-    def start(self, tag: str, _attributes: dict[str, str], /) -> None:
-        if not self._open:
-            self.root = tag
-        self._open.append(([], []))
+def _value(element: Element) -> Any:
+    """The text of an element, or the values of its elements, and its own text, if any, after them."""
+    values, text = [_value(inner) for inner in element], _text(element)
+    return [*values, text] if values and text else values or text
 
-    def data(self, text: str, /) -> None:
-        # Between rows there is white space only, a string for each: it is not kept.
-        if len(self._open) > _ROW_DEPTH or not text.isspace():
-            self._open[-1][0].append(text)
 
-    def end(self, tag: str, /) -> None:
-        parts, children = self._open.pop()
-        text = "".join(parts).strip()
-        depth = len(self._open)
-        if depth == _ROOT_DEPTH:
-            return
-        if depth == _TOP_DEPTH:
-            if tag == "entry":
-                self.top.append(TopEntry(text, children))
-            return
-        value: Any
-        if depth == _ROW_DEPTH and len(children) == len(FIELDS) and not text:
-            value = dict(zip(FIELDS, children, strict=True))
-        elif depth == _ROW_DEPTH or children:
-            value = [*children, text] if text else children
-        else:
-            value = text
-        self._open[-1][1].append(value)
-
-    def close(self) -> None:
-        """Called at the end of the document."""
+def _text(element: Element) -> str:
+    """The text right inside an element, without white space around it."""
+    return "".join([element.text or "", *(inner.tail or "" for inner in element)]).strip()
