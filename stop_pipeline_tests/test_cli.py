@@ -354,6 +354,8 @@ def test_accounts_are_listed_with_their_state_and_can_be_retired(machine: Machin
     unknown = run_in_process("retire", "paris", cwd=machine.folder)
     assert (unknown.exit_code, unknown.stdout) == (2, "")
     assert unknown.stderr.startswith("“paris” is not one of the accounts below ")
+    assert unknown.stderr.endswith(" (lyon, main, nice).\n")
+    assert not (machine.root / "accounts/account=paris.json").exists()
 
 
 def test_suppress_prints_the_parts_and_how_many_listed_rows_block_nobody(machine: Machine) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 from dataclasses import dataclass
 from datetime import datetime
 
-from stop_pipeline.errors import StoreError
 from stop_pipeline.settings import named_accounts
 from stop_pipeline.table.files import read_document, write_document
 from stop_pipeline.table.state import Time
@@ -40,12 +39,7 @@ def register(store: Store, account: str, *, now: datetime) -> None:
 
 
 def retire(store: Store, account: str, *, now: datetime) -> None:
-    """Record that an account is no longer synced; a StoreError says that the data root does not know it."""
-    known = store.accounts_seen()
-    if account not in known:
-        raise StoreError(
-            f"There is no account “{account}” below {store.root} (there is: {', '.join(known) or 'none'})."
-        )
+    """Record that an account is no longer synced."""
     with store.locked(account):
         record = account_record(store, account) or AccountRecord(None, None)
         if record.retired_at is None:

@@ -51,24 +51,20 @@ def encode(
     return sink.getvalue()
 
 
-def decode(file: pa.NativeFile, schema: TableSchema, columns: Sequence[str] | None = None) -> pa.Table:
-    """The columns of a Parquet file as its schema declares them, or some of them.
+def decode(
+    file: pa.NativeFile,
+    schema: TableSchema,
+    columns: Sequence[str] | None = None,
+    row_groups: Sequence[int] | None = None,
+) -> pa.Table:
+    """The columns of a Parquet file as its schema declares them, or some of them, of all row groups or of some.
 
     Raises:
         ArrowException, KeyError, ValueError: the file lacks a column, or has another type.
     """
     names = list(schema.names if columns is None else columns)
     with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-        return as_declared(parquet.read(names), schema, names)
-
-
-def as_declared(table: pa.Table, schema: TableSchema, columns: Sequence[str] | None = None) -> pa.Table:
-    """The columns of a table read from a file as its schema declares them, or some of them.
-
-    Raises:
-        ArrowException, KeyError, ValueError: the file lacks a column, or has another type.
-    """
-    names = list(schema.names if columns is None else columns)
+        table = parquet.read(names) if row_groups is None else parquet.read_row_groups(row_groups, names)
     fields = [schema.arrow.field(name) for name in names]
     return table.select(names).replace_schema_metadata().cast(pa.schema(fields))
 

@@ -43,7 +43,7 @@ from stop_pipeline.schema import (
 from stop_pipeline.settings import is_remote
 from stop_pipeline.table.bucket import BucketFiles
 from stop_pipeline.table.files import MADE_AGAIN, Files, read_document, reading, write_document
-from stop_pipeline.table.parquet import as_declared, decode, encode, info_of, note_of
+from stop_pipeline.table.parquet import decode, encode, info_of, note_of
 from stop_pipeline.table.periods import month_info, split_by_month, with_commit
 from stop_pipeline.table.responses import Responses
 from stop_pipeline.table.state import (
@@ -297,11 +297,11 @@ class Store:
         """The good rows (`schema.LISTED`) of some months of the snapshot that `info` describes."""
         wanted = set(months)
         groups = [group for group, month in enumerate(info.months) if month in wanted]
-        return self._read_snapshot(account, info, groups, LISTED)
+        return self._read_snapshot(account, groups, LISTED)
 
     def read_snapshot_rejected(self, account: str, info: SnapshotInfo) -> pd.DataFrame:
         """The malformed rows (`schema.REJECTED_ROWS`) of the snapshot that `info` describes."""
-        return self._read_snapshot(account, info, [len(info.months)], REJECTED_ROWS)
+        return self._read_snapshot(account, [len(info.months)], REJECTED_ROWS)
 
     # Tables made from a commit
 
@@ -350,16 +350,8 @@ class Store:
         with reading(self.files.shown(name)), self.open_committed(name, state) as file:
             return decode(file, schema, columns)
 
-    def _read_snapshot(
-        self, account: str, info: SnapshotInfo, groups: Sequence[int], schema: TableSchema
-    ) -> pd.DataFrame:
+    def _read_snapshot(self, account: str, groups: Sequence[int], schema: TableSchema) -> pd.DataFrame:
         name = snapshot_file(account)
         advice = "Materialize stop_snapshot again, or leave that to the next sync."
-        with (
-            reading(self.files.shown(name), advice),
-            self.files.open(name) as file,
-            pq.ParquetFile(file, page_checksum_verification=True) as parquet,
-        ):
-            if note_of(parquet.metadata)["sha256"] != info.sha256:
-                raise ValueError(name)
-            return to_pandas(as_declared(parquet.read_row_groups(groups, schema.names), schema))
+        with reading(self.files.shown(name), advice), self.files.open(name) as file:
+            return to_pandas(decode(file, schema, row_groups=groups))

@@ -58,15 +58,6 @@ def test_an_account_that_an_earlier_version_synced_can_be_retired(store: Store) 
     assert account_record(store, "paris") == AccountRecord(None, NOW)
 
 
-def test_an_unknown_account_cannot_be_retired_and_the_known_ones_are_named(store: Store) -> None:
-    with pytest.raises(StoreError, match=r"no account “lyon” below .* \(there is: none\)"):
-        retire(store, "lyon", now=NOW)
-    registered(store, "paris")
-    with pytest.raises(StoreError, match=r"no account “lyon” below .* \(there is: paris\)"):
-        retire(store, "lyon", now=NOW)
-    assert account_record(store, "lyon") is None
-
-
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"registered_at": 5, "retired_at": null}', '{"registered_at": "x"}'])
 def test_a_damaged_record_is_told_and_not_taken_for_none(store: Store, text: str) -> None:
     registered(store, "paris")
