@@ -133,15 +133,15 @@ def _failures(result: dg.ExecuteInProcessResult, accounts: Sequence[str]) -> dic
     failures = result.get_step_failure_events()
     if not failures:
         return dict.fromkeys(accounts, "the run failed before its first step; the Dagster UI shows more")
+    if reasons := failed_accounts(failures[0], accounts):
+        return reasons
     kind, sentence = error_of(failures[0])
-    module, _, name = kind.rpartition(".")
+    name = kind.rpartition(".")[2]
     if name == "DagsterExecutionInterruptedError":
         raise KeyboardInterrupt
     if refusal := re.match(r"\(sqlite3\.\w+\) (.*)", sentence):  # Dagster's own, in the course of the step
-        sentence = _unwritable(Path(os.environ["DAGSTER_HOME"]), refusal[1])
-    elif module != StoreError.__module__:
-        sentence = f"unexpected error ({name}); the run's page in the Dagster UI shows more"
-    return failed_accounts(failures[0]) or dict.fromkeys(accounts, sentence)
+        return dict.fromkeys(accounts, _unwritable(Path(os.environ["DAGSTER_HOME"]), refusal[1]))
+    return dict.fromkeys(accounts, f"unexpected error ({name}); the run's page in the Dagster UI shows more")
 
 
 def _refuse_taken(port: int) -> None:

@@ -146,7 +146,7 @@ STOP_SNAPSHOT = TableSchema(
 """One response: its good rows by month, then its malformed rows."""
 
 _PERIOD_COLUMNS = (
-    Column("first_seen_at", _UTC_TIME, "Fetch time of the first response that listed the row so, UTC."),
+    Column("first_seen_at", _UTC_TIME, "Fetch time of the first response that listed the row in this form, UTC."),
     Column(
         "removed_at",
         _UTC_TIME,
@@ -198,12 +198,12 @@ SUPPRESSION_LIST = TableSchema(
             "Its latest opt-out that still stands, UTC; null if only malformed rows contain the number.",
             nullable=True,
         ),
-        Column("stop_count", _INTEGER, "How many listed rows ask for it."),
+        Column("stop_count", _INTEGER, "How many listed rows contain the number."),
         Column(
             "origin",
             _TEXT,
-            "“listed”; “rejected row” if only malformed rows have it as their number; “found in text” if it was only "
-            "found inside a text that is not one number.",
+            "Where the number comes from: “listed” (a well-formed row), “rejected row” (only malformed rows) or “found "
+            "in text” (only inside other text).",
         ),
     ),
 )

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 from urllib3.exceptions import HTTPError
 
 from stop_pipeline.defs.schedules import SYNC_JOB, accounts_of, error_of, failed_accounts
-from stop_pipeline.errors import StopPipelineError, StoreError, redacted_logs
+from stop_pipeline.errors import StoreError, redacted_logs
 from stop_pipeline.schema import ASSET_TABLES
 from stop_pipeline.settings import Settings
 from stop_pipeline.table.store import Store
@@ -112,7 +112,7 @@ def alert_sensor(settings: Settings) -> dg.SensorDefinition:
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.STOPPED if webhook is None else dg.DefaultSensorStatus.RUNNING,
         description="Posts failed runs, failed checks and overdue lists to STOP_PIPELINE_ALERT_WEBHOOK: one message "
-        "for each problem of an incident, and one when it is over.",
+        "for each problem of an incident, and one when it is over. Off until that variable is set.",
     )
 
 
@@ -218,10 +218,9 @@ def _outcomes_of_run(instance: dg.DagsterInstance, record: dg.RunRecord, all_acc
 
 def _reasons(step_failure: dg.DagsterEvent, accounts: Sequence[str]) -> dict[str, str]:
     """Why a step failed, for each account that it failed for."""
-    kind, why = error_of(step_failure)
-    if not kind.startswith(f"{StopPipelineError.__module__}."):  # its text may hold a key or a number
-        why = f"Unexpected error ({kind}); see the run's page in the Dagster UI."
-    return failed_accounts(step_failure) or dict.fromkeys(accounts, why)
+    kind, _ = error_of(step_failure)  # its text may hold a key or a number
+    unexpected = f"Unexpected error ({kind}); see the run's page in the Dagster UI."
+    return failed_accounts(step_failure, accounts) or dict.fromkeys(accounts, unexpected)
 
 
 def follow(

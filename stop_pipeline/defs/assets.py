@@ -27,17 +27,16 @@ def _asset(
 ) -> Callable[[Step], dg.AssetsDefinition]:
     """`dg.asset` with what all five have in common; `private` marks assets that hold phone numbers.
 
-    A step's error is also a line among the run's events: Dagster shows why a step fails below a traceback.
+    A step's error becomes a `Failure`: the page of a run shows its sentence above everything else.
     """
 
     def asset_of(step: Step) -> dg.AssetsDefinition:
         @wraps(step)
-        def logged(context: dg.AssetExecutionContext, **arguments: Any) -> dg.MaterializeResult:
+        def plainly_failing(context: dg.AssetExecutionContext, **arguments: Any) -> dg.MaterializeResult:
             try:
                 return step(context, **arguments)
             except StopPipelineError as error:
-                context.log.error(str(error))  # noqa: TRY400 – the traceback follows anyway
-                raise
+                raise dg.Failure(str(error), allow_retries=False) from None
 
         asset: dg.AssetsDefinition = dg.asset(
             group_name=GROUP,
@@ -48,7 +47,7 @@ def _asset(
             metadata=metadata.of_columns(table, *keys),
             check_specs=checks.specs_of(table.name),
             **options,
-        )(logged)
+        )(plainly_failing)
         return asset
 
     return asset_of
@@ -61,8 +60,8 @@ def raw_stop_list(
     """The response of SMS Partner's `stop-sms/list`, byte for byte as received.
 
     - **Source:** one HTTP GET, which returns the whole list each time.
-    - **Cadence:** every sync. A response is kept, compressed, only if it differs from the one before, and for
-      `STOP_PIPELINE_RAW_DAYS` once a newer one is merged.
+    - **Cadence:** every sync. A response is kept, compressed, only if it differs from the one before, and deleted
+      `STOP_PIPELINE_RAW_DAYS` days after a newer one was merged.
     - **A row** is an opt-out as SMS Partner lists it. A new opt-out can take up to 48 hours to appear.
     - **It fails** if the key is refused, the service is down, or the response is not a list. The error says which, and
       nothing changes.
@@ -106,7 +105,7 @@ def stop_snapshot(
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=24), warn_window=timedelta(hours=2)),
 )
 def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreResource) -> dg.MaterializeResult:
-    """Every opt-out ever listed, as Parquet by month; with it `rejected`, the malformed rows.
+    """Every opt-out ever listed, in one Parquet file per month; malformed rows are kept beside it, in `rejected`.
 
     - **Source:** `stop_snapshot`, compared with the rows that were listed before.
     - **Cadence:** every sync. A month in which nothing changed keeps its file untouched.

@@ -22,8 +22,8 @@ DELAY_FIGURES = ("delay_median_hours", "delay_p90_hours", "delay_p99_hours", "ov
 _LEFT, _BASE, _TALL, _WIDE = 12, 132, 90, 270
 _RIGHT, _TOP = _LEFT + _WIDE, _BASE - _TALL - 8
 
-_DELAY_TICKS = {1 / 60: "1 min", 1: "1 h", 6: "6 h", LATE_HOURS: "48 h", 24 * 14: "14 d"}
-_CURVE_POINTS = 45
+_DELAY_TICKS = {0.02: "1 min", 1: "1 h", 6: "6 h", LATE_HOURS: "48 h", 24 * 14: "14 d"}
+_CURVE_STEPS = 45  # from 1.2 minutes on, so that one of them begins at 48 h
 _NOT_ENCODED = " ',/:;="
 
 
@@ -66,7 +66,8 @@ def delay_chart(hours: "pd.Series[float]") -> str:
         return _svg("No opt-out has come in since the first load", late, *ticks)
     median, _, nearly_all, _ = delay_figures(hours).values()
     title = f"Half listed within {_span(median)}, 99% within {_span(nearly_all)}"
-    shares = np.searchsorted(hours, np.geomspace(first, last, _CURVE_POINTS), side="right") / len(hours)
+    begins = np.geomspace(first, last, _CURVE_STEPS, endpoint=False)
+    shares = np.searchsorted(hours, begins, side="right") / len(hours)
     return _svg(title, _area(shares), late, _text(_LEFT, _TOP, "100%"), *ticks)
 
 

@@ -12,29 +12,32 @@ from stop_pipeline.table.store import Store, month_file
 
 _CHECKS = {
     "raw_stop_list": {
-        "fetched_in_order": "The response was fetched later than the newest one kept. Fails if the clock was set back.",
+        "fetched_in_order": "Passes if the response was fetched later than the newest one kept. Fails if the clock was "
+        "set back.",
     },
     "stops": {
-        "open_ids_unique": "No id is open twice, except while the end of an altered row is withheld.",
-        "no_nulls": "Every row has an id, a phone number and its times, by the statistics of the files just written.",
-        "nb_data_equals_rows": "The response is complete: code 200, and exactly nbData rows. Otherwise it removes "
-        "nothing.",
-        "removals_plausible": "No removal was withheld. Withheld rows stay in the table and on the suppression list.",
-        "nothing_rejected": "Every row of the response is well-formed. Malformed rows are kept in rejected, with the "
-        "reason.",
-        "applied_in_order": "The response is later than the one merged before; an older one is left out.",
+        "open_ids_unique": "Passes if no id is open twice, except while the end of an altered row is withheld.",
+        "no_nulls": "Passes if every row has an id, a phone number and its times, according to the statistics of the "
+        "files just written.",
+        "nb_data_equals_rows": "Passes if the response is complete: code 200, and exactly nbData rows. Otherwise it "
+        "removes nothing.",
+        "removals_plausible": "Passes if no removal was withheld. Withheld rows stay in the table and on the "
+        "suppression list.",
+        "nothing_rejected": "Passes if every row of the response is well-formed. Malformed rows are kept in rejected, "
+        "with the reason.",
+        "applied_in_order": "Passes if the response is later than the one merged before; an older one is left out.",
     },
     "suppression_list": {
-        "numbers_readable": "Every listed row contains a phone number. A row without one blocks nobody.",
+        "numbers_readable": "Passes if every listed row contains a phone number. A row without one blocks nobody.",
     },
 }
-"""What is well if a check of an asset passes."""
+"""The checks of each asset, and what they are about."""
 
 
 def specs_of(asset: str) -> list[dg.AssetCheckSpec]:
     """The checks of an asset, as Dagster plans them."""
     checks = _CHECKS.get(asset, {})
-    return [dg.AssetCheckSpec(name, asset=asset, description=well) for name, well in checks.items()]
+    return [dg.AssetCheckSpec(name, asset=asset, description=about) for name, about in checks.items()]
 
 
 def of_fetched(fetched: Fetched) -> list[dg.AssetCheckResult]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,7 +23,7 @@ Metadata = dict[str, Any]
 
 PREVIEW_ROWS = 12
 PREVIEW_MONTHS = 3
-_PREVIEW_COLUMNS = ["phone_number", "country", "created_at", "first_seen_at", "removed_at"]
+_PREVIEW_COLUMNS = ["phone_number", "country", "created_at", "first_seen_at"]  # more would not fit the page
 
 _PICTURES = ("delays", *charts.DELAY_FIGURES, "preview", "per_day", "per_month", "countries")
 """The metadata that stay the same for a commit, of whichever table."""
@@ -109,7 +109,7 @@ def of_merged(context: dg.AssetExecutionContext, store: Store, account: str, mer
         "rows": _sum_of_rows(info),
         "standing": state.open_rows,
         "months_written": len(merged.months_written),
-        "months": ", ".join(merged.months_written) or "none",
+        "months": _shown(merged.months_written),
         "sha256": info.sha256,
         "commit": state.commit,
         "fetched_at": dg.MetadataValue.timestamp(info.fetched_at),
@@ -162,11 +162,16 @@ def _preview(rows: pd.DataFrame, time: str) -> dg.TableMetadataValue:
     newest = rows.nlargest(PREVIEW_ROWS, time)
     shown = newest.assign(
         phone_number=newest["phone_number"].map(mask),
-        **{name: newest[name].dt.strftime("%Y-%m-%d %H:%M") for name in newest.select_dtypes("datetimetz").columns},
+        **{name: newest[name].dt.strftime("%Y-%m-%d %H:%MZ") for name in newest.select_dtypes("datetimetz").columns},
     )
     records: Any = shown.astype(object).where(shown.notna(), None).to_dict("records")
     columns = [dg.TableColumn(str(name), str(dtype)) for name, dtype in rows.dtypes.items()]
     return dg.MetadataValue.table([dg.TableRecord(record) for record in records], dg.TableSchema(columns))
+
+
+def _shown(months: Sequence[str]) -> str:
+    """The months, or the first and the last of many."""
+    return ", ".join(months) or "none" if len(months) <= PREVIEW_ROWS else f"{months[0]} … {months[-1]}"
 
 
 def _sum_of_rows(info: SnapshotInfo) -> str:

@@ -5,7 +5,8 @@ have a static partition for each account, and one op makes them all, because a r
 fails must not stop the others. Dagster cannot fail one partition of an op and go on: an output of the op stands for
 every partition of the run, and without the output no later op starts (dagster-io/dagster, issues 17836 and 21072). But
 an op whose outputs are optional can report each partition by itself, and Dagster shows a partition as failed that was
-planned and not reported when the run failed.
+planned and not reported when the run failed. Of such a run, however, Dagster does not tell the results of a check apart
+by partition; so the run of one account returns outputs, as the single account's does.
 """
 
 import logging
@@ -15,13 +16,12 @@ from typing import cast
 import dagster as dg
 
 from stop_pipeline.defs.resources import SmsPartnerResource, StopsConfig, StoreResource
-from stop_pipeline.errors import ConfigurationError, StopPipelineError
 from stop_pipeline.schema import STOPS
 from stop_pipeline.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Reported = dg.AssetMaterialization | dg.AssetCheckEvaluation
+Reported = dg.MaterializeResult[None] | dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 
 def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Settings) -> Sequence[dg.AssetsDefinition]:
@@ -34,7 +34,8 @@ def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Sett
         # Named as the op that takes `accept_removals` with a single account, so that its run config is the same.
         name=STOPS.name,
         specs=[
-            spec.replace_attributes(partitions_def=partitions, skippable=True)
+            # Freshness is that of an asset, so any one account would pass for all.
+            spec.replace_attributes(partitions_def=partitions, skippable=True, freshness_policy=None)
             for asset in assets
             for spec in asset.specs
         ],
@@ -47,9 +48,11 @@ def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Sett
         context: dg.AssetExecutionContext, config: StopsConfig, sms_partner: SmsPartnerResource, store: StoreResource
     ) -> Iterator[Reported]:
         """Sync the accounts of the run one after the other; one that fails does not stop the others."""
+        if not context.has_partition_key and not context.has_partition_key_range:
+            raise dg.Failure("Checks are part of a sync: materialize the partition of an account.", allow_retries=False)
         accounts = context.partition_keys
         if config.accept_removals is not None and len(accounts) > 1:
-            raise ConfigurationError("accept_removals is for one account: start a run of its partition alone.")
+            raise dg.Failure("accept_removals is for one account: start a run of its partition alone.")
         selected = [asset for asset in assets if asset.key in context.selected_asset_keys]
         resources = {"sms_partner": sms_partner, "store": store}
         failures: dict[str, str] = {}
@@ -58,11 +61,8 @@ def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Sett
             try:
                 yield from _sync(context, account, selected, config, resources)
             except Exception as error:
-                failures[account] = (
-                    str(error)
-                    if isinstance(error, StopPipelineError)
-                    else f"Unexpected error ({type(error).__name__}); run its partition alone to learn more."
-                )
+                unexpected = f"Unexpected error ({type(error).__name__}); run its partition alone to learn more."
+                failures[account] = (isinstance(error, dg.Failure) and error.description) or unexpected
                 # Without the traceback, which could hold the data that the error is about.
                 context.log.error("Account %s: %s", account, failures[account])  # noqa: TRY400
                 if len(accounts) == 1:
@@ -90,6 +90,10 @@ def _sync(
             of_account.log.setLevel(logging.CRITICAL)  # it belongs to no run, and would write to the console
             made = asset(of_account, config=config) if asset.key == dg.AssetKey(STOPS.name) else asset(of_account)
         result = cast(dg.MaterializeResult[None], made)
+        if context.has_partition_key:
+            checked = [check._replace(asset_key=asset.key) for check in result.check_results]
+            yield result._replace(asset_key=asset.key, check_results=checked)
+            continue
         yield dg.AssetMaterialization(
             asset.key,
             partition=account,

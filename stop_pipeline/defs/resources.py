@@ -32,7 +32,7 @@ class SmsPartnerResource(dg.ConfigurableResource[None]):
 
 
 class StoreResource(dg.ConfigurableResource[None]):
-    """The data root."""
+    """The folder or bucket that holds all tables, responses and commits."""
 
     root: str = Field(description="Folder or bucket that holds everything (STOP_PIPELINE_DATA).")
     raw_days: int = Field(

@@ -62,7 +62,7 @@ def sync_schedule(settings: Settings) -> dg.ScheduleDefinition:
         execution_timezone=PROVIDER_TIMEZONE,
         execution_fn=requests,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Syncs each account once per interval of STOP_PIPELINE_CRON (Europe/Paris)."
+        description=f"Syncs each account once per interval of STOP_PIPELINE_CRON, {settings.cron} (Europe/Paris)."
         if several
         else "Syncs at the times of STOP_PIPELINE_CRON (Europe/Paris).",
     )
@@ -123,10 +123,13 @@ def accounts_of(run: dg.DagsterRun, accounts: Sequence[str]) -> Sequence[str]:
     return []
 
 
-def failed_accounts(step_failure: dg.DagsterEvent) -> dict[str, str]:
-    """Why a step failed, by account, if it went on after each failure (see `partitions`); else empty."""
+def failed_accounts(step_failure: dg.DagsterEvent, accounts: Sequence[str]) -> dict[str, str]:
+    """Why a step failed, for which of the accounts that it synced (see `partitions`); empty if that was unexpected."""
     failure = step_failure.step_failure_data.user_failure_data
-    return {account: str(reason.value) for account, reason in failure.metadata.items()} if failure else {}
+    if failure is None:
+        return {}
+    reasons = {account: str(reason.value) for account, reason in failure.metadata.items()}
+    return reasons or dict.fromkeys(accounts, failure.description or "")
 
 
 def error_of(step_failure: dg.DagsterEvent) -> tuple[str, str]:
@@ -158,6 +161,7 @@ def history_schedule(settings: Settings) -> dg.ScheduleDefinition:
         cron_schedule="30 3 * * *",
         execution_timezone=PROVIDER_TIMEZONE,
         default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Each night, deletes runs older than STOP_PIPELINE_HISTORY_DAYS.",
     )
 
 

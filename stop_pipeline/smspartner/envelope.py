@@ -52,7 +52,7 @@ _BY_CODE: dict[int, tuple[type[ApiError], str, str]] = {
 _BY_STATUS: dict[int, tuple[type[ApiError], str, str]] = {
     401: _KEY_REFUSED,
     403: (ApiError, "denies access", "ask SMS Partner which addresses and calls the account may use"),
-    404: (ApiError, "does not know this page", "check the base URL (SMSPARTNER_BASE_URL)"),
+    404: (ApiError, "has no such page", "check the base URL (SMSPARTNER_BASE_URL)"),
     408: _FAILED,
     425: _FAILED,
     429: (TransientApiError, "was asked too often", "nothing was changed; sync less often"),

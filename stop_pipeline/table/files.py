@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
+from urllib.parse import quote
 from uuid import uuid4
 
 import filelock
@@ -58,7 +59,7 @@ class Files:
     def uri(self, name: str) -> str:
         """The URI of a file or folder."""
         place = self.shown(name)
-        return place if is_remote(place) else Path(place).as_uri()
+        return place if is_remote(place) else f"file://{quote(place, safe='/=')}"
 
     def has_root(self) -> bool:
         """Whether the data root exists."""

@@ -57,11 +57,12 @@ class RemovalPolicy:
             return None
         if not complete:
             return "the response is not complete"
-        what = f"{counted(vanished, 'row')} no longer listed and {counted(altered, 'row')} altered"
+        parts = {"no longer listed": vanished, "altered": altered}
+        what = " and ".join(f"{counted(rows, 'row')} {how}" for how, rows in parts.items() if rows)
         if self.accept_removals is not None:
             if ends <= self.accept_removals:
                 return None
-            return f"{what} are more than the {self.accept_removals:,} accepted"
+            return f"{what}, more than the {self.accept_removals:,} accepted"
         used = sum(removal.rows for removal in recent)
         before = used + (open_rows if withheld_from is None else min(open_rows, withheld_from))
         measured_against = min(before, recent[0].open_rows) if recent else before
@@ -69,8 +70,8 @@ class RemovalPolicy:
         allowed = min(max(share, ALWAYS_ALLOWED), measured_against // 2)
         if ends + used <= allowed:
             return None
-        already = f", after {counted(used, 'row')} that ended already," if used else ""
-        return f"{what}{already} exceed the {allowed:,} of {measured_against:,} that may end within 24 hours"
+        already = f", after {counted(used, 'row')} that ended already" if used else ""
+        return f"{what}{already}, more than the {allowed:,} of {measured_against:,} that may end within 24 hours"
 
 
 def recent_removals(removals: Sequence[Removal], at: datetime) -> tuple[Removal, ...]:

@@ -130,3 +130,13 @@ def test_each_figure_is_the_delay_of_a_row_and_they_ascend(hours: list[float]) -
     assert {median, most, nearly_all} <= {round(float(hour), 2) for hour in delays}
     assert late == round(sum(hour > 48 for hour in delays) / len(hours) * 100, 2)
     drawn(charts.delay_chart(delays))
+
+
+@pytest.mark.parametrize(("hours", "is_late"), [(0.5, False), (47.5, False), (48.0, False), (48.5, True), (60.0, True)])
+def test_only_a_delay_of_more_than_48_hours_is_drawn_beyond_the_line(hours: float, is_late: bool) -> None:  # noqa: FBT001
+    svg = charts.delay_chart(charts.delays(seen_after(hours)))
+    line = re.search(r"stroke='darkorange' d='M(\d+) ", svg)
+    area = re.search(r"fill='steelblue' d='M(\d+) 132(?:h([\d.]+))?v", svg)
+    assert line is not None
+    assert area is not None
+    assert (int(area[1]) + float(area[2] or 0) > int(line[1])) == is_late

@@ -29,7 +29,7 @@ def test_withheld_removals_say_how_many_rows_vanished_or_were_altered_and_how_to
     assert result.success
     assert failed_checks(result) == {"removals_plausible"}
     advice = checks_of(result)["removals_plausible"].description or ""
-    assert advice.startswith("70 removals were withheld: 60 rows no longer listed and 10 rows altered exceed the ")
+    assert advice.startswith("70 removals were withheld: 60 rows no longer listed and 10 rows altered, more than the ")
     assert "ops.stops.config.accept_removals: 70" in advice
     assert "stop-pipeline run --accept-removals 70 --account main" in advice
 

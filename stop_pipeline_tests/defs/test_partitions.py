@@ -105,6 +105,32 @@ def test_a_run_of_one_partition_syncs_that_account(fleet: Fleet) -> None:
     assert fleet.rows == {"lyon": 5}
 
 
+def test_the_checks_of_a_run_of_one_partition_belong_to_what_it_materialized(fleet: Fleet) -> None:
+    result = fleet.run("lyon")
+    checks = result.get_asset_check_evaluations()
+    assert len(checks) == 8
+    for check in checks:
+        assert check.partition == "lyon"
+        assert check.target_materialization_data is not None
+        assert check.target_materialization_data.run_id == result.run_id
+    assert not [entry for entry in fleet.instance.all_logs(result.run_id) if "did not yield" in entry.user_message]
+
+
+def test_a_run_without_a_partition_says_what_to_do(fleet: Fleet) -> None:
+    job = build_definitions(fleet.settings).resolve_job_def("sync")
+    result = job.execute_in_process(QUIET, instance=fleet.instance, raise_on_error=False)
+    assert "materialize the partition of an account" in reason_of(result)
+
+
+def test_freshness_is_only_told_of_a_single_account() -> None:
+    def policies(settings: Settings) -> list[str]:
+        specs = build_definitions(settings).resolve_all_asset_specs()
+        return [spec.key.to_user_string() for spec in specs if spec.freshness_policy is not None]
+
+    assert policies(Settings()) == ["stops"]
+    assert policies(Settings(accounts=ACCOUNTS)) == []
+
+
 def test_a_run_syncs_a_range_of_accounts_and_reports_each_with_its_checks(fleet: Fleet) -> None:
     result = fleet.run("lille", "nice")
     assert result.success

@@ -172,7 +172,7 @@ def test_a_documented_code_decides_whatever_success_and_status_say(
     [
         (401, KeyRefusedError, "does not accept the API key"),
         (403, ApiError, "denies access"),
-        (404, ApiError, "does not know this page"),
+        (404, ApiError, "has no such page"),
         (418, ApiError, "refused the request"),
         (408, TransientApiError, "failed on its side"),
         (429, TransientApiError, "was asked too often"),

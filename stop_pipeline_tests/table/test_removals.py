@@ -118,14 +118,14 @@ def test_an_acceptance_never_overrides_completeness() -> None:
 
 def test_the_sentence_counts_vanished_and_altered_rows_apart() -> None:
     assert objection(60, 100, altered=59) == (
-        "1 row no longer listed and 59 rows altered exceed the 20 of 100 that may end within 24 hours"
+        "1 row no longer listed and 59 rows altered, more than the 20 of 100 that may end within 24 hours"
     )
     assert objection(1_001, 2_000, altered=1, recent=[ended(1, of=2_001)]) == (
-        "1,000 rows no longer listed and 1 row altered, after 1 row that ended already, exceed the 100 of 2,001 that "
-        "may end within 24 hours"
+        "1,000 rows no longer listed and 1 row altered, after 1 row that ended already, more than the 100 of 2,001 "
+        "that may end within 24 hours"
     )
     assert objection(2, 100, policy=RemovalPolicy(accept_removals=1)) == (
-        "2 rows no longer listed and 0 rows altered are more than the 1 accepted"
+        "2 rows no longer listed, more than the 1 accepted"
     )
     assert objection(2, 100, complete=False) == "the response is not complete"
 
