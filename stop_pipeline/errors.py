@@ -5,6 +5,8 @@ sentences: what was expected, what came, what to do. It never holds an API key o
 through `redact` and `excerpt` first. The command ends with an error's exit code.
 """
 
+import html
+import json
 import logging
 import re
 from collections.abc import Iterable, Iterator
@@ -67,9 +69,12 @@ class CampaignError(StopPipelineError):
 
 
 def secret_forms(key: str) -> tuple[str, ...]:
-    """Return the spellings of `key` that a text can hold: raw, percent-encoded, and as `excerpt` masks them."""
-    forms = (key, quote(key), quote(key, safe=""), quote_plus(key))
-    return tuple(dict.fromkeys(forms + tuple(re.sub(r"\d", "•", form) for form in forms)))
+    """Return the spellings of `key` in a text: as it is, in a URL, in HTML or JSON, and as `excerpt` masks them."""
+    in_url = [key, quote(key), quote(key, safe=""), quote_plus(key)]
+    in_url += [re.sub("%[0-9A-F]{2}", lambda code: code[0].lower(), form) for form in in_url]
+    in_json = json.dumps(key)[1:-1]
+    forms = [*in_url, html.escape(key), html.escape(key, quote=False), in_json, in_json.replace("/", r"\/")]
+    return tuple(dict.fromkeys(forms + [re.sub(r"\d", "•", form) for form in forms]))
 
 
 def counted(count: int, what: str) -> str:

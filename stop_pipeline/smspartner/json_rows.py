@@ -25,6 +25,10 @@ _ROW_OPTIONS = pyarrow.json.ParseOptions(explicit_schema=_SCHEMA, unexpected_fie
 _MALFORMED_DOCUMENT = (UnicodeDecodeError, json.JSONDecodeError, RecursionError)
 
 
+class RepeatedKeys(list[list[Any]]):
+    """An object that repeats a key, as its keys and values: as a `dict` it would lose some."""
+
+
 def decode_around(before: bytes, after: bytes) -> dict[str, Any] | None:
     """The document with a marker in place of its rows; None if the marker is not where the rows are."""
     around = before + json.dumps(_MARKER).encode() + after
@@ -105,9 +109,11 @@ def decode_whole(body: bytes) -> tuple[Any, str | None]:
         problem = "it is nested too deeply"
     if problem is not None:
         return None, problem
+    if isinstance(document, RepeatedKeys):
+        return None, "it repeats a key"
     if not isinstance(document, dict):
         return None, "it is not an object"
-    if isinstance(document.get("data"), dict) and _has_repeated_keys(body):
+    if isinstance(document.get("data"), RepeatedKeys):
         return None, "its “data” repeats a key, so that rows would be lost"
     return document, None
 
@@ -141,20 +147,21 @@ def rows_of(document: dict[str, Any]) -> list[Any] | None:
 
 
 def _loads(body: bytes) -> Any:
-    """A JSON value, which a byte order mark may precede; a number that Python cannot hold becomes a `NumberText`."""
+    """A JSON value, which a byte order mark may precede.
+
+    An object that repeats a key becomes its `RepeatedKeys`, and a number that Python cannot hold a `NumberText`.
+    """
     text = body.decode("utf-8-sig")
 
     def refuse(name: str) -> None:
         raise json.JSONDecodeError(f"{name} is not JSON", text, 0)
 
-    return json.loads(text, parse_constant=refuse, parse_float=_float, parse_int=_int)
+    return json.loads(text, object_pairs_hook=_object, parse_constant=refuse, parse_float=_float, parse_int=_int)
 
 
-def _has_repeated_keys(body: bytes) -> bool:
-    """Whether the object “data” of a document repeats a key, of which `json.loads` would keep the last."""
-    pairs = dict(json.loads(body.decode("utf-8-sig"), object_pairs_hook=lambda pairs: pairs, parse_int=str))["data"]
-    keys = [key for key, _ in pairs]
-    return len(set(keys)) < len(keys)
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | RepeatedKeys:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else RepeatedKeys(map(list, pairs))
 
 
 def _float(text: str) -> float | NumberText:

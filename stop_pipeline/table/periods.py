@@ -41,9 +41,8 @@ def as_committed(periods: pd.DataFrame, applied_at: datetime | None) -> pd.DataF
 
 
 def known_at(periods: pd.DataFrame, moment: datetime) -> pd.DataFrame:
-    """The periods that were known, and had not ended, at a time."""
-    ended = periods["removed_at"] <= moment
-    return periods[(periods["first_seen_at"] <= moment) & ~ended]
+    """The periods that were known, and had not ended, at a time; ends that came later are undone."""
+    return open_rows(as_committed(periods, moment))
 
 
 def open_rows(periods: pd.DataFrame) -> pd.DataFrame:

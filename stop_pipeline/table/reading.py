@@ -322,15 +322,12 @@ def _read_account(
     waits = condition is not None and "removed_at" in str(condition)
     needed = _READ_SCHEMA.names if waits else [*dict.fromkeys([*columns, "first_seen_at", "removed_at"])]
     table = _scan(store, account, state, needed, None if waits else condition)
-    periods = as_committed(to_pandas(table), state.applied_at)
+    known_until = state.applied_at if moment is None or state.applied_at is None else min(state.applied_at, moment)
+    periods = as_committed(to_pandas(table), known_until)
     if waits:
         arrow = pa.Table.from_pandas(periods, _READ_SCHEMA, preserve_index=False)
         periods = to_pandas(arrow.filter(condition).replace_schema_metadata())
-    if moment is not None:
-        periods = known_at(periods, moment)
-    elif not history:
-        periods = open_rows(periods)
-    return periods[columns]
+    return (periods if history else open_rows(periods))[columns]
 
 
 def _scan(

@@ -124,11 +124,15 @@ class Store:
 
     def committed_accounts(self) -> list[str]:
         """The accounts that have a commit."""
-        return [Path(name).stem.removeprefix("account=") for name in self.files.matching("state/account=*.json")]
+        return self._accounts_in("state/account=*.json")
 
     def accounts_seen(self) -> list[str]:
         """Every account that has anything below the data root."""
-        names = (name.split("/") for name in self.files.matching("*/account=*"))
+        return self._accounts_in("*/account=*")
+
+    def _accounts_in(self, pattern: str) -> list[str]:
+        """The accounts whose files or folders match; what only looks like one, such as a copy, is left out."""
+        names = (name.split("/") for name in self.files.matching(pattern))
         accounts = {_ACCOUNT.fullmatch(name) for folder, name in names if not folder.startswith(".")}
         return sorted({account[1] for account in accounts if account})
 

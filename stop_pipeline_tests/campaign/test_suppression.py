@@ -4,6 +4,7 @@ import csv
 import io
 import tempfile
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from stop_pipeline.campaign.suppression import (
 from stop_pipeline.errors import CampaignError
 from stop_pipeline.phone_numbers import read_phone_number, read_phone_numbers
 from stop_pipeline_tests.campaign.lists import DAY, FREE, STOPPED
+from stop_pipeline_tests.support.syncing import Row, Syncer
 
 FIRST_STOP_AT = pd.Timestamp("2025-06-01 08:00:00", tz="UTC")
 
@@ -153,6 +155,15 @@ def test_a_number_that_several_overseas_codes_share_meets_itself() -> None:
 )
 def test_what_is_not_a_number_is_invalid_with_its_reason(spelling: str | None, expected: str) -> None:
     assert outcome(spelling, STOPPED) == expected
+
+
+def test_a_listed_spelling_without_a_digit_does_not_block_blank_cells(tmp_path: Path) -> None:
+    Syncer(tmp_path / "data").sync([Row(1, "-"), Row(2, "0639980002")], at=datetime.now(UTC))
+    campaign = pd.DataFrame({"phone": ["", " ", "-", "06 39 98 00 02"]})
+    clean, blocked, invalid = suppress(campaign, root=tmp_path / "data")
+    assert clean.empty
+    assert blocked.index.tolist() == [3]
+    assert invalid["reason"].tolist() == [NO_NUMBER] * 3
 
 
 def test_a_reason_needs_no_quotes_in_any_csv() -> None:

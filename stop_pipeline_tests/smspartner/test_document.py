@@ -12,6 +12,8 @@ from stop_pipeline.errors import (
     TransientApiError,
     UnreadableResponseError,
 )
+from stop_pipeline.phone_numbers import find_phone_numbers_in_row
+from stop_pipeline.schema import NOT_AN_OBJECT
 from stop_pipeline.settings import Format
 from stop_pipeline.smspartner.document import open_list
 from stop_pipeline.smspartner.response import parse
@@ -332,10 +334,21 @@ def test_lists_of_other_names_and_depths_are_not_taken_for_the_list() -> None:
             assert read(body).listed["id"].tolist() == [1]
 
 
-def test_of_a_key_that_comes_twice_the_last_one_counts_as_in_any_json_reader() -> None:
-    assert read(json_document([GOOD]).replace('"id": 1', '"id": 5, "id": 6')).listed["id"].tolist() == [6]
-    twice = json_document([GOOD])[:-1] + f', "data": [{json.dumps(GOOD | {"id": 2})}]}}'
-    assert read(twice).listed["id"].tolist() == [2]
+def test_a_row_that_repeats_a_key_is_rejected_and_all_its_numbers_are_kept() -> None:
+    other = "+33639980077"
+    body = json_document([GOOD, GOOD | {"id": 2}]).replace('"id": 2', f'"id": 2, "phoneNumber": "{other}"')
+    snapshot = read(body)
+    assert snapshot.listed["id"].tolist() == [1]
+    assert snapshot.rejected["reason"].tolist() == [NOT_AN_OBJECT]
+    assert find_phone_numbers_in_row(snapshot.rejected["raw"].iloc[0]) == sorted([other, NUMBER])
+
+
+@pytest.mark.parametrize("repeated", ['"data": []', '"nbData": 1', '"success": true'])
+def test_a_document_that_repeats_a_key_is_refused_since_rows_could_be_lost(repeated: str) -> None:
+    with pytest.raises(UnreadableResponseError, match="it repeats a key"):
+        read(f"{json_document([GOOD])[:-1]}, {repeated}}}")
+    with pytest.raises(UnreadableResponseError):
+        read(json_document([GOOD]).replace("{", f"{{{repeated}, ", 1))
 
 
 # PHP's ways of writing a list

@@ -25,8 +25,12 @@ def read_by_python(block: bytes) -> Rows | None:
     def as_float(text: str) -> float | NumberText:
         return float(text) if math.isfinite(float(text)) else NumberText(text)
 
+    def as_object(pairs: list[tuple[str, Any]]) -> Any:
+        """Of a key that comes twice, neither value is lost."""
+        return dict(pairs) if len({key for key, _ in pairs}) == len(pairs) else [[key, value] for key, value in pairs]
+
     try:
-        rows = json.loads(f"[{block.decode()}]", parse_constant=int, parse_float=as_float)
+        rows = json.loads(f"[{block.decode()}]", parse_constant=int, parse_float=as_float, object_pairs_hook=as_object)
     except (ValueError, RecursionError):
         return None
     return check_rows(rows) if rows else None

@@ -346,3 +346,17 @@ def test_every_spelling_of_the_key_can_be_struck_out() -> None:
     text = f"{KEY} {quote(KEY)} {quote(KEY, safe='')} {quote_plus(KEY)} {excerpt(KEY)}"
     assert redact(text, secret_forms(KEY)) == " ".join(["[redacted]"] * 5)
     assert client_for("https://api.example/v1").secrets == secret_forms(KEY)
+
+
+@pytest.mark.parametrize(
+    ("key", "spelled"),
+    [
+        ("ab/cd-EFGH", r"ab\/cd-EFGH"),
+        ("ab&cd-EFGH", "ab&amp;cd-EFGH"),
+        ("ab'cd-EFGH", "ab&#x27;cd-EFGH"),
+        ("abcdEFGH/ijkl", "abcdEFGH%2fijkl"),
+        ('ab"cdé', r"ab\"cd\u00e9"),
+    ],
+)
+def test_a_key_is_struck_out_as_json_html_and_other_servers_spell_it(key: str, spelled: str) -> None:
+    assert redact(f"<{spelled}>", secret_forms(key)) == "<[redacted]>"

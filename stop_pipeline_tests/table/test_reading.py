@@ -1,6 +1,7 @@
 """What a notebook gets: types, views in time, filters, and the sentence when there is nothing to read."""
 
 import dataclasses
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -174,6 +175,20 @@ def test_history_of_malformed_rows_gives_ended_ones_too(syncer: Syncer) -> None:
     syncer.sync([Row(1)])
     assert read_rejected(syncer.root).empty
     assert list(read_rejected(syncer.root, history=True)["removed_at"]) == [syncer.now]
+
+
+def test_as_of_shows_no_end_that_came_later(shared: Syncer) -> None:
+    open_then = pc.field("removed_at").is_null()
+    for moment in (START + timedelta(hours=1), datetime(2100, 1, 1, tzinfo=UTC)):
+        then = read_stops(shared.root, as_of=moment)
+        assert then["removed_at"].isna().all()
+        pd.testing.assert_frame_equal(read_stops(shared.root, as_of=moment, filters=open_then), then)
+
+
+def test_a_copy_of_the_state_is_not_another_account(syncer: Syncer) -> None:
+    syncer.sync(rows(3))
+    shutil.copy(syncer.root / "state/account=main.json", syncer.root / "state/account=main (copy).json")
+    assert len(read_stops(syncer.root)) == len(read_suppression_list(syncer.root)) == 3
 
 
 def test_as_of_gives_what_was_known_then(shared: Syncer) -> None:
