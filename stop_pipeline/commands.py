@@ -164,7 +164,9 @@ def write_changes(
     Killed in between, the next call gives the same changes again: rows may come twice, but none is lost.
     """
     _refuse_place(settings, out, since_file)
-    begin = since if since_file is None else _read_cursor(since_file, since)
+    # What a call that goes on has to have in common with the one before: else numbers would be missing.
+    basis = f"{READING_RULES}; {lists['account'] or 'all accounts'} of {Store(settings.data_root).root}"
+    begin = since if since_file is None else _read_cursor(since_file, since, basis)
     if begin is None:
         raise InputError("Give --since, or --since-file with a file that an earlier call has written.")
     with warnings.catch_warnings(record=True, action="always", category=UserWarning) as remarks:
@@ -175,7 +177,7 @@ def write_changes(
     _write_table(changes, out)
     if since_file is not None:
         with complete_file(since_file) as file:
-            file.write_text(f"{next_since}\n{READING_RULES}\n", encoding="utf-8")
+            file.write_text(f"{next_since}\n{basis}\n", encoding="utf-8")
     added = int((changes["change"] == ADDED).sum())
     kept = f", which {since_file} keeps" if since_file else ""
     click.echo(f"{out}: {added:,} added, {len(changes) - added:,} removed. Next time: --since {next_since}{kept}.")
@@ -208,10 +210,10 @@ def _refuse_place(settings: Settings, out: Path, since_file: Path | None = None)
             raise InputError(f"{path} is inside the data root {settings.data_root}: name a file outside it.")
 
 
-def _read_cursor(since_file: Path, since: str | None) -> str | None:
+def _read_cursor(since_file: Path, since: str | None, basis: str) -> str | None:
     """The time where the changes begin: where the last call ended, or `since` while there is no file."""
     try:
-        time, rules = since_file.read_text(encoding="utf-8").splitlines()
+        time, last_basis = since_file.read_text(encoding="utf-8").splitlines()
         parse_moment(time)
     except FileNotFoundError:
         if since is None:
@@ -221,11 +223,11 @@ def _read_cursor(since_file: Path, since: str | None) -> str | None:
         raise InputError(
             f"{since_file} does not hold what this command writes there: remove it, and give --since."
         ) from None
-    if rules == READING_RULES:
+    if last_basis == basis:
         return time
     _warn(
-        "phone numbers are read by other rules than last time, so this file is the whole list: replace your copy with "
-        "it."
+        "last time it was about other accounts or another data root, or phone numbers were read by other rules, so "
+        "this file is the whole list: replace your copy with it."
     )
     return _BEFORE_EVERYTHING
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import sys
@@ -325,16 +326,27 @@ def test_without_the_file_and_without_a_time_nothing_is_guessed(desk: Desk) -> N
     assert "cursor does not exist yet: give --since as well, for the first time" in said
 
 
+def test_a_call_about_other_accounts_or_another_data_root_gives_the_whole_list_once(desk: Desk) -> None:
+    desk.main.sync(OTHERS)
+    desk.account("lyon").sync(rows(7, first_id=500, month="2024-02"))
+    call = ("changes", "--since", "2020-01-01", "--since-file", "cursor", "--out")
+    assert desk.run(*call, "main.csv", "--account", "main").exit_code == 0
+    every = desk.run(*call, "every.csv")
+    assert "Warning: last time it was about other accounts" in every.stderr
+    assert desk.copy_after("every.csv") == desk.listed()
+    assert "Warning" not in desk.run(*call, "none.csv").stderr
+    shutil.copytree(desk.root, desk.folder / "moved")
+    assert "another data root" in desk.run(*call, "moved.csv", STOP_PIPELINE_DATA="moved").stderr
+
+
 def test_after_the_reading_rules_have_changed_the_whole_list_is_given_once(desk: Desk) -> None:
     desk.main.sync(OTHERS)
     (desk.folder / "cursor").write_text(f"{desk.main.now.isoformat()}\n1, phonenumbers 8.0.0\n")
     done = desk.run("changes", "--since-file", "cursor", "--out", "all.csv")
-    assert (
-        "phone numbers are read by other rules than last time, so this file is the whole list: replace" in done.stderr
-    )
+    assert "phone numbers were read by other rules, so this file is the whole list: replace" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert desk.copy_after("all.csv") == desk.listed()
-    assert (desk.folder / "cursor").read_text().splitlines()[1] == READING_RULES
+    assert (desk.folder / "cursor").read_text().splitlines()[1].startswith(f"{READING_RULES}; all accounts of ")
     assert desk.run("changes", "--since-file", "cursor", "--out", "none.csv").stderr == ""
     assert desk.copy_after("none.csv") == set()
 

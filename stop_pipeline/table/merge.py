@@ -127,11 +127,13 @@ def plan_merge(
     state: State,
     fetched_at: datetime,
     standing: pd.DataFrame | None = None,
+    malformed_vanished: int = 0,
 ) -> MergePlan:
     """Decide what a response may do, whose list differs so from the months compared.
 
     All open rows of the other months, `unchanged_elsewhere`, are listed. `standing` is all open rows, if removals are
-    withheld: what replaces an altered row is open already then.
+    withheld: what replaces an altered row is open already then. `malformed_vanished` malformed rows are no longer
+    listed, and neither is a number that they block.
 
     Raises:
         ForeignListError: the list belongs to another account.
@@ -146,14 +148,15 @@ def plan_merge(
         _refuse_foreign_list(listed_total, open_total, int(replaced.sum()))
     recent = recent_removals(state.removals, fetched_at)
     objection = policy.objection(
-        vanished=int((~altered).sum()),
+        vanished=int((~altered).sum()) + malformed_vanished,
         altered=int(altered.sum()),
         complete=complete,
         open_rows=open_total,
         withheld_from=state.withheld_from,
         recent=recent,
     )
-    counts_removal = len(ended) and objection is None and policy.accept_removals is None
+    ends = len(ended) + malformed_vanished
+    counts_removal = ends and objection is None and policy.accept_removals is None
     return MergePlan(
         counts=Counts(
             listed=listed_total,
@@ -162,12 +165,12 @@ def plan_merge(
             restored=int((~changed & added["restored"]).sum()),
             unchanged=open_total - len(ended),
             removed=0 if objection else int((~replaced).sum()),
-            withheld=len(ended) if objection else 0,
+            withheld=ends if objection else 0,
             withheld_altered=int(altered.sum()) if objection else 0,
         ),
         withheld_because=objection,
         withheld_from=min(open_total, state.withheld_from or open_total) if objection else None,
-        removals=(*recent, *([Removal(fetched_at, len(ended), open_total)] if counts_removal else [])),
+        removals=(*recent, *([Removal(fetched_at, ends, open_total)] if counts_removal else [])),
     )
 
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 
 import pandas as pd
 
 from stop_pipeline.errors import counted
-from stop_pipeline.schema import LISTED, STOPS
-from stop_pipeline.table.merge import MergePlan, RemovalPolicy, apply, compare, merge_rejected, plan_merge
+from stop_pipeline.schema import LISTED, STOP_SNAPSHOT, STOPS
+from stop_pipeline.table.derive import blocked_numbers
+from stop_pipeline.table.merge import Diff, MergePlan, RemovalPolicy, apply, compare, merge_rejected, plan_merge
 from stop_pipeline.table.periods import ROW, open_rows, split_by_month
 from stop_pipeline.table.state import SnapshotInfo, State
 from stop_pipeline.table.store import Store
@@ -33,29 +35,36 @@ def merge_snapshot(
     standing = None
     if state.withheld_because is not None:
         standing = open_rows(store.read_stops(account, state, [*ROW, "removed_at"]))
+    rejected = store.read_rejected(account, state)
+    malformed = store.read_snapshot_rejected(account, info) if info.builds_on is None else open_rows(rejected)
+    other_months = [month for month in state.months if month not in months]
     diff = compare(stops, listed)
     plan = plan_merge(
         diff,
-        unchanged_elsewhere=sum(recorded.open_rows for month, recorded in state.months.items() if month not in months),
+        unchanged_elsewhere=sum(state.months[month].open_rows for month in other_months),
         complete=info.complete,
         policy=policy,
         state=state,
         fetched_at=info.fetched_at,
         standing=standing,
+        malformed_vanished=_malformed_vanished(store, account, state, rejected, malformed, listed, other_months),
     )
-    doubled = 0
-    if plan.withheld_because is not None:  # otherwise the open rows are the listed ones, each id once
-        open_ids = open_rows(store.read_stops(account, state, ["id", "removed_at"]))["id"]
-        doubled = int(pd.concat([open_ids, diff.added["id"]]).duplicated().sum())
     changed = split_by_month(apply(stops, diff, plan, fetched_at=info.fetched_at))
     new_state = dataclasses.replace(
         _state_after(state, info, plan),
-        doubled_open_ids=doubled,
+        doubled_open_ids=_doubled_open_ids(store, account, state, diff, plan),
         accepted_removals=policy.accept_removals,
         settings=settings,
         largest_id=int(diff.added["id"].to_numpy().max(initial=state.largest_id)),
     )
-    committed = store.commit(account, new_state, changed, _merged_rejected(store, account, state, info, plan))
+    merged = merge_rejected(
+        rejected,
+        malformed,
+        fetched_at=info.fetched_at,
+        sha256=info.sha256,
+        removals_withheld=not info.complete or plan.withheld_because is not None,
+    )
+    committed = store.commit(account, new_state, changed, None if merged.equals(rejected) else merged)
     log.info(
         "Account %s: %s listed, %s new, %s removed, %s written",
         account,
@@ -75,21 +84,36 @@ def _months_that_differ(state: State, info: SnapshotInfo) -> list[str]:
     return sorted(month for month in {*info.months, *standing} if info.months.get(month) != standing.get(month))
 
 
-def _merged_rejected(
-    store: Store, account: str, state: State, info: SnapshotInfo, plan: MergePlan
-) -> pd.DataFrame | None:
-    """All periods of malformed rows after the merge; None if nothing changes."""
-    if info.builds_on is not None:
-        return None
-    rejected = store.read_rejected(account, state)
-    merged = merge_rejected(
-        rejected,
-        store.read_snapshot_rejected(account, info),
-        fetched_at=info.fetched_at,
-        sha256=info.sha256,
-        removals_withheld=not info.complete or plan.withheld_because is not None,
-    )
-    return None if merged.equals(rejected) else merged
+def _malformed_vanished(
+    store: Store,
+    account: str,
+    state: State,
+    rejected: pd.DataFrame,
+    malformed: pd.DataFrame,
+    listed: pd.DataFrame,
+    other_months: Sequence[str],
+) -> int:
+    """How many malformed rows are no longer listed and block a number that no listed row, of any month, blocks.
+
+    The removal policy counts them: their numbers would leave the suppression list as well.
+    """
+    standing = open_rows(rejected)
+    ended = standing[~standing["raw"].isin(malformed["raw"])]
+    if ended.empty:
+        return 0
+    columns = ["phone_number", "country"]
+    elsewhere = open_rows(store.read_stops(account, state, [*columns, "removed_at"], other_months))
+    still_blocked = blocked_numbers(pd.concat([elsewhere[columns], listed[columns]]), malformed).numbers
+    blocked = blocked_numbers(STOP_SNAPSHOT.empty[[*columns, "raw"]], ended).numbers
+    return int(blocked.loc[~blocked["phone_number"].isin(still_blocked["phone_number"]), "raw"].nunique())
+
+
+def _doubled_open_ids(store: Store, account: str, state: State, diff: Diff, plan: MergePlan) -> int:
+    """Open rows beyond the first of their id, after the merge; without withheld ends, each listed id is open once."""
+    if plan.withheld_because is None:
+        return 0
+    open_ids = open_rows(store.read_stops(account, state, ["id", "removed_at"]))["id"]
+    return int(pd.concat([open_ids, diff.added["id"]]).duplicated().sum())
 
 
 def _state_after(state: State, info: SnapshotInfo, plan: MergePlan) -> State:

@@ -93,7 +93,7 @@ class Counts:
     restored: int = 0  # added, and had ended before
     unchanged: int = 0  # listed as before
     removed: int = 0  # ended because they are no longer listed
-    withheld: int = 0  # ends that the removal policy withheld, altered rows included
+    withheld: int = 0  # ends that the removal policy withheld, those of altered and of malformed rows included
     withheld_altered: int = 0  # how many of these belong to altered rows
 
 
