@@ -9,9 +9,10 @@ import csv
 import os
 import re
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import islice, product
+from itertools import islice, product, tee
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,10 +42,9 @@ WriteRows = Callable[[Any, pd.DataFrame], None]
 
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _DELIMITER_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?[;,\t|]*\s*', re.IGNORECASE)  # a first line, for Excel
-_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+_BYTE_ORDER_MARKS = {"utf-8": codecs.BOM_UTF8, "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}
 _ENCODING_NAMES = {"utf-8": "UTF-8", "cp1252": "Windows-1252", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16"}
 _SAMPLE_BYTES = 1 << 16
-_READ_CHARACTERS = 1 << 20
 _PAGE_BYTES = 1 << 20
 _SELECTABLE = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 """Types that Arrow cannot select rows from, and types of the same values that it can."""
@@ -141,19 +141,14 @@ class CsvFile:
 
         Quotes must be as CSV has them: a reader that forgives a stray one may take several rows for one.
         """
-        lines_read: list[str] = []
-
-        def lines() -> Iterator[str]:
-            for line in islice(file, self._lines_above, None):
-                lines_read.append(line)
-                yield line
-
-        reader = csv.reader(lines(), delimiter=self._delimiter, strict=True)
+        lines, texts = tee(islice(file, self._lines_above, None))
+        reader, lines_before = csv.reader(lines, delimiter=self._delimiter, strict=True), 0
         try:
             for fields in reader:
+                text = "".join(islice(texts, reader.line_num - lines_before))
+                lines_before = reader.line_num
                 if fields:
-                    yield "".join(lines_read), fields
-                lines_read.clear()
+                    yield text, fields
         except csv.Error as error:
             raise CampaignError(
                 f"{self._path} cannot be read as CSV near line {self._lines_above + reader.line_num:,} ({error}): look "
@@ -219,11 +214,9 @@ def find_column(column: str, names: Sequence[str], where: str) -> int:
     elif not found:
         columns = ", ".join(shown[:20]) or "none"
         problem = f"no {wanted}; its columns are {columns}: name the one that holds the phone numbers"
-    elif len({_composed(names[position]) for position in found}) > 1:
-        columns = " and ".join(shown[position] for position in found)
-        problem = f"no {wanted} exactly, but {columns}: name the one that holds the phone numbers"
     elif len(found) > 1:
-        problem = f"more than one {wanted}: rename all but the one that holds the phone numbers"
+        columns = " and ".join(shown[position] for position in found)
+        problem = f"more than one {wanted}, {columns}: give the exact name of one, or rename the others"
     elif taken:
         problem = f"a column “{taken[0]}” already, which the result needs: rename it first"
     else:
@@ -281,30 +274,24 @@ def _encoding_of(path: Path) -> tuple[str, str]:
     with _readable(path):
         with path.open("rb") as file:
             start = file.read(_SAMPLE_BYTES)
-        marked = [encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if start.startswith(mark)]
+        marked = [encoding for encoding, mark in _BYTE_ORDER_MARKS.items() if start.startswith(mark)]
         zeros = {"utf-16-be": start[0::2].count(0), "utf-16-le": start[1::2].count(0)}
         as_utf16 = [encoding for encoding, count in zeros.items() if count > len(start) / 10]
         for encoding in marked or as_utf16 or ["utf-8", "cp1252"]:
-            with suppress(UnicodeDecodeError), path.open(encoding=encoding, newline="") as file:
-                while file.read(_READ_CHARACTERS):
-                    pass
+            with suppress(UnicodeDecodeError), path.open(encoding=encoding) as file:
+                deque(file, maxlen=0)  # decodes all of it
                 return encoding, "\ufeff" if marked else ""
     raise CampaignError(f"{path} is text in no encoding that spreadsheets write: save it as “CSV UTF-8” there.")
 
 
 def _positions_of(column: str, names: Sequence[str]) -> list[int]:
-    for form in (_composed, _simplified):
-        if found := [position for position, name in enumerate(names) if form(name) == form(column)]:
-            return found
-    return []
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    exact = [position for position, name in enumerate(names) if name == column]
+    return exact or [position for position, name in enumerate(names) if _simplified(name) == _simplified(column)]
 
 
 def _simplified(name: str) -> str:
-    return _composed(_composed(name).replace("\ufeff", "").strip().casefold())
+    folded = unicodedata.normalize("NFC", name).replace("\ufeff", "").strip().casefold()
+    return unicodedata.normalize("NFC", folded)
 
 
 def _hold_phone_number(texts: Iterable[str]) -> bool:
