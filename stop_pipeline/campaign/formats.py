@@ -30,15 +30,15 @@ DELIMITERS = (";", ",", "\t", "|")
 NO_NUMBER = "no phone number"  # why a row with an empty cell is invalid
 RAGGED = "not as many fields as the header"  # why a row of a CSV file without a cell for the number is
 
-OWN_COLUMNS = {
-    "clean": None,
-    "blocked": pa.field("first_stop_at", pa.timestamp("us", tz="UTC")),
-    "invalid": pa.field("reason", pa.string()),
+OWN_COLUMNS: dict[str, list[pa.Field]] = {
+    "clean": [],
+    "blocked": [pa.field("first_stop_at", pa.timestamp("us", tz="UTC"))],
+    "invalid": [pa.field("reason", pa.string())],
 }
-"""The parts of a campaign, and the column that each has after those of the campaign."""
+"""The parts of a campaign, and the columns that each has after those of the campaign."""
 
 WriteRows = Callable[[Any, pd.DataFrame], None]
-"""Adds rows of a batch to a part of a campaign, with the part's own column, which the DataFrame has."""
+"""Adds rows of a batch to a part of a campaign, with the part's own columns, which the DataFrame has."""
 
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _DELIMITER_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?[;,\t|]*\s*', re.IGNORECASE)  # a first line, for Excel
@@ -105,29 +105,24 @@ class CsvFile:
                 yield pa.array(texts, pa.large_string()), pd.Series(spellings, dtype="str")
 
     @contextmanager
-    def part(self, path: Path, own_column: pa.Field | None = None) -> Iterator[WriteRows]:
+    def part(self, path: Path, own_columns: Sequence[pa.Field] = ()) -> Iterator[WriteRows]:
         """A file that begins as this one does, without its titles."""
         with _readable(self._path), self._open() as file:
             header, _ = next(self._records(file))
         end_of_line = _end_of_line(header) or "\n"
 
-        def extended(record: str, value: str) -> str:
+        def extended(record: str, *values: str) -> str:
             end = _end_of_line(record)
-            return f"{record.removesuffix(end)}{self._delimiter}{value}{end or end_of_line}"
+            row = self._delimiter.join([record.removesuffix(end), *values])
+            return f"{row}{end or end_of_line}" if values else record
+
+        def write(rows: pa.Array, checked: pd.DataFrame) -> None:
+            own = (_as_csv(checked[column.name]) for column in own_columns)
+            file.writelines(map(extended, rows.to_pylist(), *own))
 
         with path.open("w", encoding=self._encoding, newline="") as file:
-
-            def write(rows: pa.Array, checked: pd.DataFrame) -> None:
-                records = rows.to_pylist()
-                if own_column is not None:
-                    values = checked[own_column.name]
-                    if isinstance(values.dtype, pd.DatetimeTZDtype):
-                        values = values.dt.strftime("%Y-%m-%dT%H:%M:%SZ")
-                    records = map(extended, records, values.fillna(""))
-                file.writelines(records)
-
             file.write(self._mark + self._delimiter_line)
-            file.write(header if own_column is None else extended(header, own_column.name))
+            file.write(extended(header, *(column.name for column in own_columns)))
             yield write
 
     def _open(self) -> TextIO:
@@ -184,17 +179,15 @@ class ParquetFile:
                 yield batch.cast(self._selectable), as_text(numbers)
 
     @contextmanager
-    def part(self, path: Path, own_column: pa.Field | None = None) -> Iterator[WriteRows]:
+    def part(self, path: Path, own_columns: Sequence[pa.Field] = ()) -> Iterator[WriteRows]:
         """A Parquet file with this one's schema."""
-        schema = self._schema if own_column is None else self._schema.append(own_column)
+        schema = pa.schema([*self._schema, *own_columns], self._schema.metadata)
+
+        def write(rows: pa.RecordBatch, checked: pd.DataFrame) -> None:
+            own = [pa.array(checked[column.name], column.type, from_pandas=True) for column in own_columns]
+            writer.write_batch(pa.RecordBatch.from_arrays([*rows.cast(self._schema).columns, *own], schema=schema))
+
         with pq.ParquetWriter(path, schema) as writer:
-
-            def write(rows: pa.RecordBatch, checked: pd.DataFrame) -> None:
-                columns = rows.cast(self._schema).columns
-                if own_column is not None:
-                    columns.append(pa.array(checked[own_column.name], own_column.type, from_pandas=True))
-                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
-
             yield write
 
 
@@ -208,7 +201,7 @@ def find_column(column: str, names: Sequence[str], where: str) -> int:
     wanted = f"column “{excerpt(column)}”"
     shown = [f"“{''.join(filter(str.isprintable, name))[:40]}”" for name in names]
     has_digits = any(sum(map(str.isdigit, name)) >= _DIGITS_OF_A_NUMBER for name in names)
-    taken = [own.name for own in OWN_COLUMNS.values() if own is not None and own.name in names]
+    taken = [own.name for columns in OWN_COLUMNS.values() for own in columns if own.name in names]
     if _hold_phone_number(names) or (has_digits and not found):
         problem = "no line of column names, because its first line looks like data: put one above it"
     elif not found:
@@ -300,6 +293,11 @@ def _hold_phone_number(texts: Iterable[str]) -> bool:
 
 def _float_as_text(number: float) -> str:
     return str(int(number)) if number.is_integer() and abs(number) < _LARGEST_EXACT else str(number)
+
+
+def _as_csv(values: pd.Series) -> pd.Series:
+    is_time = isinstance(values.dtype, pd.DatetimeTZDtype)
+    return (values.dt.strftime("%Y-%m-%dT%H:%M:%SZ") if is_time else values).fillna("")
 
 
 def _end_of_line(record: str) -> str:
