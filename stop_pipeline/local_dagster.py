@@ -34,7 +34,6 @@ _LOOK_SECONDS = 0.2
 _LOOPBACK = "127.0.0.1"
 _CONFIGURATION = "dagster.yaml"
 _PARTS = ("run_launcher", "run_coordinator", "scheduler", "compute_log_manager")  # made when they are first used
-_UNHARMED = "The tables of the data root are not affected."
 
 
 @dataclass
@@ -138,7 +137,7 @@ def _failures(result: dg.ExecuteInProcessResult, accounts: Sequence[str]) -> dic
     if name == "DagsterExecutionInterruptedError":
         raise KeyboardInterrupt
     if refusal := re.match(r"\(sqlite3\.\w+\) (.*)", sentence):  # Dagster's own, in the course of the step
-        sentence = _unwritable(Path(os.environ["DAGSTER_HOME"]), refusal[1])
+        sentence = str(_history_refused(Path(os.environ["DAGSTER_HOME"]), refusal[1]))
     elif module != StoreError.__module__:
         sentence = f"unexpected error ({name}); the run's page in the Dagster UI shows more"
     return failed_accounts(failures[0]) or dict.fromkeys(accounts, sentence)
@@ -228,10 +227,11 @@ def _plain_errors(home: Path, *, is_opening: bool = False) -> Iterator[None]:
         raise explained from None
 
 
-def _unwritable(home: Path, reason: str) -> str:
-    return (
-        f"Dagster cannot write its history in {home} ({reason}): make room there, make it writable for this user, or "
-        f"set DAGSTER_HOME to another folder. {_UNHARMED}"
+def _history_refused(home: Path, reason: str) -> StoreError:
+    return StoreError(
+        f"Dagster cannot use its history in {home} ({reason}): make room there, make it writable for this user, or set "
+        "DAGSTER_HOME to another folder; if it is damaged, move its folders “history” and “schedules” elsewhere. The "
+        "tables of the data root are not affected."
     )
 
 
@@ -243,14 +243,9 @@ def _explained(error: Exception, home: Path, *, is_opening: bool) -> StopPipelin
         if isinstance(cause, ImportError):
             problem = f"{file} needs the package “{cause.name}”, which is not installed"
             return ConfigurationError(f"{problem}: install it, or correct the file.")
-        if isinstance(cause, sqlite3.Error) and ("not a database" in str(cause) or "malformed" in str(cause)):
-            return StoreError(
-                f"Dagster's history in {home} is damaged ({cause}): move the folders “history” and “schedules” in it "
-                f"elsewhere, and run again. {_UNHARMED}"
-            )
         if isinstance(cause, sqlite3.Error | OSError) and getattr(cause, "filename", None) != str(file):
             reason = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else str(cause)
-            return StoreError(_unwritable(home, reason))
+            return _history_refused(home, reason)
         cause = cause.__cause__ or cause.__context__
     if (refusal := getattr(error, "orig", None)) is not None:  # of a database server, by SQLAlchemy
         return StoreError(f"Dagster cannot use its database ({excerpt(str(refusal))}): check the server and {file}.")

@@ -74,9 +74,9 @@ BROKEN_HOMES: dict[str, tuple[Callable[[Path], None], int, str]] = {
         2,
         "dagster.yaml needs the package “dagster_oracle”, which is not installed",
     ),
-    "a damaged list of runs": (_damage("history/runs.db"), 1, "is damaged (file is not a database)"),
-    "damaged events": (_damage("history/runs/index.db"), 1, "is damaged (file is not a database)"),
-    "a file for the history": (_replace("history", by_folder=False), 1, "cannot write its history in "),
+    "a damaged list of runs": (_damage("history/runs.db"), 1, "/home (file is not a database): "),
+    "damaged events": (_damage("history/runs/index.db"), 1, "/home (file is not a database): "),
+    "a file for the history": (_replace("history", by_folder=False), 1, "cannot use its history in "),
 }
 
 
@@ -151,7 +151,7 @@ def test_a_home_that_cannot_be_written_is_one_sentence(
         )
     assert (done.returncode, done.stdout) == (1, "")
     sentence = done.stderr.splitlines()[-1]
-    assert f"Dagster cannot write its history in {home} (" in sentence
+    assert f"Dagster cannot use its history in {home} (" in sentence
     assert "Traceback" not in done.stderr
 
 

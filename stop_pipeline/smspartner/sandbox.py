@@ -172,7 +172,7 @@ class StopList:
         self._numbers_given = 0
         self._removed_numbers: deque[str] = deque()
         self._rows = self._new_rows(self._first_times(rows))
-        self._documents: dict[Format, bytes] = {}
+        self._has_responded = False
 
     def next_response(self, response_format: Format, *, today: date | None = None) -> bytes:
         """Return the next response to a request on this day (Europe/Paris), by default the latest day known.
@@ -181,13 +181,11 @@ class StopList:
         """
         with self._lock:
             self._until = max(self._until, today or self._until)
-            if self._documents and not self._sometimes(0.25):
+            if self._has_responded and not self._sometimes(0.25):
                 self._change()
-                self._documents.clear()
-            if response_format not in self._documents:
-                fields = {"success": True, "code": 200, "nbData": len(self._rows), "data": self._rows}
-                self._documents[response_format] = _document(response_format, fields)
-            return self._documents[response_format]
+            self._has_responded = True
+            fields = {"success": True, "code": 200, "nbData": len(self._rows), "data": self._rows}
+            return _document(response_format, fields)
 
     def _change(self) -> None:
         """Let rows join and leave, as they do between one response and the next."""
