@@ -176,11 +176,11 @@ def _only_one_dev(home: Path) -> Iterator[int]:
 
 def _home_of(settings: Settings) -> Path:
     """DAGSTER_HOME if it is set, else a folder that lasts."""
-    if (home := dagster_home()) is None:
-        home = Path(settings.data_root).absolute().parent / ".dagster_home"
-        if is_remote(settings.data_root):
-            home = Path.home() / ".stop_pipeline"
-    elif not (home.is_absolute() and home.is_dir()):
+    default = Path(settings.data_root).absolute().parent / ".dagster_home"
+    if is_remote(settings.data_root):
+        default = Path.home() / ".stop_pipeline"
+    home = dagster_home() or default
+    if home != default and not (home.is_absolute() and home.is_dir()):
         raise ConfigurationError(
             f"DAGSTER_HOME is “{home}”, but Dagster needs the absolute path of a folder that exists: make the folder, "
             "or leave DAGSTER_HOME unset."

@@ -109,12 +109,12 @@ class CsvFile:
         """A file that begins as this one does, without its titles."""
         with _readable(self._path), self._open() as file:
             header, _ = next(self._records(file))
-        end_of_line = _end_of_line(header) or "\n"
+        end_of_line = header[len(header.rstrip("\r\n")) :] or "\n"
 
         def extended(record: str, *values: str) -> str:
-            end = _end_of_line(record)
-            row = self._delimiter.join([record.removesuffix(end), *values])
-            return f"{row}{end or end_of_line}" if values else record
+            text = record.rstrip("\r\n")
+            row = self._delimiter.join([text, *values])
+            return f"{row}{record[len(text) :] or end_of_line}" if values else record
 
         def write(rows: pa.Array, checked: pd.DataFrame) -> None:
             own = (_as_csv(checked[column.name]) for column in own_columns)
@@ -298,7 +298,3 @@ def _float_as_text(number: float) -> str:
 def _as_csv(values: pd.Series) -> pd.Series:
     is_time = isinstance(values.dtype, pd.DatetimeTZDtype)
     return (values.dt.strftime("%Y-%m-%dT%H:%M:%SZ") if is_time else values).fillna("")
-
-
-def _end_of_line(record: str) -> str:
-    return record[len(record.rstrip("\r\n")) :]
