@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,12 +24,11 @@ from stop_pipeline.table.accounts import account_record
 from stop_pipeline.table.files import MADE_AGAIN, RESTORE, reading
 from stop_pipeline.table.parquet import note_of
 from stop_pipeline.table.reading import CLOCK_TOLERANCE
-from stop_pipeline.table.state import DerivedInfo, KeptResponse, MonthInfo, SnapshotInfo, State
+from stop_pipeline.table.state import KeptResponse, MonthInfo, SnapshotInfo, State
 from stop_pipeline.table.store import Store, month_file, snapshot_file, table_file
 
 Value = TypeVar("Value")
 
-_MONTH = "[0-9][0-9][0-9][0-9]-[0-9][0-9]"
 _ONE_FILE_EACH = (schema.REJECTED, schema.COMMITS, schema.SUPPRESSION_LIST, schema.STOPS_PER_DAY)
 
 
@@ -111,16 +109,14 @@ class _Inspection:
             self._problems.append(str(error))
             return None
 
-    def _read(
-        self, file: str, table: schema.TableSchema, describe: Callable[[Any], Value], advice: str = MADE_AGAIN
-    ) -> tuple[pd.DataFrame, Value]:
-        """The rows of a file, and what its footer says."""
+    def _read(self, file: str, table: schema.TableSchema, advice: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """The rows of a file, and the note in its footer."""
         with reading(self._store.files.shown(file), advice), self._store.open_committed(file, self._state) as source:
             parquet = pq.ParquetFile(source, page_checksum_verification=True)
-            rows, described = parquet.read().replace_schema_metadata(), describe(parquet.metadata)
+            rows, note = parquet.read().replace_schema_metadata(), note_of(parquet.metadata)
         fits = rows.schema.equals(table.arrow)
         _ensure(file, fits, f"does not have the columns that {table.name} declares", advice)
-        return schema.to_pandas(rows), described
+        return schema.to_pandas(rows), note
 
     def _look_for_strays(self) -> None:
         """Files that this package did not write; those that belong to no account are named with every account."""
@@ -128,15 +124,13 @@ class _Inspection:
         own = {f"accounts/account={account}.json", self._state_file, f"{self._raw_folder}/latest.json"}
         own |= {snapshot_file(account), *(table_file(table.name, account) for table in _ONE_FILE_EACH)}
         own |= {f"{self._raw_folder}/{raw.file}" for raw in store.responses.all(account)}
-        patterns = [month_file(account, _MONTH)]
+        own |= {*store.files.matching(month_file(account, "*"))}
         if self._state.schema_version == 1:  # it had a file of the snapshot for each month, and one for malformed rows
-            folder = f"snapshot/account={account}/created_month="
-            patterns += [f"{folder}{month}/stop_snapshot.parquet" for month in (_MONTH, "none")]
+            own |= {*store.files.matching(f"snapshot/account={account}/created_month=*/stop_snapshot.parquet")}
         others = tuple(f"/account={name}{end}" for name in store.accounts_seen() if name != account for end in "./")
-        for folder in sorted({name.split("/")[0] for name in (*own, *patterns)}):
+        for folder in sorted({"stops", *(name.split("/")[0] for name in own)}):
             for file in store.files.below(folder):
-                known = file in own or any(fnmatchcase(file, pattern) for pattern in patterns)
-                known = known or file.removeprefix(folder).startswith(others)
+                known = file in own or file.removeprefix(folder).startswith(others)
                 self._attempt(_ensure, file, known, "is not a file of this package", "Move it elsewhere.")
 
     def _check_responses(self, newest: KeptResponse | None) -> list[KeptResponse]:
@@ -183,7 +177,9 @@ class _Inspection:
         if self._state.schema_version == 1 or self._state.commit is None:
             return
         file = snapshot_file(self._account)
-        rows, info = self._read(file, schema.STOP_SNAPSHOT, lambda footer: SnapshotInfo.from_json(note_of(footer)))
+        rows, note = self._read(file, schema.STOP_SNAPSHOT, MADE_AGAIN)
+        with reading(self._store.files.shown(file), MADE_AGAIN):
+            info = SnapshotInfo.from_json(note)
         listed = rows[rows["raw"].isna()]
         months = {month: periods.fingerprint(part) for month, part in periods.split_by_month(listed).items()}
         recorded = info.listed + info.rejected if info.builds_on is None else len(listed)
@@ -209,7 +205,7 @@ class _Inspection:
         # A staged file that is not recorded is none: the commit removes the published one.
         for file in sorted({*recorded, *(published - state.staged.keys())}):
             table = schema.REJECTED if file == self._rejected_file else schema.STOPS
-            if found := self._attempt(self._read, file, table, note_of, RESTORE):
+            if found := self._attempt(self._read, file, table, RESTORE):
                 tables[file] = found[0]
                 self._attempt(self._check_rows, file, *found, recorded.get(file))
         malformed = tables.pop(self._rejected_file, schema.REJECTED.empty)
@@ -264,10 +260,10 @@ class _Inspection:
     def _check_derived(self, table: schema.TableSchema, expected: pd.DataFrame, unreadable_rows: int = 0) -> None:
         """Whether a derived table is that of the commit, row by row."""
         state, file = self._state, table_file(table.name, self._account)
-        rows, info = self._read(file, table, lambda footer: DerivedInfo(rows=footer.num_rows, **note_of(footer)))
-        is_current = (info.commit, info.reading_rules) == (state.commit, state.reading_rules)
-        _ensure(file, is_current, f"is of the commit {info.commit}, not of {state.commit}", MADE_AGAIN)
-        fits = rows.equals(expected) and info.unreadable_rows == unreadable_rows
+        rows, note = self._read(file, table, MADE_AGAIN)
+        is_current = (note.get("commit"), note.get("reading_rules")) == (state.commit, state.reading_rules)
+        _ensure(file, is_current, f"is of the commit {note.get('commit')}, not of {state.commit}", MADE_AGAIN)
+        fits = rows.equals(expected) and note.get("unreadable_rows", 0) == unreadable_rows
         _ensure(file, fits, "holds other rows than stops and rejected give; one of them was altered")
 
 

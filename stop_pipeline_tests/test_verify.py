@@ -513,6 +513,11 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         JUNE.replace("2025-06", "2019-01"),
         "holds rows of 2025-06",
     ),
+    "a month of an impossible name": (
+        lambda root: put(JUNE.replace("2025-06", "copy"), (root / JUNE).read_bytes())(root),
+        JUNE.replace("2025-06", "copy"),
+        "holds rows of 2025-06",
+    ),
     "a stray file of no account": (put("stops/.DS_Store"), "stops/.DS_Store", "is not a file of this package"),
     "a folder of an impossible account": (
         put("stops/account=Main/created_month=2025-06/stops.parquet"),
