@@ -23,9 +23,9 @@ from stop_pipeline.settings import (
     DEFAULT_ACCOUNT,
     Settings,
     account_names,
+    api_key,
     is_remote,
     key_variable,
-    missing_key,
     parse_age,
 )
 
@@ -94,7 +94,7 @@ def run(account: str | None, accept_removals: int | None) -> int:
     if accept_removals is not None and len(accounts) > 1:
         raise ConfigurationError("--accept-removals is for one account: name it with --account.")
     if not set(accounts) & set(settings.accounts_with_key()):
-        raise missing_key(accounts[0], settings.accounts_file)
+        api_key(accounts[0], settings.accounts_file)  # it has none, and the error says where to put one
     return _sync(settings, accounts, accept_removals)
 
 

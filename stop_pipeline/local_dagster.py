@@ -14,7 +14,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -22,7 +22,6 @@ from typing import Any
 
 import dagster as dg
 import filelock
-import yaml
 
 from stop_pipeline.defs.schedules import SYNC_JOB, error_of, failed_accounts, partition_tags
 from stop_pipeline.errors import ConfigurationError, StopPipelineError, StoreError, excerpt
@@ -34,7 +33,7 @@ _PROCESS_TAG = "stop_pipeline/process"
 _LOOK_SECONDS = 0.2
 _LOOPBACK = "127.0.0.1"
 _CONFIGURATION = "dagster.yaml"
-_UNHARMED = "The tables of the data root are not affected."
+_PARTS = ("run_launcher", "run_coordinator", "scheduler", "compute_log_manager")  # made when they are first used
 
 
 @dataclass
@@ -140,7 +139,7 @@ def _failures(result: dg.ExecuteInProcessResult, accounts: Sequence[str]) -> dic
     if name == "DagsterExecutionInterruptedError":
         raise KeyboardInterrupt
     if refusal := re.match(r"\(sqlite3\.\w+\) (.*)", sentence):  # Dagster's own, in the course of the step
-        return dict.fromkeys(accounts, _unwritable(Path(os.environ["DAGSTER_HOME"]), refusal[1]))
+        return dict.fromkeys(accounts, str(_history_refused(Path(os.environ["DAGSTER_HOME"]), refusal[1])))
     return dict.fromkeys(accounts, f"unexpected error ({name}); the run's page in the Dagster UI shows more")
 
 
@@ -177,11 +176,11 @@ def _only_one_dev(home: Path) -> Iterator[int]:
 
 def _home_of(settings: Settings) -> Path:
     """DAGSTER_HOME if it is set, else a folder that lasts."""
-    if (home := dagster_home()) is None:
-        home = Path(settings.data_root).absolute().parent / ".dagster_home"
-        if is_remote(settings.data_root):
-            home = Path.home() / ".stop_pipeline"
-    elif not (home.is_absolute() and home.is_dir()):
+    default = Path(settings.data_root).absolute().parent / ".dagster_home"
+    if is_remote(settings.data_root):
+        default = Path.home() / ".stop_pipeline"
+    home = dagster_home() or default
+    if home != default and not (home.is_absolute() and home.is_dir()):
         raise ConfigurationError(
             f"DAGSTER_HOME is “{home}”, but Dagster needs the absolute path of a folder that exists: make the folder, "
             "or leave DAGSTER_HOME unset."
@@ -201,86 +200,60 @@ def _open_instance(home: Path, *, with_launcher: bool = False) -> Iterator[dg.Da
 
     A home that is new gets this package's `dagster.yaml`. Then it is DAGSTER_HOME, for this process and its children.
     """
-    configuration = home / _CONFIGURATION
-    with _plain_errors(home):
+    with _plain_errors(home), ExitStack() as stack:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Two processes that start at once would both create its files and tables.
-        with filelock.FileLock(home / ".opening.lock", mode=0o600):
-            if not configuration.exists() and not (home / "history").exists():
+        with filelock.FileLock(home / ".opening.lock", mode=0o600), _plain_errors(home, is_opening=True):
+            if not (home / _CONFIGURATION).exists() and not (home / "history").exists():
                 with as_file(files("stop_pipeline") / _CONFIGURATION) as defaults:
-                    shutil.copyfile(defaults, configuration)
-            _check_configuration(configuration)
+                    shutil.copyfile(defaults, home / _CONFIGURATION)
             os.environ["DAGSTER_HOME"] = str(home)
-            instance = dg.DagsterInstance.from_config(str(home))
-        with instance:
-            if with_launcher:
-                for part in ("run_launcher", "run_coordinator", "scheduler", "compute_log_manager"):
-                    getattr(instance, part)
-            yield instance
-
-
-def _check_configuration(file: Path) -> None:
-    """Refuse a `dagster.yaml` of which Dagster would print a traceback."""
-    problem = None
-    try:
-        if not isinstance(yaml.safe_load(file.read_text(encoding="utf-8")) or {}, dict):
-            problem = "does not hold settings, each with a name"
-    except FileNotFoundError:
-        return  # Dagster has defaults
-    except OSError as error:
-        problem = f"cannot be read ({os.strerror(error.errno or 0)})"
-    except UnicodeDecodeError:
-        problem = "is not text in UTF-8"
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = "is not valid YAML" + (f" (line {mark.line + 1})" if mark else "")
-    if problem is not None:
-        raise ConfigurationError(f"{file} {problem}: correct it, or delete it for Dagster's defaults.")
+            instance = stack.enter_context(dg.DagsterInstance.from_config(str(home)))
+            for part in _PARTS if with_launcher else ():
+                getattr(instance, part)
+        yield instance
 
 
 @contextmanager
-def _plain_errors(home: Path) -> Iterator[None]:
+def _plain_errors(home: Path, *, is_opening: bool = False) -> Iterator[None]:
     """One sentence in place of what Dagster raises about its home."""
     try:
         yield
     except StopPipelineError:
         raise
     except Exception as error:
-        explained = _explained(error, home)
-        if explained is None:
+        if (explained := _explained(error, home, is_opening=is_opening)) is None:
             raise
         raise explained from None
 
 
-def _unwritable(home: Path, reason: str) -> str:
-    return (
-        f"Dagster cannot write its history in {home} ({reason}): make room there, make it writable for this user, or "
-        f"set DAGSTER_HOME to another folder. {_UNHARMED}"
+def _history_refused(home: Path, reason: str) -> StoreError:
+    return StoreError(
+        f"Dagster cannot use its history in {home} ({reason}): make room there, make it writable for this user, or set "
+        "DAGSTER_HOME to another folder; if it is damaged, move its folders “history” and “schedules” elsewhere. The "
+        "tables of the data root are not affected."
     )
 
 
-def _explained(error: Exception, home: Path) -> StopPipelineError | None:
+def _explained(error: Exception, home: Path, *, is_opening: bool) -> StopPipelineError | None:
     """The sentence for an error; None if it is not about the home."""
     file = home / _CONFIGURATION
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ImportError):
-            package = f"the package “{cause.name}”" if cause.name else "a package"
-            return ConfigurationError(
-                f"{file} needs {package}, which is not installed: install it, or correct the file."
-            )
-        if isinstance(cause, sqlite3.Error) and ("not a database" in str(cause) or "malformed" in str(cause)):
-            return StoreError(
-                f"Dagster's history in {home} is damaged ({cause}): move the folders “history” and “schedules” in it "
-                f"elsewhere, and run again. {_UNHARMED}"
-            )
-        if isinstance(cause, sqlite3.Error | OSError):
+            problem = f"{file} needs the package “{cause.name}”, which is not installed"
+            return ConfigurationError(f"{problem}: install it, or correct the file.")
+        if isinstance(cause, sqlite3.Error | OSError) and getattr(cause, "filename", None) != str(file):
             reason = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else str(cause)
-            return StoreError(_unwritable(home, reason))
+            return _history_refused(home, reason)
         cause = cause.__cause__ or cause.__context__
     if (refusal := getattr(error, "orig", None)) is not None:  # of a database server, by SQLAlchemy
         return StoreError(f"Dagster cannot use its database ({excerpt(str(refusal))}): check the server and {file}.")
-    if isinstance(error, dg.DagsterError):
-        reason = next((line for line in str(error).splitlines() if "Error 1" in line), str(error))
-        return ConfigurationError(f"Dagster cannot use {file}: {excerpt(reason)}.")
+    if is_opening or isinstance(error, dg.DagsterError):
+        lines = str(error).replace(str(file), file.name).splitlines()
+        reason = next((line for line in lines if "Error 1" in line), " ".join(lines))
+        place = re.search(r", line \d+", str(error))  # of what is not YAML
+        problem = f"Dagster cannot use {file}{place[0] if place else ''} ({excerpt(reason)})"
+        advice = "it must hold Dagster's settings, in YAML and UTF-8. Correct it, or delete it for the defaults."
+        return ConfigurationError(f"{problem}: {advice}")
     return None

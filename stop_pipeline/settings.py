@@ -7,14 +7,12 @@ of every message.
 
 import os
 import re
-import stat
 import tomllib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_type_hints
 from zoneinfo import available_timezones
 
 from stop_pipeline.errors import ConfigurationError
@@ -29,7 +27,7 @@ PROVIDER_TIMEZONE = "Europe/Paris"
 _Value = TypeVar("_Value")
 _ACCOUNT_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _NAME_RULE = "made of lower-case letters, digits and underscores, starting with a letter"
-_AGE = re.compile(r"([0-9]{1,6})([mhd])")
+_AGE = re.compile(r"0*([0-9]{1,6})([mhd])")
 _AGE_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _SAFE_URL = re.compile(
     r"https://([^/?#]*@)?\[?\w|http://(localhost|\[::1\]|127(\.[0-9]{1,3}){3})(:[0-9]+)?([/?#]|$)", re.IGNORECASE
@@ -44,13 +42,10 @@ def account_names(text: str, given_by: str = "SMSPARTNER_ACCOUNTS") -> tuple[str
     A name that is empty, repeated, or unsafe in a path is refused.
     """
     names = tuple(name.strip() for name in text.split(","))
-    for name, count in Counter(names).items():
-        if not _ACCOUNT_NAME.fullmatch(name):
-            raise ConfigurationError(
-                f"{given_by} holds “{name}”: an account name is {_NAME_RULE}; separate with commas."
-            )
-        if count > 1:
-            raise ConfigurationError(f"{given_by} names “{name}” more than once.")
+    for name in names:
+        if not _ACCOUNT_NAME.fullmatch(name) or names.count(name) > 1:
+            rule = f"name each account once, separated by commas; a name is {_NAME_RULE}"
+            raise ConfigurationError(f"{given_by} holds “{name}”: {rule}.")
     return names
 
 
@@ -82,12 +77,9 @@ def checked_uri(root: str) -> str:
 
 
 def _expanded(text: str) -> str:
-    path = os.path.expanduser(text)  # noqa: PTH111 – Path.expanduser raises an untyped error for an unknown user
+    path = os.path.expanduser(text)  # noqa: PTH111 – Path.expanduser takes “./~” for the home folder as well
     if path.startswith("~"):
-        raise ValueError(
-            f"is “{text}”, but this machine has no such user: write the path without “~”, or as “./{text}” if a folder "
-            "has that name"
-        )
+        raise ValueError(f"is “{text}”, but this machine has no such user: write it without “~”, or as “./{text}”")
     return path
 
 
@@ -111,36 +103,29 @@ def _base_url(text: str) -> str:
     return _url(text).rstrip("/")
 
 
-def _format(text: str) -> str:
-    if text not in get_args(Format):
-        raise ValueError(f"is “{text}”: it must be json or xml")
-    return text
+def _must_be(what: str, is_right: Callable[[str], object], make: Callable[[str], _Value]) -> Callable[[str], _Value]:
+    """What makes a value of a text; a ValueError says what the text must be."""
+
+    def read(text: str) -> _Value:
+        if not is_right(text):
+            raise ValueError(f"is “{text}”: it must be {what}")
+        return make(text)
+
+    return read
 
 
-def _timezone(text: str) -> str:
-    if text not in available_timezones():  # of the system, or of the package `tzdata`
-        raise ValueError(f"is “{text}”, which is not an IANA time zone like Europe/Paris")
-    return text
-
-
-def _alert_after(text: str) -> timedelta:
-    age = parse_age(text) if _AGE.fullmatch(text) else timedelta(0)
-    if not age:
-        raise ValueError(f"is “{text}”: it must be an age such as 90m, 2h or 1d")
-    return age
-
-
-def _whole_number(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,6}", text) or int(text) == 0:
-        raise ValueError(f"is “{text}”: it must be a whole number from 1 to 999999")
-    return int(text)
+_format = _must_be("json or xml", get_args(Format).__contains__, str)
+_timezone = _must_be("an IANA time zone like Europe/Paris", lambda text: text in available_timezones(), str)
+_alert_after = _must_be("an age such as 90m, 2h or 1d", re.compile("0*[1-9][0-9]{0,5}[mhd]").fullmatch, parse_age)
+_whole_number = _must_be("a whole number from 1 to 999999", re.compile("0*[1-9][0-9]{0,5}").fullmatch, int)
 
 
 @dataclass(frozen=True)
 class Settings:
     """The settings that the environment gives, each with its variable and what reads the variable's text."""
 
-    accounts: tuple[str, ...] = (DEFAULT_ACCOUNT,)  # in the order given, by either variable of `named_accounts`
+    # In the order given, by this variable or by the file.
+    accounts: Annotated[tuple[str, ...], "SMSPARTNER_ACCOUNTS", account_names] = (DEFAULT_ACCOUNT,)
     # Holds the names and keys of the accounts; None if variables do.
     accounts_file: Annotated[Path | None, "SMSPARTNER_ACCOUNTS_FILE", _absolute] = None
     accounts_per_run: Annotated[int, "STOP_PIPELINE_ACCOUNTS_PER_RUN", _whole_number] = 1
@@ -161,10 +146,9 @@ class Settings:
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """Read and check every variable; an empty one counts as not set."""
-        given: dict[str, Any] = {"accounts": named_accounts(environ)}
-        for name, hint in get_type_hints(cls, include_extras=True).items():
-            if get_origin(hint) is Annotated:
-                given[name] = _read(environ, *hint.__metadata__)
+        hints = get_type_hints(cls, include_extras=True)
+        given: dict[str, Any] = {name: _read(environ, *hint.__metadata__) for name, hint in hints.items()}
+        given["accounts"] = named_accounts(environ)
         return cls(**{name: value for name, value in given.items() if value})
 
     def accounts_by_run(self) -> list[tuple[str, ...]]:
@@ -208,24 +192,14 @@ def api_keys(
 
 
 def api_key(account: str, accounts_file: Path | None = None, environ: Mapping[str, str] = os.environ) -> str:
-    """Return the API key of one account, as `api_keys` does; `missing_key` is raised if it has none."""
-    keys = api_keys([account], accounts_file, environ)
-    if account not in keys:
-        raise missing_key(account, accounts_file)
-    return keys[account]
-
-
-def missing_key(account: str, accounts_file: Path | None = None) -> ConfigurationError:
-    """Return the error for an account without an API key, where keys are in variables or in `accounts_file`."""
+    """Return the API key of one account, as `api_keys` does; a ConfigurationError says that it has none."""
+    if key := api_keys([account], accounts_file, environ).get(account):
+        return key
+    problem = f"{key_variable(account)} is not set"
     if accounts_file is not None:
-        return ConfigurationError(
-            f"SMSPARTNER_ACCOUNTS_FILE: {accounts_file} has no API key for the account “{account}”: add the key shown "
-            "in that SMS Partner account."
-        )
-    return ConfigurationError(
-        f"{key_variable(account)} is not set: set it to the API key shown in the SMS Partner account “{account}”, or "
-        "try “stop-pipeline demo”, which needs none."
-    )
+        problem = f"SMSPARTNER_ACCOUNTS_FILE: {accounts_file} has no API key for the account “{account}”"
+    advice = f"set the key shown in the SMS Partner account “{account}”, or try “stop-pipeline demo”, which needs none"
+    raise ConfigurationError(f"{problem}: {advice}.")
 
 
 def read_keys(file: Path) -> dict[str, str]:
@@ -237,11 +211,10 @@ def read_keys(file: Path) -> dict[str, str]:
     keys: Any = None
     try:
         with file.open("rb") as opened:
-            if os.fstat(opened.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                problem = f"can be read by others than its owner: run chmod 600 {file}"
-            else:
-                keys = tomllib.load(opened).get("accounts")
-                problem = _problem_of(keys)
+            keys = tomllib.load(opened).get("accounts")
+        problem = _problem_of(keys)
+        if file.stat().st_mode & 0o077:
+            problem = f"can be read by others than its owner: run chmod 600 {file}"
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError:

@@ -60,19 +60,23 @@ def _replace(name: str, *, by_folder: bool) -> Callable[[Path], None]:
 
 BROKEN_HOMES: dict[str, tuple[Callable[[Path], None], int, str]] = {
     # what is wrong, the exit code, what must be said
-    "not YAML": (_write("telemetry: [\n"), 2, "dagster.yaml is not valid YAML (line 2)"),
-    "not settings": (_write("- telemetry\n"), 2, "dagster.yaml does not hold settings"),
-    "not UTF-8": (_write("# é".encode("latin-1")), 2, "dagster.yaml is not text in UTF-8"),
-    "a folder": (_replace("dagster.yaml", by_folder=True), 2, "dagster.yaml cannot be read (Is a directory)"),
+    "not YAML": (_write("telemetry: [\n"), 2, "dagster.yaml, line 2 (while parsing a flow node"),
+    "not settings": (_write("- telemetry\n"), 2, "it must hold Dagster's settings, in YAML and UTF-8"),
+    "not UTF-8": (
+        _write("# é".encode("latin-1")),
+        2,
+        "codec can't decode byte •xe• in position •: unexpected end of data): it must hold",
+    ),
+    "a folder": (_replace("dagster.yaml", by_folder=True), 2, "Is a directory: 'dagster.yaml'): it must hold"),
     "an unknown setting": (_write("colour: blue\n"), 2, "Received unexpected config entry"),
     "a missing package": (
         _write(f"{QUIET}storage:\n  custom:\n    module: dagster_oracle\n    class: OracleStorage\n    config: {{}}\n"),
         2,
         "dagster.yaml needs the package “dagster_oracle”, which is not installed",
     ),
-    "a damaged list of runs": (_damage("history/runs.db"), 1, "is damaged (file is not a database)"),
-    "damaged events": (_damage("history/runs/index.db"), 1, "is damaged (file is not a database)"),
-    "a file for the history": (_replace("history", by_folder=False), 1, "cannot write its history in "),
+    "a damaged list of runs": (_damage("history/runs.db"), 1, "/home (file is not a database): "),
+    "damaged events": (_damage("history/runs/index.db"), 1, "/home (file is not a database): "),
+    "a file for the history": (_replace("history", by_folder=False), 1, "cannot use its history in "),
 }
 
 
@@ -147,7 +151,7 @@ def test_a_home_that_cannot_be_written_is_one_sentence(
         )
     assert (done.returncode, done.stdout) == (1, "")
     sentence = done.stderr.splitlines()[-1]
-    assert f"Dagster cannot write its history in {home} (" in sentence
+    assert f"Dagster cannot use its history in {home} (" in sentence
     assert "Traceback" not in done.stderr
 
 

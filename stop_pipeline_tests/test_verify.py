@@ -198,7 +198,7 @@ def replace_folder(folder: str) -> Callable[[Path], None]:
     return damage
 
 
-def edit(file: str, **changes: Any) -> Callable[[Path], None]:
+def edit(file: str, /, **changes: Any) -> Callable[[Path], None]:
     """Another value in a JSON document; `counts__x` is `x` within `counts`."""
 
     def damage(root: Path) -> None:
@@ -261,6 +261,12 @@ def move_a_row(root: Path) -> None:
     )(root)
 
 
+def commit_a_malformed_row(root: Path) -> None:
+    store = Store(root)
+    state = store.state("main")
+    store.commit("main", state, {}, copied(raw="{}", removed_at=None)(store.read_rejected("main", state)))
+
+
 def end_before_the_beginning(stops: pd.DataFrame) -> pd.DataFrame:
     return stops.assign(removed_at=stops["first_seen_at"].where(stops["removed_at"].notna()))
 
@@ -312,6 +318,7 @@ def footer_of_other_rows(root: Path) -> None:
     pq.write_table(table.replace_schema_metadata(note), root / JUNE)
 
 
+OUT_OF_ORDER = "holds rows that are not in order, end before they begin, or have an unknown reason"
 IDENTITY: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table  # noqa: E731 – a value of the table below
 
 CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
@@ -321,16 +328,21 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a month is empty": (put(JUNE, b""), JUNE, "it is damaged"),
     "a month is deleted": (delete(JUNE), JUNE, "No such file"),
     "a month of ended rows is deleted": (delete(MAY), MAY, "No such file"),
-    "the folder of months is a file": (replace_folder("stops"), "stops", "stops is a file where a folder must be"),
+    "the folder of months is a file": (replace_folder("stops"), "stops", "stops is not a file of this package"),
     "the account's folder is a file": (replace_folder(STOPS_FOLDER), STOPS_FOLDER, "is not a file of this package"),
-    "the folder of raw responses is a file": (replace_folder("raw"), "raw", "is a file where a folder must be"),
+    "the folder of raw responses is a file": (replace_folder("raw"), "raw", "raw is not a file of this package"),
     "ended rows are forgotten": (rewrite(MAY, lambda table: table.slice(1)), MAY, "4 rows, but the commit records 5"),
     "a month is an older one": (older_month, JUNE, "60 rows, but the commit records 61"),
     "a month is a later one": (rows_of_a_later_commit, JUNE, "the next sync removes them"),
     "a row is moved to another month": (move_a_row, FEBRUARY, "holds rows of 2025-06"),
     "a row is dropped": (rewrite(JUNE, lambda table: table.slice(1)), JUNE, "60 rows, but the commit records 61"),
-    "a row is dropped by a commit": (commit(m2025_06=lambda stops: stops.iloc[1:]), STOPS_FOLDER, "holds 76 open rows"),
-    "a row is added by a commit": (commit(m2025_06=copied(id=9999)), STOPS_FOLDER, "not the 77 listed"),
+    "a row is dropped by a commit": (
+        commit(m2025_06=lambda stops: stops.iloc[1:]),
+        STOPS_FOLDER,
+        "lacks 1 row of 2025-06",
+    ),
+    "a row is added by a commit": (commit(m2025_06=copied(id=9999)), STATE, "counts that contradict each other"),
+    "a malformed row is added by a commit": (commit_a_malformed_row, STATE, "counts that contradict each other"),
     "a row is replaced by a commit": (
         commit(m2025_06=lambda stops: copied(id=9999)(stops.iloc[:-1])),
         STOPS_FOLDER,
@@ -346,8 +358,8 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         STOPS_FOLDER,
         "holds 1 open row beyond the first of their id",
     ),
-    "rows end before they begin": (commit(m2025_06=end_before_the_beginning), JUNE, "end before they begin"),
-    "rows are in another order": (rewrite(JUNE, lambda table: table[::-1]), JUNE, "is not sorted"),
+    "rows end before they begin": (commit(m2025_06=end_before_the_beginning), JUNE, OUT_OF_ORDER),
+    "rows are in another order": (rewrite(JUNE, lambda table: table[::-1]), JUNE, OUT_OF_ORDER),
     "phone numbers are altered": (
         rewrite(JUNE, with_column("phone_number", lambda numbers: pc.replace_substring(numbers, "+33", "+44"))),
         JUNE,
@@ -380,7 +392,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a reason is another": (
         rewrite(REJECTED, with_column("reason", lambda reasons: pa.array(["why not"] * len(reasons)))),
         REJECTED,
-        "reasons that this package does not give",
+        OUT_OF_ORDER,
     ),
     "commits is cut": (cut(COMMITS), COMMITS, "it is damaged"),
     "commits is deleted": (delete(COMMITS), COMMITS, "No such file"),
@@ -396,7 +408,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         SNAPSHOT,
         "it is damaged. The next sync makes it again.",
     ),
-    "the snapshot is deleted": (delete(SNAPSHOT), SNAPSHOT, "is missing: the next sync makes it again"),
+    "the snapshot is deleted": (delete(SNAPSHOT), SNAPSHOT, "No such file or directory. The next sync makes it again"),
     "the snapshot lacks a row": (rewrite(SNAPSHOT, lambda t: t.slice(1)), SNAPSHOT, "holds other rows than it records"),
     "the snapshot lacks a malformed row": (
         rewrite(SNAPSHOT, lambda table: table.slice(0, len(table) - 1)),
@@ -414,7 +426,11 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         PER_DAY,
         "it is damaged. The next sync makes it again.",
     ),
-    "the suppression list is deleted": (delete(SUPPRESSED), SUPPRESSED, "is missing: the next sync makes it again"),
+    "the suppression list is deleted": (
+        delete(SUPPRESSED),
+        SUPPRESSED,
+        "No such file or directory. The next sync makes it again",
+    ),
     "the suppression list is of another commit": (
         derive_again(SUPPRESSION_LIST, IDENTITY, commit="20250101T000000.000000Z-0123456789ab"),
         SUPPRESSED,
@@ -440,7 +456,16 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "the raw response of the commit is deleted": (delete_raw_of_the_commit, RAW, "lacks the commit's response"),
     "latest.json is deleted": (delete(LATEST), STATE, "later than any kept"),
     "latest.json is not JSON": (put(LATEST, b"{"), LATEST, "it is damaged, or was written by another program"),
-    "latest.json records another size": (edit(LATEST, size_bytes=1), LATEST, "another SHA-256 or size"),
+    "latest.json names another response": (
+        edit(LATEST, file="20260101T120000.000000Z-0123456789ab.json.zst"),
+        LATEST,
+        "names a response that is missing",
+    ),
+    "latest.json records another size": (
+        edit(LATEST, size_bytes=1),
+        LATEST,
+        "names a response that is missing, or that has another SHA-256 or size",
+    ),
     "latest.json records an earlier time": (
         edit(LATEST, fetched_at="2026-01-01T00:00:00+00:00"),
         STATE,
@@ -490,6 +515,11 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a month that was never committed": (
         lambda root: put(JUNE.replace("2025-06", "2019-01"), (root / JUNE).read_bytes())(root),
         JUNE.replace("2025-06", "2019-01"),
+        "holds rows of 2025-06",
+    ),
+    "a month of an impossible name": (
+        lambda root: put(JUNE.replace("2025-06", "copy"), (root / JUNE).read_bytes())(root),
+        JUNE.replace("2025-06", "copy"),
         "holds rows of 2025-06",
     ),
     "a stray file of no account": (put("stops/.DS_Store"), "stops/.DS_Store", "is not a file of this package"),

@@ -9,9 +9,10 @@ import csv
 import os
 import re
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import islice, product
+from itertools import islice, product, tee
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,22 +30,21 @@ DELIMITERS = (";", ",", "\t", "|")
 NO_NUMBER = "no phone number"  # why a row with an empty cell is invalid
 RAGGED = "not as many fields as the header"  # why a row of a CSV file without a cell for the number is
 
-OWN_COLUMNS = {
-    "clean": None,
-    "blocked": pa.field("first_stop_at", pa.timestamp("us", tz="UTC")),
-    "invalid": pa.field("reason", pa.string()),
+OWN_COLUMNS: dict[str, list[pa.Field]] = {
+    "clean": [],
+    "blocked": [pa.field("first_stop_at", pa.timestamp("us", tz="UTC"))],
+    "invalid": [pa.field("reason", pa.string())],
 }
-"""The parts of a campaign, and the column that each has after those of the campaign."""
+"""The parts of a campaign, and the columns that each has after those of the campaign."""
 
 WriteRows = Callable[[Any, pd.DataFrame], None]
-"""Adds rows of a batch to a part of a campaign, with the part's own column, which the DataFrame has."""
+"""Adds rows of a batch to a part of a campaign, with the part's own columns, which the DataFrame has."""
 
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _DELIMITER_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?[;,\t|]*\s*', re.IGNORECASE)  # a first line, for Excel
-_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+_BYTE_ORDER_MARKS = {"utf-8": codecs.BOM_UTF8, "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}
 _ENCODING_NAMES = {"utf-8": "UTF-8", "cp1252": "Windows-1252", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16"}
 _SAMPLE_BYTES = 1 << 16
-_READ_CHARACTERS = 1 << 20
 _PAGE_BYTES = 1 << 20
 _SELECTABLE = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 """Types that Arrow cannot select rows from, and types of the same values that it can."""
@@ -105,29 +105,24 @@ class CsvFile:
                 yield pa.array(texts, pa.large_string()), pd.Series(spellings, dtype="str")
 
     @contextmanager
-    def part(self, path: Path, own_column: pa.Field | None = None) -> Iterator[WriteRows]:
+    def part(self, path: Path, own_columns: Sequence[pa.Field] = ()) -> Iterator[WriteRows]:
         """A file that begins as this one does, without its titles."""
         with _readable(self._path), self._open() as file:
             header, _ = next(self._records(file))
-        end_of_line = _end_of_line(header) or "\n"
+        end_of_line = header[len(header.rstrip("\r\n")) :] or "\n"
 
-        def extended(record: str, value: str) -> str:
-            end = _end_of_line(record)
-            return f"{record.removesuffix(end)}{self._delimiter}{value}{end or end_of_line}"
+        def extended(record: str, *values: str) -> str:
+            text = record.rstrip("\r\n")
+            row = self._delimiter.join([text, *values])
+            return f"{row}{record[len(text) :] or end_of_line}" if values else record
+
+        def write(rows: pa.Array, checked: pd.DataFrame) -> None:
+            own = (_as_csv(checked[column.name]) for column in own_columns)
+            file.writelines(map(extended, rows.to_pylist(), *own))
 
         with path.open("w", encoding=self._encoding, newline="") as file:
-
-            def write(rows: pa.Array, checked: pd.DataFrame) -> None:
-                records = rows.to_pylist()
-                if own_column is not None:
-                    values = checked[own_column.name]
-                    if isinstance(values.dtype, pd.DatetimeTZDtype):
-                        values = values.dt.strftime("%Y-%m-%dT%H:%M:%SZ")
-                    records = map(extended, records, values.fillna(""))
-                file.writelines(records)
-
             file.write(self._mark + self._delimiter_line)
-            file.write(header if own_column is None else extended(header, own_column.name))
+            file.write(extended(header, *(column.name for column in own_columns)))
             yield write
 
     def _open(self) -> TextIO:
@@ -141,19 +136,14 @@ class CsvFile:
 
         Quotes must be as CSV has them: a reader that forgives a stray one may take several rows for one.
         """
-        lines_read: list[str] = []
-
-        def lines() -> Iterator[str]:
-            for line in islice(file, self._lines_above, None):
-                lines_read.append(line)
-                yield line
-
-        reader = csv.reader(lines(), delimiter=self._delimiter, strict=True)
+        lines, texts = tee(islice(file, self._lines_above, None))
+        reader, lines_before = csv.reader(lines, delimiter=self._delimiter, strict=True), 0
         try:
             for fields in reader:
+                text = "".join(islice(texts, reader.line_num - lines_before))
+                lines_before = reader.line_num
                 if fields:
-                    yield "".join(lines_read), fields
-                lines_read.clear()
+                    yield text, fields
         except csv.Error as error:
             raise CampaignError(
                 f"{self._path} cannot be read as CSV near line {self._lines_above + reader.line_num:,} ({error}): look "
@@ -189,17 +179,15 @@ class ParquetFile:
                 yield batch.cast(self._selectable), as_text(numbers)
 
     @contextmanager
-    def part(self, path: Path, own_column: pa.Field | None = None) -> Iterator[WriteRows]:
+    def part(self, path: Path, own_columns: Sequence[pa.Field] = ()) -> Iterator[WriteRows]:
         """A Parquet file with this one's schema."""
-        schema = self._schema if own_column is None else self._schema.append(own_column)
+        schema = pa.schema([*self._schema, *own_columns], self._schema.metadata)
+
+        def write(rows: pa.RecordBatch, checked: pd.DataFrame) -> None:
+            own = [pa.array(checked[column.name], column.type, from_pandas=True) for column in own_columns]
+            writer.write_batch(pa.RecordBatch.from_arrays([*rows.cast(self._schema).columns, *own], schema=schema))
+
         with pq.ParquetWriter(path, schema) as writer:
-
-            def write(rows: pa.RecordBatch, checked: pd.DataFrame) -> None:
-                columns = rows.cast(self._schema).columns
-                if own_column is not None:
-                    columns.append(pa.array(checked[own_column.name], own_column.type, from_pandas=True))
-                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
-
             yield write
 
 
@@ -213,17 +201,15 @@ def find_column(column: str, names: Sequence[str], where: str) -> int:
     wanted = f"column “{excerpt(column)}”"
     shown = [f"“{''.join(filter(str.isprintable, name))[:40]}”" for name in names]
     has_digits = any(sum(map(str.isdigit, name)) >= _DIGITS_OF_A_NUMBER for name in names)
-    taken = [own.name for own in OWN_COLUMNS.values() if own is not None and own.name in names]
+    taken = [own.name for columns in OWN_COLUMNS.values() for own in columns if own.name in names]
     if _hold_phone_number(names) or (has_digits and not found):
         problem = "no line of column names, because its first line looks like data: put one above it"
     elif not found:
         columns = ", ".join(shown[:20]) or "none"
         problem = f"no {wanted}; its columns are {columns}: name the one that holds the phone numbers"
-    elif len({_composed(names[position]) for position in found}) > 1:
-        columns = " and ".join(shown[position] for position in found)
-        problem = f"no {wanted} exactly, but {columns}: name the one that holds the phone numbers"
     elif len(found) > 1:
-        problem = f"more than one {wanted}: rename all but the one that holds the phone numbers"
+        columns = " and ".join(shown[position] for position in found)
+        problem = f"more than one {wanted}, {columns}: give the exact name of one, or rename the others"
     elif taken:
         problem = f"a column “{taken[0]}” already, which the result needs: rename it first"
     else:
@@ -281,30 +267,24 @@ def _encoding_of(path: Path) -> tuple[str, str]:
     with _readable(path):
         with path.open("rb") as file:
             start = file.read(_SAMPLE_BYTES)
-        marked = [encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if start.startswith(mark)]
+        marked = [encoding for encoding, mark in _BYTE_ORDER_MARKS.items() if start.startswith(mark)]
         zeros = {"utf-16-be": start[0::2].count(0), "utf-16-le": start[1::2].count(0)}
         as_utf16 = [encoding for encoding, count in zeros.items() if count > len(start) / 10]
         for encoding in marked or as_utf16 or ["utf-8", "cp1252"]:
-            with suppress(UnicodeDecodeError), path.open(encoding=encoding, newline="") as file:
-                while file.read(_READ_CHARACTERS):
-                    pass
+            with suppress(UnicodeDecodeError), path.open(encoding=encoding) as file:
+                deque(file, maxlen=0)  # decodes all of it
                 return encoding, "\ufeff" if marked else ""
     raise CampaignError(f"{path} is text in no encoding that spreadsheets write: save it as “CSV UTF-8” there.")
 
 
 def _positions_of(column: str, names: Sequence[str]) -> list[int]:
-    for form in (_composed, _simplified):
-        if found := [position for position, name in enumerate(names) if form(name) == form(column)]:
-            return found
-    return []
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    exact = [position for position, name in enumerate(names) if name == column]
+    return exact or [position for position, name in enumerate(names) if _simplified(name) == _simplified(column)]
 
 
 def _simplified(name: str) -> str:
-    return _composed(_composed(name).replace("\ufeff", "").strip().casefold())
+    folded = unicodedata.normalize("NFC", name).replace("\ufeff", "").strip().casefold()
+    return unicodedata.normalize("NFC", folded)
 
 
 def _hold_phone_number(texts: Iterable[str]) -> bool:
@@ -315,5 +295,6 @@ def _float_as_text(number: float) -> str:
     return str(int(number)) if number.is_integer() and abs(number) < _LARGEST_EXACT else str(number)
 
 
-def _end_of_line(record: str) -> str:
-    return record[len(record.rstrip("\r\n")) :]
+def _as_csv(values: pd.Series) -> pd.Series:
+    is_time = isinstance(values.dtype, pd.DatetimeTZDtype)
+    return (values.dt.strftime("%Y-%m-%dT%H:%M:%SZ") if is_time else values).fillna("")

@@ -113,8 +113,8 @@ def suppress_file(
     rows = dict.fromkeys(OWN_COLUMNS, 0)
     with complete_folder(into) as folder, ExitStack() as stack:
         write = {
-            name: stack.enter_context(campaign.part(folder / files[name], own_column))
-            for name, own_column in OWN_COLUMNS.items()
+            name: stack.enter_context(campaign.part(folder / files[name], own_columns))
+            for name, own_columns in OWN_COLUMNS.items()
         }
         for number, (batch, spellings) in enumerate(campaign.batches(), start=1):
             checked = check(spellings, first_stops, campaign.null_reason)

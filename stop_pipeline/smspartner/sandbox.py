@@ -8,7 +8,7 @@ import json
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,17 +33,18 @@ _FOREIGN_NUMBERS = np.array(
 )
 """Numbers reserved for fiction. Most countries reserve none, hence no Belgian and no Swiss ones."""
 
+_NINE_DIGITS = "{}" * 9
+_SPELLINGS = [f"+33{_NINE_DIGITS}", f"0{_NINE_DIGITS}", f"0033{_NINE_DIGITS}", "0{} {}{} {}{} {}{} {}{}"]
+_SPELLING_SHARES = [0.955, 0.015, 0.015, 0.015]
+
 _IDS_PER_SEED = 100_000_000
-_CAMPAIGNS = 150
 _WEEKDAY_WEIGHTS = np.array([1.0, 1.3, 1.1, 1.4, 1.2, 0.5, 0.1])
 _HOUR_WEIGHTS = np.array([0] * 7 + [1, 3, 6, 9, 9, 8, 5, 5, 7, 8, 10, 9, 6, 3, 2, 1, 1])
 """In France, advertising by SMS rests at night and on Sundays, and so do the replies. Without night hours no time is
 skipped or repeated by a clock change."""
 
-_Rows = npt.NDArray[np.void]
+_Row = dict[str, Any]  # as in the provider's JSON
 _Times = npt.NDArray[np.datetime64]  # to the second, local as the provider writes them
-_ROW = np.dtype([("id", "i8"), ("phone_number", "U15"), ("created_at", "U19")])
-_XML_BEGINS = ['<?xml version="1.0" encoding="UTF-8"?>', "<result>"]
 
 
 class Sandbox(ThreadingHTTPServer):
@@ -93,58 +94,53 @@ def today() -> date:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
     server: Sandbox
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
-        if url.path != "/v1/stop-sms/list":
-            self._send(HTTPStatus.NOT_FOUND, {})
-            return
         query = dict(parse_qsl(url.query))
         response_format: Format = "xml" if query.get("_format") == "xml" else "json"
         key = query.get("apiKey", "")
+        if url.path != "/v1/stop-sms/list":
+            self._send(HTTPStatus.NOT_FOUND)
+            return
         if key in self.server.lists:
             body = self.server.lists[key].next_response(response_format, today=today())
         else:
-            refusal = (10, "Clé API incorrecte") if key else (1, "Clé API requise")
-            body = refusal_document(response_format, *refusal)
-        self._send(HTTPStatus.OK, {"Content-Type": _CONTENT_TYPES[response_format]}, body)
+            code, message = (10, "Clé API incorrecte") if key else (1, "Clé API requise")
+            body = _document(response_format, {"success": False, "code": code, "message": message})
+        self._send(HTTPStatus.OK, body, _CONTENT_TYPES[response_format])
 
     def refuse_method(self) -> None:
-        self._send(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET"})
+        self._send(HTTPStatus.METHOD_NOT_ALLOWED)
 
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = refuse_method  # noqa: N815 (its names)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the parent's name)
         """Say nothing: a request line holds the key."""
 
-    def _send(self, status: HTTPStatus, headers: Mapping[str, str], body: bytes = b"") -> None:
+    def _send(self, status: HTTPStatus, body: bytes = b"", content_type: str = "text/plain") -> None:
         self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body)), "Connection": "close"}.items():
+        for name, value in {"Content-Type": content_type, "Content-Length": str(len(body)), "Allow": "GET"}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
 
-def list_document(response_format: Format, rows: Sequence[tuple[Any, ...]]) -> bytes:
-    """Return a list as the provider documents it; a row is an id, a number and a date."""
+def _document(response_format: Format, fields: _Row) -> bytes:
+    """A response as the provider documents it; XML has the same values as JSON, by their position."""
     if response_format == "json":
-        data = [dict(zip(("id", "phoneNumber", "createdAt"), row, strict=True)) for row in rows]
-        return json.dumps({"success": True, "code": 200, "nbData": len(rows), "data": data}).encode()
-    lines = ["  <entry>true</entry>", "  <entry>200</entry>", f"  <entry>{len(rows)}</entry>", "  <entry>"]
-    for row_id, number, created_at in rows:
-        lines += ["    <entry>", f"      <entry>{row_id}</entry>", f"      <entry><![CDATA[{number}]]></entry>"]
-        lines += [f"      <entry><![CDATA[{created_at}]]></entry>", "    </entry>"]
-    return "\n".join([*_XML_BEGINS, *lines, "  </entry>", "</result>"]).encode()
+        return json.dumps(fields, ensure_ascii=False).encode()
+    entries = [_entry(value, "  ") for value in fields.values()]
+    return "\n".join(['<?xml version="1.0" encoding="UTF-8"?>', "<result>", *entries, "</result>"]).encode()
 
 
-def refusal_document(response_format: Format, code: int, message: str) -> bytes:
-    """Return an error as the provider documents it."""
-    if response_format == "json":
-        return json.dumps({"success": False, "code": code, "message": message}, ensure_ascii=False).encode()
-    entries = [f"  <entry>{value}</entry>" for value in ("false", code, f"<![CDATA[{message}]]>")]
-    return "\n".join([*_XML_BEGINS, *entries, "</result>"]).encode()
+def _entry(value: Any, indent: str) -> str:
+    if isinstance(value, list | dict):
+        parts = value.values() if isinstance(value, dict) else value
+        entries = [_entry(part, f"{indent}  ") for part in parts]
+        return "\n".join([f"{indent}<entry>", *entries, f"{indent}</entry>"])
+    return f"{indent}<entry>{f'<![CDATA[{value}]]>' if isinstance(value, str) else json.dumps(value)}</entry>"
 
 
 class StopList:
@@ -175,9 +171,8 @@ class StopList:
         )
         self._numbers_given = 0
         self._removed_numbers: deque[str] = deque()
-        times = self._first_times(rows)
-        self._rows = self._new_rows(times) if len(times) else np.empty(0, _ROW)
-        self._documents: dict[Format, bytes] = {}
+        self._rows = self._new_rows(self._first_times(rows))
+        self._has_responded = False
 
     def next_response(self, response_format: Format, *, today: date | None = None) -> bytes:
         """Return the next response to a request on this day (Europe/Paris), by default the latest day known.
@@ -186,73 +181,62 @@ class StopList:
         """
         with self._lock:
             self._until = max(self._until, today or self._until)
-            if self._documents and not self._sometimes(0.25):
+            if self._has_responded and not self._sometimes(0.25):
                 self._change()
-                self._documents.clear()
-            if response_format not in self._documents:
-                self._documents[response_format] = list_document(response_format, self._rows.tolist())
-            return self._documents[response_format]
+            self._has_responded = True
+            fields = {"success": True, "code": 200, "nbData": len(self._rows), "data": self._rows}
+            return _document(response_format, fields)
 
     def _change(self) -> None:
         """Let rows join and leave, as they do between one response and the next."""
-        joining = [self._new_rows(self._times_of_yesterday(int(self._random.integers(1, 6))))]
-        if self._removed_numbers and self._sometimes(0.1):
-            returned = self._new_rows(self._times_of_yesterday(1))
-            returned["phone_number"] = self._removed_numbers.popleft()
-            joining.append(returned)
-        self._rows = np.concatenate([self._rows, *joining])
+        returning = [self._removed_numbers.popleft()] if self._removed_numbers and self._sometimes(0.1) else []
+        count = int(self._random.integers(1, 6)) + len(returning)
+        yesterday = np.datetime64(self._until - timedelta(days=1), "s")
+        joining = self._new_rows(yesterday + self._seconds_of_day(count))
+        for row, number in zip(joining, returning, strict=False):
+            row["phoneNumber"] = number
+        self._rows = [*self._rows, *joining]
         if self._sometimes(0.2):  # as by the provider's delete call: every row that spells a number in this way
-            number = self._random.choice(self._rows["phone_number"])
+            number = self._rows[self._random.integers(len(self._rows))]["phoneNumber"]
             self._removed_numbers.append(number)
-            self._rows = self._rows[self._rows["phone_number"] != number]
+            self._rows = [row for row in self._rows if row["phoneNumber"] != number]
 
-    def _new_rows(self, times: _Times) -> _Rows:
-        """Return a row for each of these times (at least one), under new ids except for a few repeated rows."""
-        rows = np.empty(len(times), _ROW)
-        rows["id"] = self._last_id + self._random.integers(1, 4, len(times)).cumsum()
-        rows["phone_number"] = self._new_numbers(len(times))
-        rows["created_at"] = np.char.replace(np.datetime_as_string(times), "T", " ")
-        self._last_id = int(rows["id"][-1])
-        repeated = self._random.integers(1, max(len(times), 2), len(times) // 400)
-        rows[repeated] = rows[repeated - 1]
+    def _new_rows(self, times: _Times) -> list[_Row]:
+        """Return a row for each of these times, under new ids except for a few repeated rows."""
+        ids = self._last_id + self._random.integers(1, 4, len(times)).cumsum()
+        self._last_id = int(ids.max(initial=self._last_id))
+        rows = [
+            {"id": row_id, "phoneNumber": number, "createdAt": str(time)}
+            for row_id, number, time in zip(ids.tolist(), self._new_numbers(len(times)), times.tolist(), strict=True)
+        ]
+        for place in self._random.integers(1, max(len(rows), 2), len(rows) // 400):
+            rows[place] = rows[place - 1]
         return rows
 
-    def _new_numbers(self, count: int) -> npt.NDArray[np.str_]:
+    def _new_numbers(self, count: int) -> list[str]:
         """Return the next phone numbers: one in a hundred was given before, a few are foreign or spelled nationally."""
         places = np.arange(self._numbers_given, self._numbers_given + count)
         self._numbers_given += count
         again = self._sometimes(0.01, count)
         places[again] = places[again] * self._random.random(again.sum())
         national = self._national_numbers[places % len(self._national_numbers)].tolist()
-        numbers = np.array([f"+33{number}" for number in national], _ROW["phone_number"])
-        for place in np.flatnonzero(self._sometimes(0.04, count)):
-            digits = f"0{national[place]}"
-            spellings = (digits, " ".join(digits[at : at + 2] for at in range(0, 10, 2)), f"0033{digits[1:]}")
-            numbers[place] = spellings[self._random.integers(len(spellings))]
-        foreign = self._sometimes(0.03, count)
-        numbers[foreign] = self._random.choice(_FOREIGN_NUMBERS, foreign.sum())
+        spellings = self._random.choice(_SPELLINGS, count, p=_SPELLING_SHARES).tolist()
+        numbers = [spelling.format(*str(number)) for spelling, number in zip(spellings, national, strict=True)]
+        for place in np.flatnonzero(self._sometimes(0.03, count)):
+            numbers[place] = str(self._random.choice(_FOREIGN_NUMBERS))
         return numbers
 
     def _first_times(self, count: int) -> _Times:
         """Return growth × week × campaigns, in the order in which the provider learned of the opt-outs."""
         days = np.datetime64(self._until) + np.arange(-5 * 365, 0)
         weekdays = (days.astype("i8") + 3) % 7  # day 0 was a Thursday
-        weights = np.linspace(0.15, 1, len(days)) * _WEEKDAY_WEIGHTS[weekdays]
-        campaigns = self._random.choice(len(days) - 2, _CAMPAIGNS, replace=False)
-        replies = self._random.uniform(2, 8, _CAMPAIGNS)
-        for days_after, share in enumerate((1, 0.3, 0.1)):
-            weights[campaigns + days_after] *= 1 + replies * share
+        campaigns = self._sometimes(0.08, len(days)) * self._random.uniform(2, 8, len(days))
+        replies = np.convolve(campaigns, (1, 0.3, 0.1))[: len(days)]  # on the day of the campaign, and on two more
+        weights = np.linspace(0.15, 1, len(days)) * _WEEKDAY_WEIGHTS[weekdays] * (1 + replies)
         midnights: _Times = self._random.choice(days, count, p=weights / weights.sum()).astype("datetime64[s]")
         times = midnights + self._seconds_of_day(count)
-        few_seconds, up_to_48_hours = self._random.exponential(5, count), self._random.uniform(0, 172_800, count)
-        delays = np.where(self._sometimes(0.01, count), up_to_48_hours, few_seconds)
+        delays = self._sometimes(0.01, count) * self._random.uniform(0, 172_800, count)  # up to 48 hours
         return times[np.argsort(times.astype("i8") + delays, kind="stable")]
-
-    def _times_of_yesterday(self, count: int) -> _Times:
-        """Return times in the evening, or at any hour of the day for a row that comes late."""
-        evening = 24 * 3_600 - self._random.integers(1, 4 * 3_600, count)
-        seconds = np.where(self._sometimes(0.15, count), self._seconds_of_day(count), evening)
-        return np.datetime64(self._until - timedelta(days=1), "s") + seconds
 
     def _seconds_of_day(self, count: int) -> npt.NDArray[np.int64]:
         hours = self._random.choice(len(_HOUR_WEIGHTS), count, p=_HOUR_WEIGHTS / _HOUR_WEIGHTS.sum())

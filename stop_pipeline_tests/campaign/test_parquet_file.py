@@ -1,5 +1,6 @@
 """A campaign in Parquet comes back in parts with its columns, types and metadata."""
 
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -28,11 +29,11 @@ def numbers_in(path: Path, column: str = "phone") -> list[str | None]:
     return [None if pd.isna(spelling) else spelling for spellings in batches for spelling in spellings]
 
 
-def copied(path: Path, keep: list[bool], *, own_column: pa.Field | None = None) -> pa.Table:
+def copied(path: Path, keep: list[bool], *, own_columns: Sequence[pa.Field] = ()) -> pa.Table:
     """A part that some of the rows go into."""
     source = ParquetFile(path, "phone")
     copy = path.with_name("copy.parquet")
-    with source.part(copy, own_column) as write:
+    with source.part(copy, own_columns) as write:
         ((rows, _),) = source.batches()
         write(rows.filter(pa.array(keep)), pd.DataFrame({"reason": pd.Series(["why"] * sum(keep), dtype="str")}))
     return pq.read_table(copy)
@@ -67,7 +68,7 @@ def test_a_column_of_text_or_whole_numbers_is_read_and_comes_back(
         phone for phone, is_kept in zip(phones.to_pylist(), keep, strict=True) if is_kept
     ]
     assert kept is None or part.equals(kept, check_metadata=True)
-    longer = copied(path, keep, own_column=REASON)
+    longer = copied(path, keep, own_columns=[REASON])
     assert longer.schema.equals(pq.read_schema(path).append(REASON))
     assert longer["reason"].to_pylist() == ["why"] * sum(keep)
 

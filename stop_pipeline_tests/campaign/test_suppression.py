@@ -348,8 +348,14 @@ def test_the_name_of_a_column_meets_in_any_case_and_form(root: Path) -> None:
     ("frame", "sentence"),
     [
         (pd.DataFrame({"tel": ["1"]}), "The campaign has no column “phone”; its columns are “tel”"),
-        (pd.DataFrame({"Phone": ["1"], "PHONE": ["1"]}), "no column “phone” exactly, but “Phone” and “PHONE”"),
-        (pd.DataFrame([["1", "1"]], columns=["phone", "phone"]), "has more than one column “phone”: rename"),
+        (
+            pd.DataFrame({"Phone": ["1"], "PHONE": ["1"]}),
+            "more than one column “phone”, “Phone” and “PHONE”: give the exact name",
+        ),
+        (
+            pd.DataFrame([["1", "1"]], columns=["phone", "phone"]),
+            "has more than one column “phone”, “phone” and “phone”: .* rename the others",
+        ),
         (pd.DataFrame({"0639980001": ["0639980002"]}), "its first line looks like data"),
         (pd.DataFrame({"phone": ["1"], "reason": ["x"]}), "has a column “reason” already, which the result needs"),
         (pd.DataFrame({"phone": pd.to_datetime(["2026-01-01"])}), "must be text or whole numbers"),
