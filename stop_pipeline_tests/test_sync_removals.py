@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline import read_stops, read_suppression_list
+from stop_pipeline import read_rejected, read_stops, read_suppression_list
 from stop_pipeline.errors import ForeignListError
 from stop_pipeline.results import Merged
+from stop_pipeline.verify import verify
 from stop_pipeline_tests.support.syncing import IN_MEMORY, START, Row, Syncer, response_body, rows, tree
 
 
@@ -241,3 +242,59 @@ def test_a_list_whose_rows_all_moved_to_another_month_is_not_another_accounts(sy
 def test_with_nineteen_open_rows_a_list_of_other_ids_is_added(syncer: Syncer) -> None:
     merge(syncer, rows(19))
     assert merge(syncer, rows(19, first_id=1000, month="2025-03")).counts.new == 19
+
+
+# Malformed rows
+
+
+def broken(count: int, first: int = 0) -> list[dict[str, str]]:
+    """Malformed rows, each with a number of its own."""
+    return [
+        {"id": f"x{number}", "phoneNumber": f"+3363998{number:04}", "createdAt": "soon"}
+        for number in range(5_000 + first, 5_000 + first + count)
+    ]
+
+
+def test_malformed_rows_that_vanish_with_their_numbers_are_withheld_like_any_other(syncer: Syncer) -> None:
+    syncer.sync([*rows(100), *broken(300)])
+    assert len(read_suppression_list(syncer.root)) == 400
+    withheld = syncer.sync(rows(100))
+    assert withheld.state.withheld_because == (
+        "300 rows no longer listed, more than the 20 of 100 that may end within 24 hours"
+    )
+    assert (withheld.counts.withheld, withheld.counts.removed) == (300, 0)
+    assert len(read_suppression_list(syncer.root)) == 400
+    assert len(read_rejected(syncer.root)) == 300
+    assert verify(syncer.store, "main").problems == ()
+
+    accepted = syncer.sync(rows(100), accept_removals=300)
+    assert accepted.state.withheld_because is None
+    assert len(read_suppression_list(syncer.root)) == 100
+    assert read_rejected(syncer.root).empty
+
+
+def test_a_few_malformed_rows_may_vanish_and_count_with_the_others(syncer: Syncer) -> None:
+    syncer.sync([*rows(100), *broken(15)])
+    assert syncer.sync(rows(100)).state.withheld_because is None
+    assert len(read_suppression_list(syncer.root)) == 100
+    assert syncer.sync(rows(94)).state.withheld_because == (
+        "6 rows no longer listed, after 15 rows that ended already, more than the 20 of 100 that may end within 24 "
+        "hours"
+    )
+
+
+def test_a_malformed_row_whose_number_stays_on_the_list_may_end(syncer: Syncer) -> None:
+    malformed = broken(50)
+    syncer.sync([*rows(100), *malformed])
+    mended = [Row(900 + place, row["phoneNumber"], "2025-06-01 10:00:00") for place, row in enumerate(malformed[:25])]
+    otherwise = [row | {"createdAt": "later"} for row in malformed[25:]]
+    merged = syncer.sync([*rows(100), *mended, *otherwise])
+    assert (merged.state.withheld_because, merged.counts.withheld) == (None, 0)
+    assert len(read_suppression_list(syncer.root)) == 150
+    assert len(read_rejected(syncer.root)) == 25
+
+
+def test_malformed_rows_without_a_number_may_end(syncer: Syncer) -> None:
+    syncer.sync([*rows(100), *({"id": f"x{number}"} for number in range(50))])
+    assert syncer.sync(rows(100)).state.withheld_because is None
+    assert read_rejected(syncer.root).empty

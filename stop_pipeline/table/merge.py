@@ -29,7 +29,7 @@ class RemovalPolicy:
     """How many open rows may end without a person's word.
 
     Within 24 hours `max_removed_share` of the rows that were open at their beginning may end, or `ALWAYS_ALLOWED` rows
-    if that is more, but never more than half.
+    if that is more, but never more than half. Malformed rows count too, if a number leaves the list with them.
     """
 
     max_removed_share: float = MAX_REMOVED_SHARE

@@ -169,11 +169,11 @@ def test_a_row_that_was_withheld_as_altered_and_is_read_alike_today_is_one_row(t
     syncer = Syncer(root, start=LATER)
     listed = version_1.responses(root)[-1]
     merged = syncer.sync(listed)
-    assert (merged.counts.withheld, merged.counts.withheld_altered, merged.state.doubled_open_ids) == (33, 2, 2)
+    assert (merged.counts.withheld, merged.counts.withheld_altered, merged.state.doubled_open_ids) == (34, 2, 2)
     row = read_stops(root, history=True).query("id == 501")
     assert row["phone_number"].tolist() == ["+33639980051"]
     assert row["first_seen_at"].tolist() == [pd.Timestamp("2026-01-01 13:00", tz="UTC")]
-    accepted = syncer.sync(listed, accept_removals=33)
+    accepted = syncer.sync(listed, accept_removals=34)  # that of a malformed row as well
     assert accepted.counts.removed == 33
     assert read_stops(root)["id"].is_unique
     assert len(read_stops(root)) == accepted.counts.listed == 22
