@@ -129,7 +129,9 @@ def sandbox(port: int, rows: int, seed: int, accounts: str | None) -> int:
     try:
         server = Sandbox(port=port, rows=rows, seed=seed, api_keys=tuple(keys.values()))
     except OSError as error:
-        click.echo(f"The stand-in cannot listen on port {port} ({error.strerror}): name another with --port.", err=True)
+        click.echo(
+            f"The stand-in cannot listen on port {port} ({error.strerror}): choose another with --port.", err=True
+        )
         return 1
     several = {"SMSPARTNER_ACCOUNTS": ",".join(names)} if len(names) > 1 else {}
     variables = {

@@ -288,7 +288,7 @@ def _opt_out_lines(opt_out: OptOut, answer: AccountLookup, on: datetime | None) 
     if opt_out.removed_at is not None:
         yield f"  removed      {_format_time(opt_out.removed_at)}"
     elif answer.removals_withheld:
-        yield "  still kept   also if the last response no longer lists it: removals are withheld"
+        yield "  still kept   even if the last response no longer lists it: removals are withheld"
 
 
 def _format_time(time: datetime | None, unknown: str = "not recorded") -> str:

@@ -67,7 +67,7 @@ def run_syncs(
 
 
 def serve(settings: Settings, port: int, ready: Callable[[str], None]) -> int:
-    """Run the Dagster UI and its daemon until this process is asked to end; whatever ends it ends them too.
+    """Run the Dagster UI and its daemon until this process is asked to end; they end when it does, however it ends.
 
     `ready` is told the address of the UI, once it can be opened. Returns the exit code: 0 if this process was asked to
     end, else that of `dagster dev`. A StoreError says that another `dev` uses the home, or that the port is taken.
@@ -151,7 +151,7 @@ def _refuse_taken(port: int) -> None:
     except OSError as error:
         reason = os.strerror(error.errno or 0)
     if reason is not None:
-        raise StoreError(f"The UI cannot listen on port {port} ({reason}): name another port with --port.")
+        raise StoreError(f"The UI cannot listen on port {port} ({reason}): choose another port with --port.")
 
 
 def _responds(port: int) -> bool:

@@ -239,7 +239,11 @@ class _Inspection:
         problem = f"holds {counted(doubled, 'open row')} beyond the first of their id"
         _ensure(f"stops/account={self._account}", doubled == state.doubled_open_ids, problem)
         responses = [response for response in kept if response.sha256 == state.sha256]
-        _ensure(self._raw_folder, bool(responses), f"lacks the commit's response, SHA-256 {state.sha256}")
+        _ensure(
+            self._raw_folder,
+            bool(responses),
+            f"is missing the response that the commit was made from, SHA-256 {state.sha256}",
+        )
         if not self._store.files.is_writable():  # it is unpacked inside the data root, and nowhere else
             self._remarks.append("the last response was not compared, because this data root cannot be written")
             return

@@ -99,7 +99,7 @@ def test_the_exit_code_says_whether_the_number_may_be_texted(desk: Desk) -> None
     ("arguments", "said"),
     [
         (["lookup", "0639"], "it has 4 digits"),
-        (["lookup", " ".join(SPELLED), " ".join(SPELLED)], "a text with +33 6•• •• •• 99"),
+        (["lookup", " ".join(SPELLED), " ".join(SPELLED)], "more than one phone number (found: +33 6•• •• •• 99)"),
         (["lookup", "n/a", "--on", "0639989999"], "cannot be read as a phone number"),
         (["lookup", STOPPED, "--on", "0639989999"], "is not a date or time in ISO 8601"),
         (["lookup", STOPPED, "--on", "2999-01-01"], "is in the future"),
@@ -149,7 +149,7 @@ Account main: on the list. Last complete list: {both(desk.main.now)}.
   opted out    2025-06-01 10:00:00 Paris (2025-06-01 08:00:00 UTC)
 {opted_out}
   opted out    at an unknown time (in a malformed row)
-{malformed}  still kept   also if the last response no longer lists it: removals are withheld
+{malformed}  still kept   even if the last response no longer lists it: removals are withheld
 """
     )
     then = desk.run("lookup", *SPELLED, "--on", f"{first:%Y-%m-%dT%H:%M:%S}")
@@ -175,7 +175,7 @@ def test_withheld_removals_are_told_only_while_there_are_any(desk: Desk) -> None
     desk.main.sync([*OTHERS, Row(98, STOPPED), Row(99, FREE)], nb_data=1)  # incomplete, but nothing is to be removed
     assert "still kept" not in desk.run("lookup", STOPPED).stdout
     desk.main.sync(OTHERS[:2])
-    assert "still kept   also if the last response no longer lists it" in desk.run("lookup", STOPPED).stdout
+    assert "still kept   even if the last response no longer lists it" in desk.run("lookup", STOPPED).stdout
 
 
 def test_a_person_reads_what_cannot_be_told_and_what_other_accounts_say(desk: Desk) -> None:

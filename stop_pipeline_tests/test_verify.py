@@ -453,7 +453,11 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "a raw response holds other bytes": (swap_raw_files, RAW, "is damaged, or was written by another program"),
     "a raw response is cut": (cut_raw_file, RAW, ""),
-    "the raw response of the commit is deleted": (delete_raw_of_the_commit, RAW, "lacks the commit's response"),
+    "the raw response of the commit is deleted": (
+        delete_raw_of_the_commit,
+        RAW,
+        "is missing the response that the commit was made from",
+    ),
     "latest.json is deleted": (delete(LATEST), STATE, "later than any kept"),
     "latest.json is not JSON": (put(LATEST, b"{"), LATEST, "it is damaged, or was written by another program"),
     "latest.json names another response": (
@@ -478,7 +482,11 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "the state lacks a field": (put(STATE, b'{"schema_version": 2}'), STATE, "it is damaged"),
     "the state has another field": (edit(STATE, colour="blue"), STATE, "it is damaged"),
     "the state's time has no zone": (edit(STATE, applied_at="2026-01-01T15:00:00"), STATE, "it is damaged"),
-    "the state records another response": (edit(STATE, sha256="0" * 64), RAW, "lacks the commit's response"),
+    "the state records another response": (
+        edit(STATE, sha256="0" * 64),
+        RAW,
+        "is missing the response that the commit was made from",
+    ),
     "the state records more rows": (edit(STATE, rows=99), STATE, "counts that contradict each other"),
     "the state records more rows and duplicates": (edit(STATE, rows=81, duplicates=2), RAW, "holds 79 rows"),
     "the state records more listed": (edit(STATE, counts__listed=99), STATE, "counts that contradict each other"),

@@ -147,7 +147,7 @@ class CsvFile:
         except csv.Error as error:
             raise CampaignError(
                 f"{self._path} cannot be read as CSV near line {self._lines_above + reader.line_num:,} ({error}): look "
-                'there for a quote (") too many or too few, or export the file from the spreadsheet again.'
+                'there for an extra or missing quote ("), or export the file from the spreadsheet again.'
             ) from None
 
 
@@ -203,7 +203,7 @@ def find_column(column: str, names: Sequence[str], where: str) -> int:
     has_digits = any(sum(map(str.isdigit, name)) >= _DIGITS_OF_A_NUMBER for name in names)
     taken = [own.name for columns in OWN_COLUMNS.values() for own in columns if own.name in names]
     if _hold_phone_number(names) or (has_digits and not found):
-        problem = "no line of column names, because its first line looks like data: put one above it"
+        problem = "no line of column names: its first line looks like data; add one above it"
     elif not found:
         columns = ", ".join(shown[:20]) or "none"
         problem = f"no {wanted}; its columns are {columns}: name the one that holds the phone numbers"
@@ -274,7 +274,7 @@ def _encoding_of(path: Path) -> tuple[str, str]:
             with suppress(UnicodeDecodeError), path.open(encoding=encoding) as file:
                 deque(file, maxlen=0)  # decodes all of it
                 return encoding, "\ufeff" if marked else ""
-    raise CampaignError(f"{path} is text in no encoding that spreadsheets write: save it as “CSV UTF-8” there.")
+    raise CampaignError(f"{path} is not in an encoding that spreadsheets use: save it as “CSV UTF-8” there.")
 
 
 def _positions_of(column: str, names: Sequence[str]) -> list[int]:

@@ -106,7 +106,7 @@ def suppress_file(
     listed = current_list(root, account, max_age=max_age)
     store = existing_store(root)
     if store.files.encloses(into):
-        raise CampaignError(f"{into} is inside the data root {store.root}: name a folder elsewhere.")
+        raise CampaignError(f"{into} is inside the data root {store.root}: choose another folder.")
     campaign = open_campaign(path, column)
     first_stops = first_stops_by_key(listed.numbers)
     files = {name: f"{name}{campaign.suffix}" for name in OWN_COLUMNS}

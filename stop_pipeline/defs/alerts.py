@@ -210,7 +210,7 @@ def _outcomes_of_run(instance: dg.DagsterInstance, record: dg.RunRecord, all_acc
             for account in accounts:
                 note(account, str(event.step_key), reasons.get(account))
     if not stopped_in_a_step:
-        why = None if run.is_success else "It ended before it could say why; see its page in the Dagster UI."
+        why = None if run.is_success else "It ended without giving a reason; see the run's page in the Dagster UI."
         for account in accounts:
             note(account, THE_RUN, why)
     return [Outcome(account, ended_at, problems[account]) for account in accounts]

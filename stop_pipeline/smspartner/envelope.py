@@ -45,7 +45,7 @@ _BY_CODE: dict[int, tuple[type[ApiError], str, str]] = {
     20: (ApiError, "has disabled this account", "ask SMS Partner to enable it again"),
     30: (ApiError, "has blocked this account", "ask SMS Partner why, and to unblock it"),
     40: (ApiError, "denies this account access", "ask SMS Partner to let it list its stops"),
-    90: (ApiError, "calls the request malformed", "look for a newer version of stop_pipeline"),
+    90: (ApiError, "says that the request is malformed", "look for a newer version of stop_pipeline"),
     96: (ApiError, "does not allow this machine's IP address", "allow it in your SMS Partner account"),
     500: _FAILED,
 }

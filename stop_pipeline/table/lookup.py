@@ -175,7 +175,10 @@ def _read(number: str) -> str:
     if reading.readable:
         return reading.number
     if found := find_phone_numbers(number):
-        raise InputError(f"This is not one phone number, but a text with {', '.join(map(mask, found))}: ask for one.")
+        raise InputError(
+            f"This text is more than one phone number (found: {', '.join(map(mask, found))}): look up one number at a "
+            "time."
+        )
     digits = len(re.sub("[^0-9]", "", compact(number)))
     raise InputError(
         f"This cannot be read as a phone number: it has {digits} digits, and no country has such a number. Write all "

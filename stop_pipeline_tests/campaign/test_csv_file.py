@@ -230,8 +230,8 @@ def test_the_line_of_a_quote_is_counted_from_the_top_of_the_file(written: Writte
             b"Dupont;0639980001\nMartin;0639980002\n",
             "because its first line looks like data: put one above it",
         ),
-        (b"nom;phone\n\x81\x8d;1\n", "text in no encoding that spreadsheets write"),
-        (codecs.BOM_UTF8 + "nom;phone\né;1\n".encode("cp1252"), "text in no encoding that spreadsheets write"),
+        (b"nom;phone\n\x81\x8d;1\n", "not in an encoding that spreadsheets use"),
+        (codecs.BOM_UTF8 + "nom;phone\né;1\n".encode("cp1252"), "not in an encoding that spreadsheets use"),
     ],
 )
 def test_a_file_that_cannot_be_split_is_refused_in_one_sentence(

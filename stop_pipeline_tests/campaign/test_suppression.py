@@ -284,7 +284,7 @@ def test_nothing_is_written_inside_the_data_root(root: Path, tmp_path: Path) -> 
     (tmp_path / "campaign.csv").write_text("phone\n0639980001\n")
     before = sorted(root.rglob("*"))
     for into in (root / "checked", root / "stops" / "checked", tmp_path / "link" / "checked"):
-        with pytest.raises(CampaignError, match=r"is inside the data root .*: name a folder elsewhere"):
+        with pytest.raises(CampaignError, match=r"is inside the data root .*: choose another folder"):
             suppress_file(tmp_path / "campaign.csv", "phone", into, root=root, account=None, max_age=DAY)
     assert sorted(root.rglob("*")) == before
 

@@ -148,7 +148,7 @@ def test_every_envelope_that_can_be_read_can_be_refused_in_one_line(document: ob
         (20, ApiError, "has disabled this account"),
         (30, ApiError, "has blocked this account"),
         (40, ApiError, "denies this account access"),
-        (90, ApiError, "calls the request malformed"),
+        (90, ApiError, "says that the request is malformed"),
         (96, ApiError, "does not allow this machine's IP address"),
         (500, TransientApiError, "failed on its side"),
     ],
