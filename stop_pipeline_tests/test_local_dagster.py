@@ -341,7 +341,7 @@ def test_dev_says_where_the_ui_is_and_is_the_only_one_and_ends_as_a_whole_even_i
 
         taken = run_in_process("dev", "--port", port, cwd=tmp_path, DAGSTER_HOME=str(home))
         assert (taken.exit_code, taken.stdout) == (1, "")
-        assert taken.stderr.startswith(f"The UI cannot listen on port {port} (Address already in use): name another")
+        assert taken.stderr.startswith(f"The UI cannot listen on port {port} (Address already in use): choose another")
         assert "--port" in taken.stderr
         second = run_in_process("dev", "--port", str(_free_port()), cwd=tmp_path, DAGSTER_HOME=str(home))
         assert (second.exit_code, second.stdout) == (1, "")

@@ -206,7 +206,7 @@ def test_column_names_meet_in_any_unicode_form_case_and_spaces(written: Written,
 @pytest.mark.parametrize("end", [b'"c;0639980003\n', b'"c"d;0639980003\n', b'"' + b"x\n" * 100_000])
 def test_a_quote_that_could_hide_rows_is_refused_with_the_line(written: Written, end: bytes) -> None:
     path = written(b"nom;phone\na;0639980001\nb;0639980002\n" + end)
-    with pytest.raises(CampaignError, match=r"near line \d[\d,]* .*look there for a quote") as caught:
+    with pytest.raises(CampaignError, match=r"near line \d[\d,]* .*look there for an extra or missing quote") as caught:
         numbers_in(path)
     assert "0639" not in str(caught.value)
 
@@ -228,7 +228,7 @@ def test_the_line_of_a_quote_is_counted_from_the_top_of_the_file(written: Writte
         (b"Phone;nom;PHONE \n", "more than one column “phone”, “Phone” and “PHONE ”: give the exact name of one"),
         (
             b"Dupont;0639980001\nMartin;0639980002\n",
-            "because its first line looks like data: put one above it",
+            "its first line looks like data; add one above it",
         ),
         (b"nom;phone\n\x81\x8d;1\n", "not in an encoding that spreadsheets use"),
         (codecs.BOM_UTF8 + "nom;phone\né;1\n".encode("cp1252"), "not in an encoding that spreadsheets use"),

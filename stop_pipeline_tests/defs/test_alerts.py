@@ -264,7 +264,7 @@ def test_a_run_whose_process_died_is_told(watched: Watched) -> None:
     instance.report_run_failed(instance.create_run_for_job(build_definitions(Settings()).resolve_job_def("sync")))
     (text,) = watched.evaluate()
     assert beginnings(text) == ["STOP list of main: the run failed"]
-    assert "ended before it could say why" in text
+    assert "ended without giving a reason" in text
     watched.sync(listing(3))
     assert "all is well again" in watched.evaluate()[0]
 
