@@ -16,7 +16,7 @@ from stop_pipeline.phone_numbers import read_phone_numbers
 from stop_pipeline.schema import BAD_CREATED_AT, CONFLICTING_ID, LISTED, REASONS, REJECTED_ROWS
 from stop_pipeline.smspartner import json_rows, xml_rows
 from stop_pipeline.smspartner.document import ListDocument, blocks, load_rows
-from stop_pipeline.smspartner.rows import Malformed, Rows, check_rows, raw_of_fields
+from stop_pipeline.smspartner.rows import Rows, check_rows, raw_of_fields
 from stop_pipeline.times import FORM, local_to_utc, read_local_times
 
 LATEST_AHEAD = timedelta(days=2)
@@ -86,7 +86,7 @@ class _Part:
     """The rows of one block."""
 
     good: pd.DataFrame  # `schema.LISTED`; with it `spelling`, null where it is the phone number, and `raw` as in `Rows`
-    malformed: Sequence[Malformed]  # all others
+    malformed: pd.DataFrame  # all others, as in `Rows`
     extra_fields: frozenset[str]
     any_too_late: bool
 
@@ -112,19 +112,19 @@ def _typed(rows: Rows, zone: ZoneInfo, latest: datetime) -> _Part:
         }
     )
     good = good if dated.all() else good[dated]
-    return _Part(good, [*rows.malformed, *misdated], rows.extra_fields, bool(too_late.any()))
+    return _Part(good, pd.concat([rows.malformed, misdated]), rows.extra_fields, bool(too_late.any()))
 
 
 def _snapshot(parts: Sequence[_Part], span: tuple[int, int] | None) -> Snapshot:
     """The rows of all blocks, each `id` once."""
     good = pd.concat([part.good for part in parts], ignore_index=True) if parts else LISTED.empty
-    malformed = [row for part in parts for row in part.malformed]
+    malformed = pd.concat([REJECTED_ROWS.empty, *(part.malformed for part in parts)])
     rows = len(good) + len(malformed)
     repeated = good["id"].duplicated(keep=False)
     if repeated.any():
         kept, conflicting = _one_row_per_id(good[repeated])
         good = pd.concat([good[~repeated], kept])
-        malformed += conflicting
+        malformed = pd.concat([malformed, conflicting])
     listed = good[list(LISTED.names)].iloc[np.lexsort((good["id"], good["created_at_local"]))].reset_index(drop=True)
     rejected = _rejected(malformed)
     return Snapshot(
@@ -138,7 +138,7 @@ def _snapshot(parts: Sequence[_Part], span: tuple[int, int] | None) -> Snapshot:
     )
 
 
-def _one_row_per_id(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Malformed]]:
+def _one_row_per_id(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Of each `id` the row with the smallest (`createdAt`, phone number); rows that differ from it conflict with it.
 
     Equal rows collapse; where they conflict, into the one with the smallest raw text.
@@ -155,19 +155,18 @@ def _one_row_per_id(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Malformed]]:
     return kept, _malformed(smallest, CONFLICTING_ID)
 
 
-def _rejected(malformed: Sequence[Malformed]) -> pd.DataFrame:
-    """`schema.REJECTED_ROWS`: each raw text once, sorted by it."""
-    ordered = sorted(
-        malformed, key=lambda row: (row.raw, REASONS.index(row.reason), row.spelling is None, row.spelling)
-    )
-    rows = [(row.raw, row.reason, row.spelling) for row in ordered]
-    frame = pd.DataFrame(rows, columns=list(REJECTED_ROWS.names), dtype="str").drop_duplicates("raw", ignore_index=True)
-    return frame.assign(phone_number=read_phone_numbers(frame["phone_number"])["phone_number"])
+def _rejected(malformed: pd.DataFrame) -> pd.DataFrame:
+    """`schema.REJECTED_ROWS`: each raw text once, sorted by it, with the first of its reasons."""
+    ranked = malformed.assign(rank=malformed["reason"].map(REASONS.index))
+    first = ranked.sort_values(["raw", "rank", "phone_number"]).drop_duplicates("raw", ignore_index=True)
+    numbers = read_phone_numbers(first["phone_number"])["phone_number"]
+    return first[list(REJECTED_ROWS.names)].assign(phone_number=numbers)
 
 
-def _malformed(rows: pd.DataFrame, reason: str) -> list[Malformed]:
+def _malformed(rows: pd.DataFrame, reason: str) -> pd.DataFrame:
     """Usable rows as malformed ones."""
-    return [Malformed(raw, reason, spelling) for raw, spelling in zip(_raw_texts(rows), rows["spelling"], strict=True)]
+    texts = {"raw": _raw_texts(rows), "reason": reason, "phone_number": rows["spelling"]}
+    return pd.DataFrame(texts, columns=list(REJECTED_ROWS.names), dtype="str")
 
 
 def _raw_texts(rows: pd.DataFrame) -> "pd.Series[str]":

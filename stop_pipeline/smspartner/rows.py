@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from stop_pipeline.errors import UnreadableResponseError
 from stop_pipeline.phone_numbers import read_phone_number
-from stop_pipeline.schema import BAD_CREATED_AT, BAD_ID, BAD_PHONE_NUMBER, NOT_AN_OBJECT
+from stop_pipeline.schema import BAD_CREATED_AT, BAD_ID, BAD_PHONE_NUMBER, NOT_AN_OBJECT, REJECTED_ROWS
 
 FIELDS = ("id", "phoneNumber", "createdAt")
 """Fields of a row; in XML, in this order."""
@@ -18,15 +18,6 @@ FIELDS = ("id", "phoneNumber", "createdAt")
 MAX_ID = 2**63 - 1
 
 _CANONICAL_DIGITS = re.compile(r"[1-9][0-9]{0,18}")
-
-
-@dataclass(frozen=True)
-class Malformed:
-    """A row to reject."""
-
-    raw: str  # the row as JSON text
-    reason: str  # one of `schema.REASONS`
-    spelling: str | None  # its phone number as spelled; None if it has none
 
 
 @dataclass(frozen=True)
@@ -42,7 +33,8 @@ class Rows:
 
     usable: pd.DataFrame  # `id` (int64, from 1), `spelling` and `created_at_text` (str), and `raw` (str): the row as
     # JSON text, null where it follows from the other three
-    malformed: Sequence[Malformed] = ()  # the rows without a usable `id` or phone number
+    # The rows without a usable `id` or phone number (`schema.REJECTED_ROWS`), the number as spelled.
+    malformed: pd.DataFrame = field(default_factory=lambda: REJECTED_ROWS.empty)
     extra_fields: frozenset[str] = field(default=frozenset())  # names of undocumented fields
 
 
@@ -75,26 +67,27 @@ def check_rows(rows: Iterable[Any]) -> Rows:
         UnreadableResponseError: a malformed row is nested too deeply to be kept.
     """
     usable: list[tuple[int, str, str, str]] = []
-    malformed: list[Malformed] = []
+    malformed: list[tuple[str, str, str | None]] = []
     extra_fields: set[str] = set()
     for row in rows:
         raw = raw_text(row)
         if type(row) is not dict:
-            malformed.append(Malformed(raw, NOT_AN_OBJECT, _spelling_within(row)))
+            malformed.append((raw, NOT_AN_OBJECT, _spelling_within(row)))
             continue
         extra_fields.update(row.keys() - set(FIELDS))
         row_id, phone_number, created_at = (row.get(name) for name in FIELDS)
         number, spelling = usable_id(row_id), usable_spelling(phone_number)
         if number is None:
-            malformed.append(Malformed(raw, BAD_ID, spelling or _digits_of(phone_number)))
+            malformed.append((raw, BAD_ID, spelling or _digits_of(phone_number)))
         elif spelling is None:
-            malformed.append(Malformed(raw, BAD_PHONE_NUMBER, _digits_of(phone_number)))
+            malformed.append((raw, BAD_PHONE_NUMBER, _digits_of(phone_number)))
         elif not isinstance(created_at, str) or usable_spelling(created_at) is None:
-            malformed.append(Malformed(raw, BAD_CREATED_AT, spelling))
+            malformed.append((raw, BAD_CREATED_AT, spelling))
         else:
             usable.append((number, spelling, created_at, raw))
     dtypes = {"id": "int64", "spelling": "str", "created_at_text": "str", "raw": "str"}
-    return Rows(pd.DataFrame(usable, columns=list(dtypes)).astype(dtypes), malformed, frozenset(extra_fields))
+    rejected = pd.DataFrame(malformed, columns=list(REJECTED_ROWS.names), dtype="str")
+    return Rows(pd.DataFrame(usable, columns=list(dtypes)).astype(dtypes), rejected, frozenset(extra_fields))
 
 
 def raw_of_fields(row_id: int, spelling: str, created_at_text: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from stop_pipeline.schema import BAD_CREATED_AT
 from stop_pipeline.smspartner.json_rows import read_block
-from stop_pipeline.smspartner.rows import Malformed, NumberText, Rows, check_rows, raw_of_fields
+from stop_pipeline.smspartner.rows import NumberText, Rows, check_rows, raw_of_fields
 
 NUMBER, NOON = "+33639980012", "2024-06-01 12:00:00"
 
@@ -41,12 +41,13 @@ def read_by_arrow(rows: Rows | None) -> bool:
     return rows is not None and bool(rows.usable["raw"].isna().all())
 
 
-def rows_of(rows: Rows) -> tuple[list[tuple[Any, ...]], list[Malformed], frozenset[str]]:
+def rows_of(rows: Rows) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], frozenset[str]]:
     """The rows in a form that can be compared; a blank `createdAt` is malformed, whoever says so."""
     usable = list(rows.usable[["id", "spelling", "created_at_text", "raw"]].itertuples(index=False, name=None))
     full = [(*row[:3], raw_of_fields(*row[:3]) if pd.isna(row[3]) else row[3]) for row in usable]
-    blank = [Malformed(raw, BAD_CREATED_AT, spelling) for _, spelling, text, raw in full if not text.strip()]
-    malformed = sorted([*rows.malformed, *blank], key=lambda row: (row.raw, row.reason))
+    blank = [(raw, BAD_CREATED_AT, spelling) for _, spelling, text, raw in full if not text.strip()]
+    records = rows.malformed.astype(object).where(rows.malformed.notna(), None)
+    malformed = sorted([*records.itertuples(index=False, name=None), *blank], key=lambda row: row[:2])
     return [row for row in full if row[2].strip()], malformed, rows.extra_fields
 
 
