@@ -30,7 +30,7 @@ from stop_pipeline.settings import (
 )
 
 DEMO_ROOT = "demo/data"
-"""Data root of `demo` and `dev --sandbox`, unless the environment says otherwise. Dagster's home is beside it."""
+"""Data root of `demo` and `dev --sandbox`, whatever the environment says: a real one must get no invented rows."""
 
 
 class _Commands(click.Group):
@@ -320,6 +320,7 @@ def _sandboxed() -> Iterator[None]:
     with Sandbox() as server:
         for variable in ("SMSPARTNER_ACCOUNTS", "SMSPARTNER_ACCOUNTS_FILE"):
             os.environ.pop(variable, None)
-        os.environ.update(SMSPARTNER_BASE_URL=server.base_url, SMSPARTNER_API_KEY=server.api_key)
-        os.environ.setdefault("STOP_PIPELINE_DATA", DEMO_ROOT)
+        os.environ.update(
+            SMSPARTNER_BASE_URL=server.base_url, SMSPARTNER_API_KEY=server.api_key, STOP_PIPELINE_DATA=DEMO_ROOT
+        )
         yield

@@ -205,6 +205,8 @@ def _refuse_place(settings: Settings, out: Path, since_file: Path | None = None)
         raise InputError(f"{out} must end in .csv or .parquet.")
     if out.exists():
         raise InputError(f"{out} exists already: name a file that does not.")
+    if since_file is not None and since_file.resolve() == out.resolve():
+        raise InputError(f"--out and --since-file both name {out}: choose two files.")
     for path in filter(None, (out, since_file)):
         if Store(settings.data_root).files.encloses(path):
             raise InputError(f"{path} is inside the data root {settings.data_root}: name a file outside it.")

@@ -206,7 +206,8 @@ def _open_instance(home: Path, *, with_launcher: bool = False) -> Iterator[dg.Da
         with filelock.FileLock(home / ".opening.lock", mode=0o600), _plain_errors(home, is_opening=True):
             if not (home / _CONFIGURATION).exists() and not (home / "history").exists():
                 with as_file(files("stop_pipeline") / _CONFIGURATION) as defaults:
-                    shutil.copyfile(defaults, home / _CONFIGURATION)
+                    # In one step: of half a file, Dagster would take its own defaults for the rest.
+                    Path(shutil.copyfile(defaults, home / ".new")).replace(home / _CONFIGURATION)
             os.environ["DAGSTER_HOME"] = str(home)
             instance = stack.enter_context(dg.DagsterInstance.from_config(str(home)))
             for part in _PARTS if with_launcher else ():

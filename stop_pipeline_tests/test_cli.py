@@ -71,9 +71,11 @@ def test_every_subcommand_explains_itself() -> None:
 
 
 def test_demo_shows_a_whole_sync_and_how_to_read_it(tmp_path: Path) -> None:
-    done = run_command("demo", cwd=tmp_path)
+    real = tmp_path / "real" / "data"
+    done = run_command("demo", cwd=tmp_path, STOP_PIPELINE_DATA=str(real))
     assert done.returncode == 0, done.stderr
     root = tmp_path / "demo" / "data"
+    assert not real.exists()  # no invented row gets into a real data root
     listed = f"{len(read_stops(root)):,}"
     sync_line, verify_line, reading, *_ = done.stdout.splitlines()
     assert re.fullmatch(

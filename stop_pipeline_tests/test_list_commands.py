@@ -326,6 +326,23 @@ def test_without_the_file_and_without_a_time_nothing_is_guessed(desk: Desk) -> N
     assert "cursor does not exist yet: give --since as well, for the first time" in said
 
 
+def test_one_file_for_the_changes_and_where_they_end_is_refused(desk: Desk) -> None:
+    desk.main.sync(OTHERS)
+    said = desk.refusal(2, "changes", "--since", "2026-01-01", "--out", "c.csv", "--since-file", "./c.csv")
+    assert said.startswith("--out and --since-file both name c.csv: choose two files.")
+
+
+def test_changes_since_today_begin_where_the_lists_are_known(desk: Desk) -> None:
+    desk.main.sync(OTHERS)
+    today = f"{datetime.now(ZoneInfo('Europe/Paris')):%Y-%m-%d}"
+    for number in range(2):
+        done = desk.run("changes", "--since", today, "--since-file", "cursor", "--out", f"{number}.csv")
+        assert (done.exit_code, done.stderr) == (0, "")
+        assert f"0 added, 0 removed. Next time: --since {desk.main.now.isoformat()}" in done.stdout
+    desk.main.sync([*OTHERS, Row(98, STOPPED)])
+    assert "1 added" in desk.run("changes", "--since-file", "cursor", "--out", "new.csv").stdout
+
+
 def test_a_call_about_other_accounts_or_another_data_root_gives_the_whole_list_once(desk: Desk) -> None:
     desk.main.sync(OTHERS)
     desk.account("lyon").sync(rows(7, first_id=500, month="2024-02"))

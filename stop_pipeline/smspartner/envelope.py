@@ -136,7 +136,7 @@ def _from_json(text: str) -> Envelope | None:
 
 def _from_xml(text: str) -> Envelope | None:
     try:
-        root = fromstring(text, forbid_dtd=True)
+        root = fromstring(text.lstrip(), forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError):
         return None
     return envelope_of_entries([entry.text or "" for entry in root.findall("entry")] if root.tag == "result" else [])

@@ -63,7 +63,7 @@ def read_block(block: bytes) -> Rows | None:
 def decode_whole(body: bytes) -> tuple[list[TopEntry], str | None]:
     """The entries below the root, and what is wrong with the document, if anything."""
     try:
-        root = fromstring(body, forbid_dtd=True)
+        root = fromstring(body.lstrip(), forbid_dtd=True)  # a blank line of PHP's may come first
         top = [TopEntry(_text(entry), [_row(row) for row in entry]) for entry in root if entry.tag == "entry"]
     except ParseError as error:
         return [], f"{ErrorString(error.code)} at line {error.position[0]:,}"

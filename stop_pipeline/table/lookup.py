@@ -157,7 +157,7 @@ def read_changes(
     for name in accounts:
         check_current(store, name, now=now, max_age=max_age if end == now else timedelta.max)
     known_until = min(now, *(_known_until(store, name, state, now) for name, state in states.items()))
-    end = known_until if end == now else end
+    begin, end = (known_until if time == now else time for time in (begin, end))
     if max(begin, end) > known_until:
         raise OutdatedListError(
             f"Changes up to {max(begin, end):%Y-%m-%d %H:%M:%S} UTC are asked for, and the list is known up to "

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,7 +19,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
-from stop_pipeline.errors import OutdatedListError, StoreError, excerpt
+from stop_pipeline.errors import InputError, OutdatedListError, StoreError, excerpt
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.schema import (
     ACCOUNT,
@@ -100,7 +101,16 @@ def read_stops(
     accounts = store.committed_accounts()
     if moment is not None:
         warn_before_history(store, accounts, moment)
-    read = [_read_account(store, account, wanted, moment, history=history, condition=condition) for account in accounts]
+    read_account = partial(_read_account, store, columns=wanted, moment=moment, history=history)
+    try:
+        read = [read_account(account, condition=condition) for account in accounts]
+    except (StoreError, pa.ArrowException):
+        for account in accounts:
+            read_account(account, condition=None)  # which fails too, unless the filters are to blame
+        raise InputError(
+            "The filters do not fit the columns of stops: compare created_at, first_seen_at and removed_at with times "
+            "that have a time zone, created_at_local with times that have none, and id with an int."
+        ) from None
     parts = [part for part in read if len(part)] or [to_pandas(_READ_SCHEMA.empty_table())[wanted]]
     return pd.concat(parts, ignore_index=True)
 
@@ -242,9 +252,11 @@ def check_current(store: Store, account: str, *, now: datetime, max_age: timedel
         return verified_at
     the_list, run = f"The list of the account “{account}”", f"run “stop-pipeline run --account {account}” first"
     if state.commit is None:
+        known = ", ".join(store.committed_accounts()) or "none"
+        leave = f"“stop-pipeline retire {account}”" if record else "take its name out of the settings"
         raise OutdatedListError(
-            f"There is no list of the account “{account}” below {store.root}: {run}, or, if the account is no longer "
-            f"in use, “stop-pipeline retire {account}”."
+            f"There is no list of the account “{account}” below {store.root} (there is: {known}): {run}, or, if the "
+            f"account is no longer in use, {leave}."
         )
     if verified_at is None:
         raise OutdatedListError(f"{the_list} was never complete: {run}.")
@@ -299,10 +311,10 @@ def warn_before_history(store: Store, accounts: Sequence[str], moment: datetime)
 def _condition(filters: Filters | None) -> pc.Expression | None:
     if filters is None:
         return None
-    condition = pq.filters_to_expression(filters)
     try:  # on no rows: a filter that does not fit the columns is the caller's mistake, not a file's
+        condition = pq.filters_to_expression(filters)
         _READ_SCHEMA.empty_table().filter(condition)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, TypeError, OverflowError) as error:
         raise ValueError(f"The filters do not fit the columns of stops: {excerpt(str(error))}") from None
     return condition
 

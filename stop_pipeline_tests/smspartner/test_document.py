@@ -351,6 +351,10 @@ def test_a_document_that_repeats_a_key_is_refused_since_rows_could_be_lost(repea
         read(json_document([GOOD]).replace("{", f"{{{repeated}, ", 1))
 
 
+def test_blank_lines_before_an_xml_document_do_no_harm() -> None:
+    assert read(f"\n \n{ONE_ROW}", "xml").listed["id"].tolist() == [1]
+
+
 # PHP's ways of writing a list
 
 

@@ -177,6 +177,21 @@ def test_history_of_malformed_rows_gives_ended_ones_too(syncer: Syncer) -> None:
     assert list(read_rejected(syncer.root, history=True)["removed_at"]) == [syncer.now]
 
 
+@pytest.mark.parametrize(
+    "filters",
+    [
+        [("created_at", ">=", datetime(2026, 1, 1))],  # noqa: DTZ001 – the mistake
+        [("created_at_local", ">", START)],
+        [("removed_at", ">", datetime(2026, 1, 1))],  # noqa: DTZ001
+        [("id", "==", 2**63)],
+        ("id", ">", 1),
+    ],
+)
+def test_filters_of_another_type_are_the_callers_mistake_and_no_damage(shared: Syncer, filters: Any) -> None:
+    with pytest.raises(ValueError, match="The filters do not fit the columns of stops"):
+        read_stops(shared.root, filters=filters)
+
+
 def test_as_of_shows_no_end_that_came_later(shared: Syncer) -> None:
     open_then = pc.field("removed_at").is_null()
     for moment in (START + timedelta(hours=1), datetime(2100, 1, 1, tzinfo=UTC)):
