@@ -27,7 +27,7 @@ def _asset(
 ) -> Callable[[Step], dg.AssetsDefinition]:
     """`dg.asset` with what all five have in common; `private` marks assets that hold phone numbers.
 
-    A step's error becomes a `Failure`: the page of a run shows its sentence above everything else.
+    A step's error is a line among the run's events and then a `Failure`, whose sentence stands above the traceback.
     """
 
     def asset_of(step: Step) -> dg.AssetsDefinition:
@@ -36,6 +36,7 @@ def _asset(
             try:
                 return step(context, **arguments)
             except StopPipelineError as error:
+                context.log.error(str(error))  # noqa: TRY400 – the traceback follows anyway
                 raise dg.Failure(str(error), allow_retries=False) from None
 
         asset: dg.AssetsDefinition = dg.asset(

@@ -95,8 +95,12 @@ def test_stored_rows_that_were_read_again_are_shown(pipeline: Pipeline) -> None:
     assert "reread" not in values(pipeline.sync(listed), "stops")
 
 
-def test_a_failed_step_says_why_above_everything_else(pipeline: Pipeline) -> None:
-    (failure,) = pipeline.sync(REFUSED).get_step_failure_events()
+def test_a_failed_step_says_why_in_a_line_of_its_own_and_above_its_traceback(pipeline: Pipeline) -> None:
+    result = pipeline.sync(REFUSED)
+    lines = [entry for entry in pipeline.instance.all_logs(result.run_id) if not entry.is_dagster_event]
+    (error,) = [entry for entry in lines if entry.level == 40 and entry.step_key == "raw_stop_list"]
+    assert "SMSPARTNER_API_KEY" in error.user_message
+    (failure,) = result.get_step_failure_events()
     assert failure.step_failure_data.user_failure_data is not None
     sentence = failure.step_failure_data.user_failure_data.description
     assert sentence is not None

@@ -124,6 +124,8 @@ def test_the_ui_shows_a_sync_its_charts_and_checks_and_then_a_failure_with_its_s
         ui.materialize_all(ends="Failure", runs=2)
         page.locator("a[href^='/runs/']").first.click()
         page.get_by_text("Errored (1)").wait_for()
+        expect(page.get_by_text("SMS Partner could not be reached at").last).to_be_visible()
+        ui.keep("failed_run")
         page.get_by_placeholder("Filter…").fill("SMS Partner")
         expect(page.get_by_text("SMS Partner could not be reached at").first).to_be_visible()
         ui.keep("failure")
