@@ -110,8 +110,7 @@ def of_merged(context: dg.AssetExecutionContext, store: Store, account: str, mer
         "standing": state.open_rows,
         "months_written": len(merged.months_written),
         "months": _shown(merged.months_written),
-        "sha256": info.sha256,
-        "commit": state.commit,
+        "commit": state.commit,  # not the SHA-256, of which it has a part: 64 digits in a row would widen the page
         "fetched_at": dg.MetadataValue.timestamp(info.fetched_at),
         "applied_at": state.applied_at and dg.MetadataValue.timestamp(state.applied_at),
         "verified_at": state.verified_at and dg.MetadataValue.timestamp(state.verified_at),
