@@ -23,7 +23,7 @@ Metadata = dict[str, Any]
 
 PREVIEW_ROWS = 12
 PREVIEW_MONTHS = 3
-_PREVIEW_COLUMNS = ["phone_number", "country", "created_at", "first_seen_at"]  # more would not fit the page
+_PREVIEW_COLUMNS = ["phone_number", "country", "created_at"]  # more would not fit the page
 
 _PICTURES = ("delays", *charts.DELAY_FIGURES, "preview", "per_day", "per_month", "countries")
 """The metadata that stay the same for a commit, of whichever table."""
