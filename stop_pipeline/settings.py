@@ -211,9 +211,10 @@ def read_keys(file: Path) -> dict[str, str]:
     keys: Any = None
     try:
         with file.open("rb") as opened:
+            others_can_read = os.fstat(opened.fileno()).st_mode & 0o077
             keys = tomllib.load(opened).get("accounts")
         problem = _problem_of(keys)
-        if file.stat().st_mode & 0o077:
+        if others_can_read:
             problem = f"can be read by others than its owner: run chmod 600 {file}"
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"

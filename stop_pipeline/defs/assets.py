@@ -37,7 +37,7 @@ def _asset(
                 return step(context, **arguments)
             except StopPipelineError as error:
                 context.log.error(str(error))  # noqa: TRY400 – the traceback follows anyway
-                raise dg.Failure(str(error), allow_retries=False) from None
+                raise dg.Failure(str(error)) from None
 
         asset: dg.AssetsDefinition = dg.asset(
             group_name=GROUP,

@@ -23,6 +23,7 @@ Metadata = dict[str, Any]
 
 PREVIEW_ROWS = 12
 PREVIEW_MONTHS = 3
+MONTHS_SHOWN = 12
 _PREVIEW_COLUMNS = ["phone_number", "country", "created_at"]  # more would not fit the page
 
 _PICTURES = ("delays", *charts.DELAY_FIGURES, "preview", "per_day", "per_month", "countries")
@@ -109,7 +110,7 @@ def of_merged(context: dg.AssetExecutionContext, store: Store, account: str, mer
         "rows": _sum_of_rows(info),
         "standing": state.open_rows,
         "months_written": len(merged.months_written),
-        "months": _shown(merged.months_written),
+        "months": _month_names(merged.months_written),
         "commit": state.commit,  # not the SHA-256, of which it has a part: 64 digits in a row would widen the page
         "fetched_at": dg.MetadataValue.timestamp(info.fetched_at),
         "applied_at": state.applied_at and dg.MetadataValue.timestamp(state.applied_at),
@@ -168,9 +169,9 @@ def _preview(rows: pd.DataFrame, time: str) -> dg.TableMetadataValue:
     return dg.MetadataValue.table([dg.TableRecord(record) for record in records], dg.TableSchema(columns))
 
 
-def _shown(months: Sequence[str]) -> str:
+def _month_names(months: Sequence[str]) -> str:
     """The months, or the first and the last of many."""
-    return ", ".join(months) or "none" if len(months) <= PREVIEW_ROWS else f"{months[0]} … {months[-1]}"
+    return ", ".join(months) or "none" if len(months) <= MONTHS_SHOWN else f"{months[0]} … {months[-1]}"
 
 
 def _sum_of_rows(info: SnapshotInfo) -> str:

@@ -49,7 +49,7 @@ def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Sett
     ) -> Iterator[Reported]:
         """Sync the accounts of the run one after the other; one that fails does not stop the others."""
         if not context.has_partition_key and not context.has_partition_key_range:
-            raise dg.Failure("Checks are part of a sync: materialize the partition of an account.", allow_retries=False)
+            raise dg.Failure("Checks are part of a sync: materialize the partition of an account.")
         accounts = context.partition_keys
         if config.accept_removals is not None and len(accounts) > 1:
             raise dg.Failure("accept_removals is for one account: start a run of its partition alone.")

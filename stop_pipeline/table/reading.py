@@ -105,6 +105,8 @@ def read_stops(
     try:
         read = [read_account(account, condition=condition) for account in accounts]
     except (StoreError, pa.ArrowException):
+        if condition is None:
+            raise
         for account in accounts:
             read_account(account, condition=None)  # which fails too, unless the filters are to blame
         raise InputError(

@@ -187,6 +187,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 def from_document(kind: type[Value], document: Any) -> Value:
     """The value of a class that a JSON object stands for; a ValueError says that it is none, or has other types."""
+    # As JSON, for only there does strictness know a time as text and a tuple as an array.
     adapter: TypeAdapter[Value] = _adapter(cast("Any", kind))
     return adapter.validate_json(to_json(document), strict=True)
 
