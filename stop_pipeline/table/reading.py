@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -101,18 +100,7 @@ def read_stops(
     accounts = store.committed_accounts()
     if moment is not None:
         warn_before_history(store, accounts, moment)
-    read_account = partial(_read_account, store, columns=wanted, moment=moment, history=history)
-    try:
-        read = [read_account(account, condition=condition) for account in accounts]
-    except (StoreError, pa.ArrowException):
-        if condition is None:
-            raise
-        for account in accounts:
-            read_account(account, condition=None)  # which fails too, unless the filters are to blame
-        raise InputError(
-            "The filters do not fit the columns of stops: compare created_at, first_seen_at and removed_at with times "
-            "that have a time zone, created_at_local with times that have none, and id with an int."
-        ) from None
+    read = [_read_account(store, account, wanted, moment, history=history, condition=condition) for account in accounts]
     parts = [part for part in read if len(part)] or [to_pandas(_READ_SCHEMA.empty_table())[wanted]]
     return pd.concat(parts, ignore_index=True)
 
@@ -313,11 +301,15 @@ def warn_before_history(store: Store, accounts: Sequence[str], moment: datetime)
 def _condition(filters: Filters | None) -> pc.Expression | None:
     if filters is None:
         return None
-    try:  # on no rows: a filter that does not fit the columns is the caller's mistake, not a file's
+    try:  # on a row of nulls: a filter that does not fit the columns is the caller's mistake, not a file's
         condition = pq.filters_to_expression(filters)
-        _READ_SCHEMA.empty_table().filter(condition)
+        pa.table([pa.nulls(1, field.type) for field in _READ_SCHEMA], names=_READ_SCHEMA.names).filter(condition)
     except (pa.ArrowException, TypeError, OverflowError) as error:
-        raise ValueError(f"The filters do not fit the columns of stops: {excerpt(str(error))}") from None
+        raise InputError(
+            f"The filters do not fit the columns of stops ({excerpt(str(error))}): compare created_at, first_seen_at "
+            "and removed_at with times that have a time zone, created_at_local with times that have none, id with an "
+            "int, and the others with text."
+        ) from None
     return condition
 
 
