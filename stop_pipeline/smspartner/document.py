@@ -104,20 +104,16 @@ def appended_span(document: ListDocument, *, size: int, sha256: str) -> tuple[in
 def blocks(document: ListDocument, span: tuple[int, int]) -> Iterator[bytes]:
     """A part of the text in blocks that end where a row ends; a block in which no end is seen grows."""
     last_cut = _MODULES[document.format].last_cut
-    start, end = span
-    looked_at = start + _BLOCK_BYTES
+    (start, end), text = span, b""
     with document.path.open("rb") as file:
-        while looked_at < end:
-            window_at = max(start, looked_at - _END_BYTES)
-            cut = last_cut(os.pread(file.fileno(), looked_at - window_at, window_at))
-            if cut is None:
-                looked_at += _END_BYTES // 2
-                continue
-            yield os.pread(file.fileno(), window_at + cut[0] - start, start).strip(_WHITE_SPACE)
-            start = window_at + cut[1]
-            looked_at = start + _BLOCK_BYTES
-        if start < end:
-            yield os.pread(file.fileno(), end - start, start).strip(_WHITE_SPACE)
+        file.seek(start)
+        while chunk := file.read(min(_BLOCK_BYTES, end - file.tell())):
+            text += chunk
+            if file.tell() < end and (cut := last_cut(text)):
+                yield text[: cut[0]].strip(_WHITE_SPACE)
+                text = text[cut[1] :]
+    if text:
+        yield text.strip(_WHITE_SPACE)
 
 
 def _find_list(file: BinaryIO, module: ModuleType) -> tuple[Any, tuple[int, int]] | None:

@@ -21,7 +21,7 @@ SEPARATOR = b""
 NOT_SUCCESS = "its first entry is neither true nor false"
 NOT_A_LIST = "its fourth entry is not a list"
 
-_ROW_ENDS = re.compile(rb"</entry>\s*</entry>")
+_UNTIL_LAST_ROW = re.compile(rb".*</entry>\s*</entry>", re.DOTALL)
 _MARKER = "rows"
 _ENCODING = re.compile(rb"<\?xml[^>]*encoding\s*=\s*[\"']([^\"']+)")
 
@@ -48,8 +48,8 @@ def decode_around(before: bytes, after: bytes) -> list[TopEntry] | None:
 
 def last_cut(text: bytes) -> tuple[int, int] | None:
     """Where the last row that ends in a text ends, which is where the next one begins; None if none is seen to end."""
-    ends = [match.end() for match in _ROW_ENDS.finditer(text)]
-    return (ends[-1], ends[-1]) if ends else None
+    found = _UNTIL_LAST_ROW.match(text)
+    return (found.end(), found.end()) if found else None
 
 
 def read_block(block: bytes) -> Rows | None:
