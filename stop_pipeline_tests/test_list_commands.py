@@ -345,7 +345,7 @@ def test_changes_since_today_begin_where_the_lists_are_known(desk: Desk) -> None
 
 def test_a_call_about_other_accounts_or_another_data_root_gives_the_whole_list_once(desk: Desk) -> None:
     desk.main.sync(OTHERS)
-    desk.account("lyon").sync(rows(7, first_id=500, month="2024-02"))
+    Syncer(desk.root, "lyon", start=desk.main.now - HOUR).sync(rows(7, first_id=500, month="2024-02"))
     call = ("changes", "--since", "2020-01-01", "--since-file", "cursor", "--out")
     assert desk.run(*call, "main.csv", "--account", "main").exit_code == 0
     every = desk.run(*call, "every.csv")

@@ -20,8 +20,7 @@ from stop_pipeline.campaign.formats import NO_NUMBER, OWN_COLUMNS, as_text, find
 from stop_pipeline.campaign.output import complete_folder
 from stop_pipeline.errors import CampaignError
 from stop_pipeline.phone_numbers import is_rounded, match_keys, read_phone_numbers
-from stop_pipeline.settings import parse_age
-from stop_pipeline.table.reading import DEFAULT_MAX_AGE, current_list, existing_store
+from stop_pipeline.table.reading import DEFAULT_MAX_AGE, Age, current_list, existing_store
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ def suppress(
     column: str = "phone",
     root: str | Path | None = None,
     account: str | None = None,
-    max_age: timedelta | str = DEFAULT_MAX_AGE,
+    max_age: Age = DEFAULT_MAX_AGE,
 ) -> Suppressed:
     """Split a campaign by the suppression list.
 
@@ -85,8 +84,7 @@ def suppress(
     values = df.iloc[:, find_column(column, [str(name) for name in df.columns], "The campaign")]
     if values.dtype == object:
         values = values.map(str, na_action="ignore")  # a spreadsheet's column may hold text and numbers
-    age = max_age if isinstance(max_age, timedelta) else parse_age(max_age)
-    first_stops = first_stops_by_key(current_list(root, account, max_age=age).numbers)
+    first_stops = first_stops_by_key(current_list(root, account, max_age=max_age).numbers)
     checked = check(as_text(pa.array(values, from_pandas=True)), first_stops)
     part = checked["part"].to_numpy()
     return Suppressed(

@@ -15,6 +15,7 @@ from stop_pipeline.table.derive import ORIGINS, blocked_numbers
 from stop_pipeline.table.periods import joined_periods, known_at, with_commit
 from stop_pipeline.table.reading import (
     DEFAULT_MAX_AGE,
+    Age,
     Moment,
     asked_accounts,
     check_current,
@@ -83,7 +84,7 @@ def lookup(
     on: Moment | None = None,
     root: str | Path | None = None,
     account: str | None = None,
-    max_age: timedelta = DEFAULT_MAX_AGE,
+    max_age: Age = DEFAULT_MAX_AGE,
 ) -> Lookup:
     """Find out whether a number may be texted, or what was known about it at a time.
 
@@ -93,20 +94,27 @@ def lookup(
             an offset is UTC.
         root: The data root; by default `STOP_PIPELINE_DATA`, otherwise `data`.
         account: Account name; by default, all accounts that belong to the data root.
-        max_age: How long ago each list may have been complete, unless `on` is given.
+        max_age: How long ago each list may have been complete, unless `on` is given: a timedelta, or a text such as
+            “24h”, “90m” or “2d”.
 
     Raises:
-        ValueError: the number cannot be read, or `on` is not a date or time, or is in the future.
+        ValueError: the number cannot be read and no list has it as it is written, or it is several numbers, or `on` is
+            not a date or time, or is in the future, or `max_age` is not an age.
         OutdatedListError: a list is missing or, unless `on` is given, too old to tell.
         StoreError: the data root cannot be read.
     """
-    wanted = _read(number)
+    reading = read_phone_number(number)
+    if not reading.readable:
+        _refuse_text(number)
+    wanted = reading.number
     now = datetime.now(UTC)
     moment = None if on is None else parse_past_moment(on, now=now)
     store, asked = asked_accounts(root, account)
     for name in asked if moment is None else ():
         check_current(store, name, now=now, max_age=max_age)
     accounts = tuple(_look_up(store, name, wanted, moment) for name in asked)
+    if not reading.readable and not any(found.opt_outs for found in accounts):
+        raise _unreadable(number)
     others = [name for name in store.accounts_seen() if name not in asked]
     known = {found.may_be_texted for found in accounts} - {None}
     return Lookup(
@@ -123,7 +131,7 @@ def read_changes(
     until: Moment | None = None,
     root: str | Path | None = None,
     account: str | None = None,
-    max_age: timedelta = DEFAULT_MAX_AGE,
+    max_age: Age = DEFAULT_MAX_AGE,
 ) -> pd.DataFrame:
     """Read which numbers came onto the suppression list, or left it, between two times.
 
@@ -135,7 +143,7 @@ def read_changes(
         until: The later time; by default, and with today's date, the time up to which all lists are known.
         root: The data root; by default `STOP_PIPELINE_DATA`, otherwise `data`.
         account: Account name; by default all accounts, so that a number is only removed once no account lists it.
-        max_age: How long ago each list may have been complete, if no earlier `until` is given.
+        max_age: How long ago each list may have been complete, if no earlier `until` is given; as in `lookup`.
 
     Returns:
         A DataFrame with one row per number, sorted by number: `phone_number` (str), `change` (str, “added” or
@@ -170,17 +178,20 @@ def read_changes(
     return changes
 
 
-def _read(number: str) -> str:
-    reading = read_phone_number(number)
-    if reading.readable:
-        return reading.number
+def _refuse_text(number: str) -> None:
+    """Refuse a text that is more than a phone number, and one without a digit."""
+    if not any(map(str.isdigit, number)):
+        raise _unreadable(number)
     if found := find_phone_numbers(number):
         raise InputError(
             f"This text is more than one phone number (found: {', '.join(map(mask, found))}): look up one number at a "
-            "time."
+            "time, and give it without other text."
         )
+
+
+def _unreadable(number: str) -> InputError:
     digits = len(re.sub("[^0-9]", "", compact(number)))
-    raise InputError(
+    return InputError(
         f"This cannot be read as a phone number: it has {digits} digits, and no country has such a number. Write all "
         "digits, as +33…, as 0033… or with the leading 0."
     )

@@ -30,7 +30,7 @@ from stop_pipeline.schema import (
     TableSchema,
     to_pandas,
 )
-from stop_pipeline.settings import data_root
+from stop_pipeline.settings import data_root, parse_age
 from stop_pipeline.table.accounts import account_record, known_accounts
 from stop_pipeline.table.derive import SuppressionList, stops_per_day, suppression_list
 from stop_pipeline.table.files import reading
@@ -40,6 +40,7 @@ from stop_pipeline.table.store import Store, month_file
 from stop_pipeline.times import parse_moment
 
 Moment: TypeAlias = datetime | date | str  # as `times.parse_moment` reads it
+Age: TypeAlias = timedelta | str  # a text as `settings.parse_age` reads it
 Filters: TypeAlias = pc.Expression | Sequence[tuple[str, str, Any]] | Sequence[Sequence[tuple[str, str, Any]]]
 """As `pandas.read_parquet` takes them: tuples (column, operator, value), all to hold; or lists of such, one to hold."""
 
@@ -196,7 +197,7 @@ def _unreadable_is_outdated() -> Iterator[None]:
 
 @_unreadable_is_outdated()
 def current_list(
-    root: str | Path | None, account: str | None, *, max_age: timedelta, now: datetime | None = None
+    root: str | Path | None, account: str | None, *, max_age: Age, now: datetime | None = None
 ) -> CurrentList:
     """The suppression list of one account, or of all that belong to the data root.
 
@@ -230,12 +231,14 @@ def asked_accounts(root: str | Path | None, account: str | None) -> tuple[Store,
     return store, accounts
 
 
-def check_current(store: Store, account: str, *, now: datetime, max_age: timedelta) -> datetime | None:
+def check_current(store: Store, account: str, *, now: datetime, max_age: Age) -> datetime | None:
     """When an account's list was last complete, UTC; None if a retired account's never was.
 
     Raises:
         OutdatedListError: there is no list, or that was longer ago than `max_age`, unless the account is retired.
+        ValueError: `max_age` is a text that is not an age.
     """
+    allowed = parse_age(max_age) if isinstance(max_age, str) else max_age
     record, state = account_record(store, account), store.state(account)
     verified_at = state.verified_at
     if record is not None and record.retired_at is not None:
@@ -253,9 +256,9 @@ def check_current(store: Store, account: str, *, now: datetime, max_age: timedel
     at = f"{verified_at:%Y-%m-%d %H:%M} UTC"
     if verified_at > now + CLOCK_TOLERANCE:
         raise OutdatedListError(f"{the_list} was verified at {at}, which is in the future: set this machine's clock.")
-    if now - verified_at > max_age:
+    if now - verified_at > allowed:
         raise OutdatedListError(
-            f"{the_list} was last verified at {at}, more than {max_age / timedelta(hours=1):g} h ago: {run}, or allow "
+            f"{the_list} was last verified at {at}, more than {allowed / timedelta(hours=1):g} h ago: {run}, or allow "
             f"more with --max-age. If the account is no longer in use: “stop-pipeline retire {account}”."
         )
     return verified_at
@@ -304,7 +307,7 @@ def _condition(filters: Filters | None) -> pc.Expression | None:
     try:  # on a row of nulls: a filter that does not fit the columns is the caller's mistake, not a file's
         condition = pq.filters_to_expression(filters)
         pa.table([pa.nulls(1, field.type) for field in _READ_SCHEMA], names=_READ_SCHEMA.names).filter(condition)
-    except (pa.ArrowException, TypeError, OverflowError) as error:
+    except (pa.ArrowException, TypeError, ValueError, LookupError, OverflowError) as error:
         raise InputError(
             f"The filters do not fit the columns of stops ({excerpt(str(error))}): compare created_at, first_seen_at "
             "and removed_at with times that have a time zone, created_at_local with times that have none, id with an "

@@ -42,7 +42,7 @@ from stop_pipeline.schema import (
 )
 from stop_pipeline.settings import is_remote
 from stop_pipeline.table.bucket import BucketFiles
-from stop_pipeline.table.files import MADE_AGAIN, Files, read_document, reading, write_document
+from stop_pipeline.table.files import MADE_AGAIN, WORK_FOLDER, Files, read_document, reading, write_document
 from stop_pipeline.table.parquet import decode, encode, info_of, note_of
 from stop_pipeline.table.periods import month_info, split_by_month, with_commit
 from stop_pipeline.table.responses import Responses
@@ -59,6 +59,7 @@ from stop_pipeline.table.state import (
 FILES_AT_ONCE = 4
 """Files that are read or written at the same time."""
 
+_FOLDERS_OF_A_ROOT = {WORK_FOLDER, "accounts", "raw", "state"}  # one of them is there from the first sync on
 _ACCOUNT = re.compile(r"account=([a-z][a-z0-9_]*)(?:\.json)?")
 
 Item = TypeVar("Item")
@@ -94,13 +95,18 @@ class Store:
 
     @classmethod
     def existing(cls, root: str | Path) -> "Store":
-        """The store of a data root that exists; a StoreError says that it does not."""
+        """The store of a data root that exists; a StoreError says that it does not.
+
+        A folder that holds other things is none: taken for an empty list, it would block nobody.
+        """
         store = cls(root)
         if not store.files.has_root():
             raise StoreError(
                 f"There is no data root at {store.root}: run “stop-pipeline run” (or “demo”) first, or set "
                 "STOP_PIPELINE_DATA (in Python, give root=…)."
             )
+        if (found := store.files.matching("*")) and _FOLDERS_OF_A_ROOT.isdisjoint(found):
+            raise StoreError(f"{store.root} is not a data root: name the folder that has “state” and “stops” in it.")
         return store
 
     @property

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline import lookup
+from stop_pipeline import lookup, read_changes
 from stop_pipeline.errors import OutdatedListError
 from stop_pipeline.table.accounts import register, retire
 from stop_pipeline.table.lookup import OptOut
@@ -191,9 +191,27 @@ def test_all_spellings_that_reach_one_subscriber_meet(tmp_path: Path, number: st
 def test_a_number_that_cannot_be_read_is_refused_with_what_was_understood(
     tmp_path: Path, text: str, understood: str
 ) -> None:
+    Syncer(tmp_path).sync(rows(3))
     with pytest.raises(ValueError, match=understood) as refused:
-        lookup(text, root=tmp_path)
+        lookup(text, root=tmp_path, max_age=ANY_AGE)
     assert not re.search(r"\d[\d ]{4,}", str(refused.value).replace("0033", ""))
+
+
+@pytest.mark.parametrize("listed", ["+447700900123", "12345", "(12 345)"])
+def test_a_listed_spelling_that_cannot_be_read_is_found_as_a_campaign_finds_it(tmp_path: Path, listed: str) -> None:
+    Syncer(tmp_path).sync([*rows(3), Row(9, listed)])
+    assert lookup(listed, root=tmp_path, max_age=ANY_AGE).may_be_texted is False
+
+
+def test_ages_may_be_texts_as_in_suppress(tmp_path: Path) -> None:
+    syncer = Syncer(tmp_path, start=datetime.now(UTC) - timedelta(hours=30))
+    syncer.sync(rows(3))
+    assert lookup(STOPPED, root=tmp_path, max_age="2d").may_be_texted is not None
+    assert read_changes(syncer.now, root=tmp_path, max_age="48h").empty
+    with pytest.raises(OutdatedListError, match=r"more than 1\.5 h ago"):
+        lookup(STOPPED, root=tmp_path, max_age="90m")
+    with pytest.raises(ValueError, match="is not an age"):
+        lookup(STOPPED, root=tmp_path, max_age="soon")
 
 
 def test_the_number_itself_is_not_in_the_answer(tmp_path: Path) -> None:

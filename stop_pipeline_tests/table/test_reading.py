@@ -200,6 +200,18 @@ def test_as_of_shows_no_end_that_came_later(shared: Syncer) -> None:
         pd.testing.assert_frame_equal(read_stops(shared.root, as_of=moment, filters=open_then), then)
 
 
+def test_a_folder_that_is_no_data_root_is_not_taken_for_an_empty_list(syncer: Syncer, tmp_path: Path) -> None:
+    syncer.sync([Row(1)])
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/todo.txt").write_text("call them")
+    for folder in (syncer.root / "stops", syncer.root / "suppression_list/account=main", tmp_path / "notes"):
+        for read in (read_stops, read_rejected, read_stops_per_day, read_suppression_list):
+            with pytest.raises(StoreError, match="is not a data root: name the folder that has “state”"):
+                read(folder)
+    (tmp_path / "empty").mkdir()
+    assert read_suppression_list(tmp_path / "empty").empty
+
+
 def test_a_copy_of_the_state_is_not_another_account(syncer: Syncer) -> None:
     syncer.sync(rows(3))
     shutil.copy(syncer.root / "state/account=main.json", syncer.root / "state/account=main (copy).json")
