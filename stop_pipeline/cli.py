@@ -300,7 +300,7 @@ def _sync(settings: Settings, accounts: tuple[str, ...], accept_removals: int | 
 def _warn_of_another_owner(root: str) -> None:
     """Only the owner of a file can read it, so the files of this process would lock the owner of the root out."""
     path = Path(root)
-    if is_remote(root) or not path.exists() or (owner := path.stat().st_uid) == os.geteuid():
+    if is_remote(root) or not os.path.exists(path) or (owner := path.stat().st_uid) == os.geteuid():  # noqa: PTH110
         return
     name = f"user {owner}"
     with suppress(KeyError):

@@ -7,6 +7,7 @@ A command is given the settings, and its options by their names, which `cli` exp
 import dataclasses
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -148,8 +149,8 @@ def split_campaign(settings: Settings, campaign: Path, column: str, out: Path, *
     if done.unreadable_rows:
         click.echo(
             f"{counted(done.unreadable_rows, 'listed row')} without a phone number blocked nobody. To see them: in "
-            "stop_pipeline.read_stops() the phone_number does not start with a “+”, in stop_pipeline.read_rejected() "
-            "it is null."
+            "stop_pipeline.read_stops() they are among those whose phone_number does not start with a “+”, in "
+            "stop_pipeline.read_rejected() among those whose phone_number is null."
         )
     click.echo(f"The list was verified at {done.verified_at:{_MINUTE}}. The files are in {out}:")
     for path, _ in done.parts.values():
@@ -203,7 +204,7 @@ def export_list(settings: Settings, out: Path, **lists: Any) -> None:
 def _refuse_place(settings: Settings, out: Path, since_file: Path | None = None) -> None:
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"{out} must end in .csv or .parquet.")
-    if out.exists():
+    if os.path.exists(out):  # noqa: PTH110 – unlike Path.exists, False where it may not look; writing will say so
         raise InputError(f"{out} exists already: name a file that does not.")
     if since_file is not None and since_file.resolve() == out.resolve():
         raise InputError(f"--out and --since-file both name {out}: choose two files.")
@@ -221,6 +222,8 @@ def _read_cursor(since_file: Path, since: str | None, basis: str) -> str | None:
         if since is None:
             raise InputError(f"{since_file} does not exist yet: give --since as well, for the first time.") from None
         return since
+    except PermissionError:
+        raise InputError(f"{since_file} cannot be read by this user: run as its owner, or change its mode.") from None
     except (OSError, ValueError):
         raise InputError(
             f"{since_file} does not hold what this command writes there: remove it, and give --since."

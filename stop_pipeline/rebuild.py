@@ -35,7 +35,7 @@ class Rebuilt:
 def fresh_root(into: str | Path, source: Store) -> Store:
     """The store at `into`, to replay `source` into; a StoreError if it is not empty, or inside that data root."""
     target = Store(into)
-    if not target.files.is_unused():
+    if target.files.below(""):
         raise StoreError(f"{into} is not empty: name an empty folder, or one that does not exist yet.")
     if source.files.encloses(target.root):
         raise StoreError(f"{into} is inside the data root {source.root}: name a folder outside it.")

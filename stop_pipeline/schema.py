@@ -94,7 +94,7 @@ def to_pandas(table: pa.Table) -> pd.DataFrame:
     for name, timestamp in days.items():
         index = table.schema.get_field_index(name)
         table = table.set_column(index, name, table[name].cast(timestamp))
-    frame: pd.DataFrame = table.to_pandas()
+    frame: pd.DataFrame = table.to_pandas(integer_object_nulls=True)  # as floats, large ids would be rounded
     return frame
 
 

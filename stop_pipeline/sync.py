@@ -24,7 +24,7 @@ from stop_pipeline.smspartner.client import Response
 from stop_pipeline.smspartner.document import open_list
 from stop_pipeline.snapshot import is_current, make_snapshot, merged_as_of, newest_snapshot
 from stop_pipeline.table import derive
-from stop_pipeline.table.accounts import register
+from stop_pipeline.table.accounts import account_record, register
 from stop_pipeline.table.files import reading_temporary, writing
 from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.merge_snapshot import merge_snapshot
@@ -72,7 +72,8 @@ def fetch(store: Store, account: str, client: Client) -> Fetched:
         ApiError: there was no list, or not a readable one; nothing was kept.
     """
     with store.locked(account):
-        register(store, account, now=datetime.now(UTC))
+        if account_record(store, account) is None:
+            register(store, account, now=datetime.now(UTC))
         response = _download(client, store.files.temporary(account), account)
         newest = store.responses.newest(account)
         if newest is not None and response.fetched_at <= newest.fetched_at:
@@ -96,6 +97,7 @@ def fetch(store: Store, account: str, client: Client) -> Fetched:
             sha256=response.sha256,
             size_bytes=response.size_bytes,
         )
+        register(store, account, now=datetime.now(UTC))  # a retired account is in use again once it has a response
     log.info("Account %s: fetched %s bytes in %.2f s", account, f"{response.size_bytes:,}", response.seconds)
     return Fetched(response, kept, changed=changed, in_order=True)
 

@@ -119,6 +119,12 @@ def test_a_malformed_row_that_an_incomplete_response_lacks_is_no_problem(tmp_pat
     assert problems(syncer.root) == ()
 
 
+def test_the_largest_ids_beside_a_malformed_row_are_no_problem(tmp_path: Path) -> None:
+    syncer = Syncer(tmp_path / "data")
+    syncer.sync([Row(2**53 + 1), Row(2**63 - 1, "+33639980009"), {"id": None}])
+    assert problems(syncer.root) == ()
+
+
 def test_before_the_first_commit_there_is_no_problem(tmp_path: Path) -> None:
     syncer = Syncer(tmp_path / "data")
     syncer.fetch(response_body(rows(3)))

@@ -58,9 +58,9 @@ def _asset(
 def raw_stop_list(
     context: dg.AssetExecutionContext, sms_partner: SmsPartnerResource, store: StoreResource
 ) -> dg.MaterializeResult:
-    """The response of SMS Partner's `stop-sms/list`, byte for byte as received.
+    """SMS Partner's response with the whole list of opt-outs, byte for byte as received.
 
-    - **Source:** one HTTP GET, which returns the whole list each time.
+    - **Source:** one HTTP GET of `stop-sms/list`, which returns the whole list each time.
     - **Cadence:** every sync. A response is kept, compressed, only if it differs from the one before, and deleted
       `STOP_PIPELINE_RAW_DAYS` days after a newer one was merged.
     - **A row** is an opt-out as SMS Partner lists it. A new opt-out can take up to 48 hours to appear.
@@ -114,7 +114,7 @@ def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreRe
       written once and ended at most once, so the table tells what was known at any time.
     - **It fails** if the list appears to belong to another account; nothing changes then. Removals that look wrong are
       withheld: a check fails, and says how to accept them.
-    - **The chart** shows how long opt-outs took to appear on the list.
+    - **The chart** shows how long opt-outs took to appear on the list; the orange line is at 48 hours.
     """
     tables, account = store.open(context)
     policy = RemovalPolicy(max_removed_share=config.max_removed_share, accept_removals=config.accept_removals)
@@ -128,7 +128,7 @@ def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreRe
 
 @_asset(schema.SUPPRESSION_LIST, schema.ACCOUNT, kinds=_TABLE, private=True, deps=[stops])
 def suppression_list(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
-    """Phone numbers that must not be texted.
+    """Phone numbers that must not be texted, each once, with the times of their opt-outs.
 
     - **Source:** the open rows of `stops`, and every phone number found in the open rows of `rejected`.
     - **Cadence:** every sync; made again when `stops` has a new commit.

@@ -55,6 +55,8 @@ def delay_figures(hours: "pd.Series[float]") -> dict[str, float]:
 
 def delay_chart(hours: "pd.Series[float]") -> str:
     """The share of opt-outs that were first seen within a time, on a logarithmic scale from a minute to 14 days."""
+    if hours.empty:
+        return _svg("No opt-out has come in since the first load")
     first, last = min(_DELAY_TICKS), max(_DELAY_TICKS)
 
     def place(hour: float) -> int:
@@ -62,8 +64,6 @@ def delay_chart(hours: "pd.Series[float]") -> str:
 
     ticks = [_text(min(place(hour), _RIGHT - 24), _BASE + 15, label) for hour, label in _DELAY_TICKS.items()]
     late = f"<path stroke='darkorange' d='M{place(LATE_HOURS)} {_BASE}v-{_TALL}'/>"
-    if hours.empty:
-        return _svg("No opt-out has come in since the first load", late, *ticks)
     median, _, nearly_all, _ = delay_figures(hours).values()
     title = f"Half listed within {_span(median)}, 99% within {_span(nearly_all)}"
     begins = np.geomspace(first, last, _CURVE_STEPS, endpoint=False)

@@ -37,7 +37,11 @@ _CHECKS = {
 def specs_of(asset: str) -> list[dg.AssetCheckSpec]:
     """The checks of an asset, as Dagster plans them."""
     checks = _CHECKS.get(asset, {})
-    return [dg.AssetCheckSpec(name, asset=asset, description=about) for name, about in checks.items()]
+    # Dagster calls a check failed that was never reached.
+    not_reached = "“Execution failed” says that the sync ended before this check: look at the run."
+    return [
+        dg.AssetCheckSpec(name, asset=asset, description=f"{about} {not_reached}") for name, about in checks.items()
+    ]
 
 
 def of_fetched(fetched: Fetched) -> list[dg.AssetCheckResult]:
@@ -101,8 +105,8 @@ def of_suppression_list(derived: Derived) -> list[dg.AssetCheckResult]:
     rows = derived.info.unreadable_rows
     advice = (
         f"{counted(rows, 'listed row')} {'contains' if rows == 1 else 'contain'} no phone number and so cannot block "
-        "anybody. They are the rows of stop_pipeline.read_stops() whose phone_number is not in E.164, and those of "
-        "stop_pipeline.read_rejected() whose phone_number is null. Look them up in SMS Partner."
+        "anybody. Look among the rows of stop_pipeline.read_stops() whose phone_number is not in E.164, and those of "
+        "stop_pipeline.read_rejected() whose phone_number is null, and look them up in SMS Partner."
     )
     return [_result("numbers_readable", advice, passed=rows == 0, warns=True, unreadable_rows=rows)]
 
@@ -135,8 +139,8 @@ def _what_was_withheld(merged: Merged, account: str) -> str:
     """How many removals were withheld, why, and what can be done: only a complete response may remove rows."""
     withheld = merged.state.counts.withheld
     how_to_accept = (
-        "Look at the list in SMS Partner. If they are right, accept them: materialize all assets with the run config "
-        f"ops.stops.config.accept_removals: {withheld}, or run "
+        "Look at the list in SMS Partner. If they are right, accept them: materialize all assets (of several accounts, "
+        f"in the partition of this one) with the run config ops.stops.config.accept_removals: {withheld}, or run "
         f"“stop-pipeline run --accept-removals {withheld} --account {account}”."
         if merged.info.complete
         else "They cannot be accepted: the next complete response decides."

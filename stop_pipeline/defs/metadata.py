@@ -62,9 +62,8 @@ def of_fetched(fetched: Fetched) -> Metadata:
         "fetched_at": dg.MetadataValue.timestamp(fetched.response.fetched_at),
         "bytes": fetched.response.size_bytes,
         "http_seconds": round(fetched.response.seconds, 3),
-        "sha256": fetched.response.sha256,
         "changed": fetched.changed,
-        "file": fetched.kept.file,
+        "file": fetched.kept.file,  # has a part of the SHA-256; all 64 digits would widen the page
     }
 
 
@@ -78,7 +77,6 @@ def of_parsed(parsed: Parsed, uri: str) -> Metadata:
         "rejected": info.rejected,
         "duplicates": info.duplicates,
         "rows": _sum_of_rows(info),
-        "sha256": info.sha256,
         "fetched_at": dg.MetadataValue.timestamp(info.fetched_at),
         "parsed": parsed.parsed,
         **({"extra_fields": ", ".join(info.extra_fields)} if info.extra_fields else {}),
@@ -111,12 +109,12 @@ def of_merged(context: dg.AssetExecutionContext, store: Store, account: str, mer
         "standing": state.open_rows,
         "months_written": len(merged.months_written),
         "months": _month_names(merged.months_written),
-        "commit": state.commit,  # not the SHA-256, of which it has a part: 64 digits in a row would widen the page
+        "commit": state.commit,
         "fetched_at": dg.MetadataValue.timestamp(info.fetched_at),
         "applied_at": state.applied_at and dg.MetadataValue.timestamp(state.applied_at),
         "verified_at": state.verified_at and dg.MetadataValue.timestamp(state.verified_at),
         "withheld_because": state.withheld_because,
-        "accepted_removals": state.accepted_removals,
+        "accepted_removals": state.accepted_removals if merged.outcome == "merged" else None,
         "reread": _REREAD if merged.reread else None,
     }
     return {name: value for name, value in shown.items() if value is not None}
@@ -147,14 +145,15 @@ def of_derived(
 
 
 def health(state: State, now: datetime) -> str:
-    """One line: when the list was last complete, how old it is by that, and when it last changed."""
+    """One line: when the list was last complete, how old it is by that, when it changed, and what was withheld."""
     verified, changed = "No response has been complete yet", "nothing has been merged yet"
     if state.verified_at is not None:
         age = (now - state.verified_at) / timedelta(hours=1)
         verified = f"Last verified {state.verified_at:%Y-%m-%d %H:%M UTC}, so the list is {age:.1f} h old"
     if state.applied_at is not None:
         changed = f"last change {state.applied_at:%Y-%m-%d %H:%M UTC}"
-    return f"{verified}; {changed}."
+    withheld = f"; {counted(state.counts.withheld, 'removal')} withheld" if state.withheld_because else ""
+    return f"{verified}; {changed}{withheld}."
 
 
 def _preview(rows: pd.DataFrame, time: str) -> dg.TableMetadataValue:

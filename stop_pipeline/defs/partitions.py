@@ -49,7 +49,7 @@ def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Sett
     ) -> Iterator[Reported]:
         """Sync the accounts of the run one after the other; one that fails does not stop the others."""
         if not context.has_partition_key and not context.has_partition_key_range:
-            raise dg.Failure("Checks are part of a sync: materialize the partition of an account.")
+            raise dg.Failure("A sync and its checks belong to one account: materialize the partition of an account.")
         accounts = context.partition_keys
         if config.accept_removals is not None and len(accounts) > 1:
             raise dg.Failure("accept_removals is for one account: start a run of its partition alone.")
@@ -90,14 +90,18 @@ def _sync(
             of_account.log.setLevel(logging.CRITICAL)  # it belongs to no run, and would write to the console
             made = asset(of_account, config=config) if asset.key == dg.AssetKey(STOPS.name) else asset(of_account)
         result = cast(dg.MaterializeResult[None], made)
+        # As the count of the asset, Dagster would show that of the account synced last.
+        metadata = {
+            name.replace("/row_count", "/partition_row_count"): value for name, value in (result.metadata or {}).items()
+        }
         if context.has_partition_key:
             checked = [check._replace(asset_key=asset.key) for check in result.check_results]
-            yield result._replace(asset_key=asset.key, check_results=checked)
+            yield result._replace(asset_key=asset.key, check_results=checked, metadata=metadata)
             continue
         yield dg.AssetMaterialization(
             asset.key,
             partition=account,
-            metadata=result.metadata,
+            metadata=metadata,
             tags=result.data_version and {"dagster/data_version": result.data_version.value},
         )
         for check in result.check_results:

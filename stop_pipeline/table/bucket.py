@@ -75,10 +75,6 @@ class BucketFiles(Files):
         """Whether there is an object below the prefix."""
         return bool(self._entries(""))
 
-    def is_unused(self) -> bool:
-        """Whether there is no object below the prefix; without a prefix, none in the bucket."""
-        return not self.below("")
-
     def is_writable(self) -> bool:
         """Always: locks and temporary files are on the local disk. What the bucket allows shows when it is asked."""
         return True

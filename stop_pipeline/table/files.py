@@ -63,11 +63,7 @@ class Files:
 
     def has_root(self) -> bool:
         """Whether the data root exists."""
-        return self._root.is_dir()
-
-    def is_unused(self) -> bool:
-        """Whether nothing is at the data root, or an empty folder."""
-        return not self.exists("") or (self._root.is_dir() and not self._entries(""))
+        return self.exists("") and self._root.is_dir()
 
     def is_writable(self) -> bool:
         """Whether this process may write to the data root."""

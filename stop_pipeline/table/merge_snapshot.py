@@ -119,7 +119,8 @@ def _doubled_open_ids(store: Store, account: str, state: State, diff: Diff, plan
 def _state_after(state: State, info: SnapshotInfo, plan: MergePlan) -> State:
     """The state after the merge, as far as it follows neither from the rows nor from what a person set."""
     merged_entirely = info.complete and plan.withheld_because is None and not info.any_too_late
-    return State(
+    return dataclasses.replace(
+        state,
         applied_at=info.fetched_at,
         parent=state.commit,
         sha256=info.sha256,
@@ -135,7 +136,4 @@ def _state_after(state: State, info: SnapshotInfo, plan: MergePlan) -> State:
         removals=plan.removals,
         reading_rules=info.reading_rules,
         text=info.text if merged_entirely and info.rows else None,
-        months=state.months,
-        rejected_file=state.rejected_file,
-        commits=state.commits,
     )

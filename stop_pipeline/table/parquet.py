@@ -18,18 +18,10 @@ _DICTIONARY_COLUMNS = ("country", "first_seen_at", "removed_at", "reason", "orig
 _DELTA_COLUMNS = ("id", "created_at", "created_at_local", "first_stop_at", "last_stop_at", "stop_count")
 
 
-def encode(
-    rows: pd.DataFrame,
-    schema: TableSchema,
-    note: object,
-    *,
-    row_groups: Sequence[int] | None = None,
-    checksums: bool = False,
-) -> pa.Buffer:
+def encode(rows: pd.DataFrame, schema: TableSchema, note: object, row_groups: Sequence[int] | None = None) -> pa.Buffer:
     """The bytes of a Parquet file, with a note in its footer, as JSON; raises as `to_arrow` does.
 
-    `row_groups` gives the rows of each row group. With `checksums`, each page has its CRC, so that whoever reads the
-    file can tell any damage.
+    `row_groups` gives the rows of each row group. Each page has its CRC, so that whoever reads it can tell any damage.
     """
     # In one chunk, so that how a table came about does not show in the bytes of its file.
     table = to_arrow(rows, schema).combine_chunks()
@@ -38,7 +30,7 @@ def encode(
         sink,
         schema.arrow.with_metadata({NOTE_KEY: to_json(note, indent=2)}),
         compression="zstd",
-        write_page_checksum=checksums,
+        write_page_checksum=True,
         use_dictionary=[column for column in _DICTIONARY_COLUMNS if column in schema.names],
         column_encoding={column: "DELTA_BINARY_PACKED" for column in _DELTA_COLUMNS if column in schema.names},
     ) as writer:

@@ -20,7 +20,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -277,21 +277,17 @@ class Store:
     def open_committed(self, name: str, state: State) -> pa.NativeFile:
         """A file as the commit has it: where it is staged, or else where it is published."""
         if staged := state.staged.get(name):
-            try:
+            with suppress(FileNotFoundError):  # it has been published since the state was read
                 return self.files.open(staged)
-            except FileNotFoundError:
-                pass  # it has been published since the state was read
         return self.files.open(name)
 
     # The newest response, parsed
 
     def snapshot_info(self, account: str) -> SnapshotInfo | None:
         """What the snapshot is; None if there is none, or it is damaged and has to be made again."""
-        try:
-            with reading(self.files.shown(snapshot_file(account))):
-                return from_document(SnapshotInfo, note_of(self.files.footer(snapshot_file(account))))
-        except StoreError:
-            return None
+        with suppress(StoreError), reading(self.files.shown(snapshot_file(account))):
+            return from_document(SnapshotInfo, note_of(self.files.footer(snapshot_file(account))))
+        return None
 
     def write_snapshot(self, account: str, listed: pd.DataFrame, rejected: pd.DataFrame, info: SnapshotInfo) -> None:
         """Replace the snapshot: a row group for each month of good rows, and a last one of malformed rows.
@@ -300,7 +296,7 @@ class Store:
         """
         groups = [len(rows) for rows in split_by_month(listed).values()]
         rows = pd.concat([STOP_SNAPSHOT.empty, listed, rejected], ignore_index=True)  # what a part lacks is null
-        data = encode(rows, STOP_SNAPSHOT, info, row_groups=[*groups, len(rejected)], checksums=True)
+        data = encode(rows, STOP_SNAPSHOT, info, row_groups=[*groups, len(rejected)])
         self.files.write(account, snapshot_file(account), data)
 
     def read_snapshot(self, account: str, info: SnapshotInfo, months: Iterable[str]) -> pd.DataFrame:
@@ -318,11 +314,9 @@ class Store:
     def derived_info(self, schema: TableSchema, account: str) -> DerivedInfo | None:
         """What a derived table is; None if there is none, or it is damaged and has to be made again."""
         name = table_file(schema.name, account)
-        try:
-            with reading(self.files.shown(name)):
-                return info_of(self.files.footer(name), DerivedInfo)
-        except StoreError:
-            return None
+        with suppress(StoreError), reading(self.files.shown(name)):
+            return info_of(self.files.footer(name), DerivedInfo)
+        return None
 
     def read_derived(self, schema: TableSchema, account: str) -> pd.DataFrame:
         """A derived table; empty if it was never made."""
@@ -334,17 +328,15 @@ class Store:
 
     def write_derived(self, schema: TableSchema, account: str, rows: pd.DataFrame, info: DerivedInfo) -> None:
         """Replace a derived table."""
-        self.files.write(account, table_file(schema.name, account), encode(rows, schema, info, checksums=True))
+        self.files.write(account, table_file(schema.name, account), encode(rows, schema, info))
 
     def is_intact(self, name: str) -> bool:
         """Whether a file that can be made again can be read from its first row to its last, which is what this does."""
-        try:
-            with reading(self.files.shown(name)), self.files.open(name) as file:
-                for _ in pq.ParquetFile(file, page_checksum_verification=True).iter_batches():
-                    pass
-        except StoreError:
-            return False
-        return True
+        with suppress(StoreError), reading(self.files.shown(name)), self.files.open(name) as file:
+            for _ in pq.ParquetFile(file, page_checksum_verification=True).iter_batches():
+                pass
+            return True
+        return False
 
     def in_threads(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """What `work` gives for each item, in order; several files at a time."""

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from stop_pipeline.defs import charts, metadata
-from stop_pipeline.table.state import State
+from stop_pipeline.table.state import Counts, State
 from stop_pipeline_tests.support.loopback import reply
 from stop_pipeline_tests.support.pipeline import Pipeline, listing, shown
 from stop_pipeline_tests.support.syncing import START, response_body, rows
@@ -137,3 +137,5 @@ def test_the_health_line_says_when_the_list_was_verified_and_when_it_changed() -
         "Last verified 2026-01-01 14:00 UTC, so the list is 1.5 h old; last change 2026-01-01 12:00 UTC."
     )
     assert metadata.health(State(applied_at=START), START).startswith("No response has been complete yet;")
+    withheld = State(applied_at=START, counts=Counts(withheld=300), withheld_because="300 rows no longer listed")
+    assert metadata.health(withheld, START).endswith("; 300 removals withheld.")

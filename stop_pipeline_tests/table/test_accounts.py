@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stop_pipeline.errors import OutdatedListError, StoreError
+from stop_pipeline.errors import KeyRefusedError, OutdatedListError, StoreError
 from stop_pipeline.table.accounts import AccountRecord, account_record, known_accounts, register, retire
 from stop_pipeline.table.reading import current_list
 from stop_pipeline.table.store import Store
@@ -50,6 +50,21 @@ def test_a_retired_account_keeps_its_record_and_comes_back_when_it_is_synced_aga
     assert account_record(store, "paris") == AccountRecord(NOW, LATER)
     registered(store, "paris", LATER + timedelta(days=9))
     assert account_record(store, "paris") == AccountRecord(NOW, None)
+
+
+def test_a_fetch_that_fails_does_not_put_a_retired_account_back_into_use(store: Store) -> None:
+    syncer = Syncer(store.root, "paris")
+    syncer.sync(rows(3))
+    retire(store, "paris", now=LATER)
+    with pytest.raises(KeyRefusedError):
+        syncer.fetch(b'{"success": false, "code": 10, "message": "key"}')
+    record = account_record(store, "paris")
+    assert record is not None
+    assert record.retired_at == LATER
+    syncer.sync(rows(4))
+    record = account_record(store, "paris")
+    assert record is not None
+    assert record.retired_at is None
 
 
 def test_an_account_that_an_earlier_version_synced_can_be_retired(store: Store) -> None:
