@@ -24,7 +24,6 @@ from stop_pipeline.settings import (
     Settings,
     account_names,
     api_key,
-    is_remote,
     key_variable,
     parse_age,
 )
@@ -299,8 +298,10 @@ def _sync(settings: Settings, accounts: tuple[str, ...], accept_removals: int | 
 
 def _warn_of_another_owner(root: str) -> None:
     """Only the owner of a file can read it, so the files of this process would lock the owner of the root out."""
-    path = Path(root)
-    if is_remote(root) or not os.path.exists(path) or (owner := path.stat().st_uid) == os.geteuid():  # noqa: PTH110
+    path, owner = Path(root), os.geteuid()
+    with suppress(OSError):  # there is none yet, or it is in a bucket
+        owner = path.stat().st_uid
+    if owner == os.geteuid():
         return
     name = f"user {owner}"
     with suppress(KeyError):

@@ -204,7 +204,7 @@ def export_list(settings: Settings, out: Path, **lists: Any) -> None:
 def _refuse_place(settings: Settings, out: Path, since_file: Path | None = None) -> None:
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"{out} must end in .csv or .parquet.")
-    if os.path.exists(out):  # noqa: PTH110 – unlike Path.exists, False where it may not look; writing will say so
+    if os.path.lexists(out):  # not `Path.exists`, which fails where it may not look; writing says so in a sentence
         raise InputError(f"{out} exists already: name a file that does not.")
     if since_file is not None and since_file.resolve() == out.resolve():
         raise InputError(f"--out and --since-file both name {out}: choose two files.")

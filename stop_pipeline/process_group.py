@@ -21,7 +21,7 @@ _ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def process_group(command: Sequence[str], *, kept_open: Sequence[int] = ()) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command until the block ends, which is given a process that ends with the command, with its exit code.
+    """Run a command for the length of the block; gives a process that ends when it does, with its exit code.
 
     File descriptors that are `kept_open`, such as that of a lock, stay open until everything has ended.
     """

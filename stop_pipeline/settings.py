@@ -104,7 +104,7 @@ def _base_url(text: str) -> str:
 
 
 def _must_be(what: str, is_right: Callable[[str], object], make: Callable[[str], _Value]) -> Callable[[str], _Value]:
-    """What makes a value of a text; a ValueError says what the text must be."""
+    """A function that reads a value from text; its ValueError says what the text must be."""
 
     def read(text: str) -> _Value:
         if not is_right(text):

@@ -127,7 +127,9 @@ def parse(store: Store, account: str, *, timezone: str) -> Parsed:
 
 
 def merge(store: Store, account: str, policy: RemovalPolicy, *, raw_days: int | None = None) -> Merged:
-    """Merge the newest snapshot into `stops` and `rejected`, commit, and forget responses `raw_days` older than that.
+    """Merge the newest snapshot into `stops` and `rejected`, and commit.
+
+    With `raw_days`, kept responses that are more than so many days older than the last one are removed then.
 
     Raises:
         ForeignListError: the list belongs to another account; nothing was changed.

@@ -61,8 +61,8 @@ def of_merged(merged: Merged, store: Store, account: str) -> list[dg.AssetCheckR
     return [
         _result(
             "open_ids_unique",
-            "More ids have two open rows than removals are withheld: restore the data root from a backup, data first, "
-            "then state/, and report this.",
+            "Some ids have two open rows, and no withheld removal explains it: restore the data root from a backup, "
+            "data first, then state/, and report this.",
             passed=doubled <= withheld,
             doubled_open_ids=doubled,
         ),

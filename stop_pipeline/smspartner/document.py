@@ -24,6 +24,7 @@ _BEGINNING_BYTES = 4096
 _WHITE_SPACE = b" \t\n\r"
 """That of JSON and XML; Python calls more characters white space."""
 _MODULES: dict[str, ModuleType] = {"json": json_rows, "xml": xml_rows}
+"""What reads each format; the two have the same names."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def last_cut(text: bytes) -> tuple[int, int] | None:
 def read_block(block: bytes) -> Rows | None:
     """The rows of a block of the list's text; None if the block is not a list of rows by itself.
 
-    Wherever the text was cut at commas: if each block is a list by itself, then together they are the list.
+    The text may have been cut at any comma: if each block is a list by itself, then together they are the list.
     """
     plain = _read_plain(block)
     if plain is not None:

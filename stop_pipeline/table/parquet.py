@@ -21,7 +21,7 @@ _DELTA_COLUMNS = ("id", "created_at", "created_at_local", "first_stop_at", "last
 def encode(rows: pd.DataFrame, schema: TableSchema, note: object, row_groups: Sequence[int] | None = None) -> pa.Buffer:
     """The bytes of a Parquet file, with a note in its footer, as JSON; raises as `to_arrow` does.
 
-    `row_groups` gives the rows of each row group. Each page has its CRC, so that whoever reads it can tell any damage.
+    `row_groups` gives the rows of each row group. Each page has its CRC, so that whoever reads it detects damage.
     """
     # In one chunk, so that how a table came about does not show in the bytes of its file.
     table = to_arrow(rows, schema).combine_chunks()

@@ -384,7 +384,7 @@ def _list_of_commit(store: Store, account: str, reading_rules: str | None = None
 
 
 def _made_of(store: Store, account: str, state: State, table: TableSchema) -> tuple[pd.DataFrame, DerivedInfo] | None:
-    """A derived table, if a sync has made it of this commit and it can be read: nobody has to wait for the next one."""
+    """A derived table and what its file says of it, if it was made from this commit and can be read; otherwise None."""
     with suppress(StoreError):
         info = store.derived_info(table, account)
         if info is not None and info.commit == state.commit:
