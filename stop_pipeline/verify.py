@@ -150,8 +150,6 @@ class _Inspection:
         state, counts, last = self._state, self._state.counts, self._state.last_response_at
         ensure = partial(_ensure, self._state_file)
         if last is None:
-            months = state.schema_version != 1 and self._store.files.matching(month_file(self._account, "*"))
-            ensure(not months, "has no commit, but there are months of stops")
             return
         is_past = last <= datetime.now(UTC) + CLOCK_TOLERANCE
         ensure(is_past, f"records a sync at {last}, in the future", "Set this machine's clock.")

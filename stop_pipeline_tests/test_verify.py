@@ -482,7 +482,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "later than any kept",
     ),
     "latest.json lacks a field": (put(LATEST, b"{}"), LATEST, "it is damaged"),
-    "the state is deleted": (delete(STATE), STATE, "has no commit, but there are months of stops"),
+    "the state is deleted": (delete(STATE), STATE, "holds 3 months, but there is no commit: restore state/"),
     "the state is not JSON": (put(STATE, b"\0\0"), STATE, "it is damaged, or was written by another program"),
     "the state is of another version": (edit(STATE, schema_version=99), "", "has schema version 99"),
     "the state lacks a field": (put(STATE, b'{"schema_version": 2}'), STATE, "it is damaged"),

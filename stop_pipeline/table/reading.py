@@ -210,10 +210,10 @@ def current_list(
     verified_at = [check_current(store, name, now=now, max_age=max_age) for name in accounts]
     lists = [_list_of_commit(store, name, READING_RULES) for name in accounts]
     numbers = [_with_account(made.numbers, name) for name, made in zip(accounts, lists, strict=True)]
+    if not (complete := [time for time in verified_at if time]):  # all are retired
+        raise OutdatedListError(f"No list below {store.root} was ever complete: run “stop-pipeline run” first.")
     return CurrentList(
-        pd.concat(numbers, ignore_index=True),
-        min(filter(None, verified_at), default=now),
-        sum(made.unreadable_rows for made in lists),
+        pd.concat(numbers, ignore_index=True), min(complete), sum(made.unreadable_rows for made in lists)
     )
 
 

@@ -129,8 +129,8 @@ class Store:
             yield
 
     def committed_accounts(self) -> list[str]:
-        """The accounts that have a commit."""
-        return self._accounts_in("state/account=*.json")
+        """The accounts that have a commit, or have lost it, of which `state` raises an error."""
+        return sorted({*self._accounts_in("stops/account=*"), *self._accounts_in("state/account=*.json")})
 
     def accounts_seen(self) -> list[str]:
         """Every account that has anything below the data root."""
@@ -148,11 +148,16 @@ class Store:
         """The commit that stands; an empty state before the first.
 
         Raises:
-            StoreError: a later version of this package wrote it.
+            StoreError: a later version of this package wrote it, or it is missing though there are opt-outs.
         """
         name = f"state/account={account}.json"
         document = read_document(self.files, name, dict)
         if document is None:
+            if months := self.files.matching(month_file(account, "*")):
+                raise StoreError(
+                    f"{self.files.shown(f'stops/account={account}')} holds {counted(len(months), 'month')}, but there "
+                    f"is no commit: restore {name} from a backup."
+                )
             return State()
         version = document.get("schema_version")
         if version not in (1, SCHEMA_VERSION):

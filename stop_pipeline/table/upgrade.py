@@ -87,12 +87,6 @@ def _refuse_other_rows(store: Store, account: str, state: State, on_disk: State)
     """
     if state.schema_version == 1:
         return  # it recorded nothing about its files
-    if state.commit is None and on_disk.months:
-        months = counted(len(on_disk.months), "month")
-        raise StoreError(
-            f"{store.files.shown(f'stops/account={account}')} holds {months}, but there is no commit: restore "
-            f"state/account={account}.json from a backup."
-        )
     store.read_commits(account, state)  # refuses what is missing
 
     def check(name: str, found: MonthInfo | None, recorded: MonthInfo | None, read: Callable[[], pd.DataFrame]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from stop_pipeline import lookup, read_rejected, read_stops, read_stops_per_day, read_suppression_list
 from stop_pipeline.errors import KeyRefusedError, OutdatedListError, StoreError
 from stop_pipeline.table.accounts import AccountRecord, account_record, known_accounts, register, retire
 from stop_pipeline.table.reading import current_list
@@ -104,6 +105,30 @@ def test_a_retired_account_still_blocks_its_numbers_but_need_not_be_fresh(store:
         "+33639980001": "paris",
         "+33639980002": "lyon",
     }
+
+
+def test_a_lost_commit_is_never_an_empty_list_not_even_of_a_retired_account(store: Store) -> None:
+    Syncer(store.root, "paris", start=NOW).sync(rows(3))
+    Syncer(store.root, "lyon", start=NOW).sync([Row(9, "+33639980009")])
+    retire(store, "lyon", now=LATER)
+    Path(store.root, "state/account=lyon.json").unlink()
+    lost = r"stops/account=lyon holds 1 month, but there is no commit: restore state/account=lyon\.json"
+    with pytest.raises(OutdatedListError, match=lost):
+        current_list(store.root, None, max_age=timedelta(days=9), now=LATER)
+    for read in (read_stops, read_rejected, read_stops_per_day, read_suppression_list):
+        with pytest.raises(StoreError, match=lost):
+            read(store.root)
+    with pytest.raises(StoreError, match=lost):
+        lookup("+33639980009", root=store.root, account="lyon")
+
+
+def test_retired_accounts_alone_that_never_had_a_complete_list_are_no_list(store: Store) -> None:
+    registered(store, "paris")
+    Syncer(store.root, "lyon", start=NOW).sync(rows(3), nb_data=4)
+    for account in ("paris", "lyon"):
+        retire(store, account, now=LATER)
+        with pytest.raises(OutdatedListError, match="was ever complete"):
+            current_list(store.root, account, max_age=timedelta(days=9), now=LATER)
 
 
 def test_an_account_without_a_list_blocks_every_campaign_until_it_is_retired(store: Store) -> None:
