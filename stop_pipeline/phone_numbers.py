@@ -3,9 +3,9 @@
 One reader serves the list and campaigns. It reads a spelling in this order:
 
 1. Separators are dropped, digits of any script become ASCII, and a leading 00 becomes a plus.
-2. Nine digits belong to the French plan if they stand alone or after 0, +33, 33, or the code of an overseas department
-   (+262, +508, +590, +594, +596). They are read whether or not phonenumbers' metadata know them, because ranges open
-   faster than metadata follow. A 0 after the country code, as in “+33 (0)6…”, is not part of the number.
+2. Nine digits belong to the French plan if they stand alone or after 0, +33, 33, 033, or the code of an overseas
+   department (+262, +508, +590, +594, +596). They are read whether or not phonenumbers' metadata know them, because
+   ranges open faster than metadata follow. A 0 after the country code, as in “+33 (0)6…”, is not part of the number.
 3. What a spreadsheet did to the number is undone: text marks, decimals, an exponent, a lost plus or zero.
 4. Any other digits are read as the phonenumbers library reads them in France, if they are a valid number.
 5. Everything else stays exactly as received.
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import phonenumbers
 
-READING_RULES = f"3, phonenumbers {phonenumbers.__version__}"
+READING_RULES = f"4, phonenumbers {phonenumbers.__version__}"
 """Version of the reading rules. It changes whenever a spelling may be read differently."""
 HOME = "FR"
 """Where a number without a country code is read."""
@@ -66,8 +66,8 @@ _MAINLAND_MOBILE = (
 """National digits that begin with 6 or 7 and with nothing in `_CODES_BY_FIRST_DIGITS`; RE2 has no lookahead."""
 _PLAIN = rf"\+33{_MAINLAND_MOBILE}"
 _IN_PLAN = rf"\+(?:33|{_OVERSEAS})[1-9][0-9]{{8}}"
-_MOBILE_BY_ANOTHER_PREFIX = r"^(?:0|\+?330{0,2})?([67][0-9]{8})$"
-_PLAN_RE = re.compile(rf"(?:0|\+?330{{0,2}}|\+(?P<code>{_OVERSEAS})0{{0,2}})?(?P<national>[1-9][0-9]{{8}})")
+_MOBILE_BY_ANOTHER_PREFIX = r"^(?:0|\+?0?330{0,2})?([67][0-9]{8})$"
+_PLAN_RE = re.compile(rf"(?:0|\+?0?330{{0,2}}|\+(?P<code>{_OVERSEAS})0{{0,2}})?(?P<national>[1-9][0-9]{{8}})")
 _SAINT_PIERRE_SHORT_RE = re.compile(r"\+5080?([0-9]{6})")
 _OVERSEAS_NINE_DIGITS = rf"^\+(?:{_OVERSEAS})([1-9][0-9]{{8}})$"
 

@@ -263,8 +263,13 @@ class _Inspection:
         """Whether a derived table is that of the commit, row by row."""
         state, file = self._state, table_file(table.name, self._account)
         rows, note = self._read(file, table, MADE_AGAIN)
-        is_current = (note.get("commit"), note.get("reading_rules")) == (state.commit, state.reading_rules)
-        _ensure(file, is_current, f"is of the commit {note.get('commit')}, not of {state.commit}", MADE_AGAIN)
+        made_from = (note.get("commit"), note.get("reading_rules"), note.get("timezone"))
+        if made_from != (state.commit, state.reading_rules, state.settings["timezone"]):
+            # So it is between two steps of a sync, and after one that ended there.
+            fits = made_from[0] in (state.commit, state.parent)
+            _ensure(file, fits, f"is of the commit {made_from[0]}, not of {state.commit}", MADE_AGAIN)
+            self._remarks.append(f"{table.name} is not of this commit yet, and the next sync makes it again")
+            return
         fits = rows.equals(expected) and note.get("unreadable_rows", 0) == unreadable_rows
         _ensure(file, fits, "holds other rows than stops and rejected give; one of them was altered")
 

@@ -244,6 +244,37 @@ def test_with_nineteen_open_rows_a_list_of_other_ids_is_added(syncer: Syncer) ->
     assert merge(syncer, rows(19, first_id=1000, month="2025-03")).counts.new == 19
 
 
+# Rows without their number
+
+
+@pytest.mark.parametrize("number", [None, "", " ", "+33639XXXXXX", ["+33"]])
+def test_a_row_that_is_listed_without_its_number_ends_no_opt_out_until_a_person_accepts_it(
+    syncer: Syncer, number: Any
+) -> None:
+    listed = rows(60)
+    syncer.sync(listed)
+    numbers = set(read_suppression_list(syncer.root)["phone_number"])
+    blanked = [{"id": row.id, "phoneNumber": number, "createdAt": row.created_at} for row in listed[:2]]
+    for _ in range(3):
+        withheld = syncer.sync([*blanked, *listed[3:]])
+        assert withheld.state.withheld_because == ("2 rows are still listed, but without numbers that can be read")
+        assert withheld.counts.withheld == 3  # the one that is not listed at all waits as well
+        assert numbers <= set(read_suppression_list(syncer.root)["phone_number"])
+        assert verify(syncer.store, "main").problems == ()
+    assert syncer.sync([*blanked, *listed[3:]], accept_removals=3).state.withheld_because is None
+    assert len(numbers - set(read_suppression_list(syncer.root)["phone_number"])) == 3
+    assert syncer.sync([*blanked, *listed[3:]]).state.withheld_because is None
+
+
+def test_a_row_that_is_listed_with_its_number_again_ends_as_before(syncer: Syncer) -> None:
+    syncer.sync(rows(60))
+    blank = {"id": 1, "phoneNumber": None, "createdAt": "2025-06-01 10:00:00"}
+    assert syncer.sync([blank, *rows(60)[1:]]).state.withheld_because is not None
+    back = syncer.sync(rows(60))
+    assert (back.state.withheld_because, back.state.open_rows) == (None, 60)
+    assert syncer.sync(rows(60)[2:]).counts.removed == 2
+
+
 # Malformed rows
 
 

@@ -109,7 +109,12 @@ def test_withheld_refused_forgotten_and_unchanged_responses_leave_no_problem(tmp
     syncer.merge()
     merge(syncer.store, "main", RemovalPolicy(), raw_days=30)
     assert len(syncer.store.responses.all("main")) == 1
-    assert [problem.split()[0] for problem in problems(syncer.root)] == [SUPPRESSED, PER_DAY]  # not derived yet
+    verified = verify(syncer.store, "main")  # between two steps of a sync
+    assert verified.problems == ()
+    assert verified.remarks == tuple(
+        f"{table} is not of this commit yet, and the next sync makes it again"
+        for table in ("suppression_list", "stops_per_day")
+    )
 
 
 def test_a_malformed_row_that_an_incomplete_response_lacks_is_no_problem(tmp_path: Path) -> None:

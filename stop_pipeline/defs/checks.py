@@ -47,7 +47,7 @@ def specs_of(asset: str) -> list[dg.AssetCheckSpec]:
 def of_fetched(fetched: Fetched) -> list[dg.AssetCheckResult]:
     """The checks of `raw_stop_list`."""
     advice = "The response is not later than the newest one kept, and was left out: check this machine's clock."
-    return [_result("fetched_in_order", advice, passed=fetched.in_order, warns=True)]
+    return [_result("fetched_in_order", advice, passed=fetched.in_order)]
 
 
 def of_merged(merged: Merged, store: Store, account: str) -> list[dg.AssetCheckResult]:
@@ -95,7 +95,6 @@ def of_merged(merged: Merged, store: Store, account: str) -> list[dg.AssetCheckR
             "The response is not later than the last one merged, and was left out: check this machine's clock. "
             "Responses are merged again after that time.",
             passed=merged.outcome != "older",
-            warns=True,
         ),
     ]
 

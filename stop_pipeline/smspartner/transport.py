@@ -110,6 +110,7 @@ def open_session(api_key: str, deadline: Deadline, **retry: Any) -> requests.Ses
     session = _Session()
     session.auth = lambda request: request  # without one, requests looks for credentials in .netrc
     session.headers["User-Agent"] = "stop_pipeline"
+    session.headers["Cache-Control"] = "no-cache"  # a proxy's older list would end the newest opt-outs
     session.headers["Accept-Encoding"] = "gzip"  # what every installation can decode piece by piece
     for scheme in ("https://", "http://"):
         session.mount(scheme, Adapter(max_retries=DeadlineRetry(**retry)))

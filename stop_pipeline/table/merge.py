@@ -12,13 +12,15 @@ from datetime import datetime, timedelta
 import pandas as pd
 
 from stop_pipeline.errors import ForeignListError, counted
-from stop_pipeline.schema import REJECTED, STOPS, TableSchema
+from stop_pipeline.schema import REJECTED, REJECTED_ROWS, STOPS, TableSchema
 from stop_pipeline.table.periods import REJECTED_ORDER, ROW, STOPS_ORDER, open_rows
 from stop_pipeline.table.state import Counts, Removal, State
 
 MAX_REMOVED_SHARE = 0.05
 ALWAYS_ALLOWED = 20
 WINDOW = timedelta(hours=24)
+
+_ID_IN_JSON = r'"id":"?([0-9]+)"?[,}]'
 
 FOREIGN_LIST_ROWS = 20
 """With this many open rows, a list that shares no `id` with them belongs to another account."""
@@ -29,7 +31,8 @@ class RemovalPolicy:
     """How many open rows may end without a person's word.
 
     Within 24 hours `max_removed_share` of the rows that were open at their beginning may end, or `ALWAYS_ALLOWED` rows
-    if that is more, but never more than half. Malformed rows count too, if a number leaves the list with them.
+    if that is more, but never more than half. Malformed rows count too, if a number leaves the list with them. A row
+    that is still listed, but without a number that can be read, shows no removal: then none may end.
     """
 
     max_removed_share: float = MAX_REMOVED_SHARE
@@ -127,13 +130,14 @@ def plan_merge(
     state: State,
     fetched_at: datetime,
     standing: pd.DataFrame | None = None,
+    malformed: pd.DataFrame = REJECTED_ROWS.empty,
     malformed_vanished: int = 0,
 ) -> MergePlan:
     """Decide what a response may do, whose list differs so from the months compared.
 
     All open rows of the other months, `unchanged_elsewhere`, are listed. `standing` is all open rows, if removals are
-    withheld: what replaces an altered row is open already then. `malformed_vanished` malformed rows are no longer
-    listed, and neither is a number that they block.
+    withheld: what replaces an altered row is open already then. `malformed` are the malformed rows of the response;
+    `malformed_vanished` earlier ones are no longer listed, and neither is a number that they block.
 
     Raises:
         ForeignListError: the list belongs to another account.
@@ -142,7 +146,8 @@ def plan_merge(
     open_total = unchanged_elsewhere + diff.open_rows
     listed_total = open_total - len(ended) + len(added)
     replaced = _counterparts(ended, added)
-    altered = replaced if standing is None else replaced | _counterparts(ended, standing[~_is_in(standing, ended)])
+    replacing = added if standing is None else pd.concat([added, standing[~_is_in(standing, ended)]])
+    altered = _counterparts(ended, replacing)
     changed = _counterparts(added, ended)
     if not (unchanged_elsewhere or diff.shares_ids):
         _refuse_foreign_list(listed_total, open_total, int(replaced.sum()))
@@ -155,6 +160,11 @@ def plan_merge(
         withheld_from=state.withheld_from,
         recent=recent,
     )
+    numberless = ended["id"].astype("str").isin(_ids_without_number(replacing, malformed))
+    doubtful = int((numberless & ended["country"].notna()).sum())
+    if objection is None and policy.accept_removals is None and doubtful:
+        still = "is still listed, but without a number" if doubtful == 1 else "are still listed, but without numbers"
+        objection = f"{counted(doubtful, 'row')} {still} that can be read"
     ends = len(ended) + malformed_vanished
     counts_removal = ends and objection is None and policy.accept_removals is None
     return MergePlan(
@@ -214,6 +224,13 @@ def _refuse_foreign_list(listed: int, standing: int, replaced: int) -> None:
             f"The list of {counted(listed, 'row')} shares no id with the {standing:,} open rows: it probably belongs "
             "to another account. Nothing was changed; check which API key belongs to which account."
         )
+
+
+def _ids_without_number(listed: pd.DataFrame, malformed: pd.DataFrame) -> "pd.Series[str]":
+    """The ids of rows whose phone number is missing or cannot be read."""
+    in_malformed = malformed.loc[malformed["phone_number"].isna(), "raw"].str.extract(_ID_IN_JSON, expand=False)
+    ids: pd.Series[str] = pd.concat([listed.loc[listed["country"].isna(), "id"].astype("str"), in_malformed])
+    return ids
 
 
 def _counterparts(rows: pd.DataFrame, others: pd.DataFrame) -> "pd.Series[bool]":

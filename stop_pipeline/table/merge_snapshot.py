@@ -34,7 +34,7 @@ def merge_snapshot(
         listed = pd.concat([open_rows(stops)[list(LISTED.names)], listed], ignore_index=True)
     standing = None
     if state.withheld_because is not None:
-        standing = open_rows(store.read_stops(account, state, [*ROW, "removed_at"]))
+        standing = open_rows(store.read_stops(account, state, [*ROW, "country", "removed_at"]))
     rejected = store.read_rejected(account, state)
     malformed = store.read_snapshot_rejected(account, info) if info.builds_on is None else open_rows(rejected)
     other_months = [month for month in state.months if month not in months]
@@ -47,6 +47,7 @@ def merge_snapshot(
         state=state,
         fetched_at=info.fetched_at,
         standing=standing,
+        malformed=malformed,
         malformed_vanished=_malformed_vanished(store, account, state, rejected, malformed, listed, other_months),
     )
     changed = split_by_month(apply(stops, diff, plan, fetched_at=info.fetched_at))

@@ -20,6 +20,7 @@ from stop_pipeline.table.periods import (
     as_committed,
     difference,
     joined_periods,
+    open_rows,
     with_numbers_reread,
 )
 from stop_pipeline.table.state import MonthInfo, State
@@ -50,7 +51,7 @@ def bring_up_to_date(store: Store, account: str, state: State, *, timezone: str)
     if not outdated and on_disk == state:
         return state
 
-    months, largest_id = {}, state.largest_id
+    months, largest_id, open_ids = {}, state.largest_id, [STOPS.empty["id"]]
     for month in on_disk.months:
         stored = store.read_stops(account, on_disk, STOPS.names, [month])
         rows = as_committed(stored, state.applied_at)
@@ -61,6 +62,7 @@ def bring_up_to_date(store: Store, account: str, state: State, *, timezone: str)
         if not rows.equals(stored):
             months[month] = rows
         largest_id = int(stored["id"].to_numpy().max(initial=largest_id))
+        open_ids.append(open_rows(rows)["id"])
     stored_rejected = store.read_rejected(account, on_disk)
     rejected = as_committed(stored_rejected, state.applied_at)
     if outdated:
@@ -74,6 +76,7 @@ def bring_up_to_date(store: Store, account: str, state: State, *, timezone: str)
             reading_rules=READING_RULES if outdated else state.reading_rules,
             text=None,  # its rows were read by other rules
             largest_id=largest_id,
+            doubled_open_ids=int(pd.concat(open_ids).duplicated().sum()),
         ),
         months,
         None if rejected.equals(stored_rejected) else rejected,

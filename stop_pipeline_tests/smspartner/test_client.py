@@ -52,6 +52,7 @@ def test_the_list_is_asked_for_with_the_key_and_the_format(into: Path) -> None:
     assert (request.method, request.path) == ("GET", "/v1/stop-sms/list")
     assert request.query == {"apiKey": KEY, "_format": "xml"}
     assert request.headers["User-Agent"] == "stop_pipeline"
+    assert request.headers["Cache-Control"] == "no-cache"
 
 
 def use_proxy(monkeypatch: pytest.MonkeyPatch, scheme: str, port: int) -> None:

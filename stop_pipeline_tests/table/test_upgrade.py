@@ -15,12 +15,13 @@ import pandas as pd
 import pytest
 
 from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, sync
-from stop_pipeline.errors import OutdatedListError, StoreError
+from stop_pipeline.errors import ForeignListError, OutdatedListError, StoreError
 from stop_pipeline.phone_numbers import READING_RULES, read_phone_numbers
 from stop_pipeline.schema import STOPS
 from stop_pipeline.table.periods import joined_periods, month_info
 from stop_pipeline.table.reading import current_list
 from stop_pipeline.table.store import Store
+from stop_pipeline.verify import verify
 from stop_pipeline_tests.support import version_1
 from stop_pipeline_tests.support.damage import flip_a_bit, overwrite_pages
 from stop_pipeline_tests.support.faults import Plan, sync_in_a_process
@@ -160,6 +161,16 @@ def test_an_unchanged_list_is_recognised_and_the_upgrade_is_no_change_of_the_lis
     assert {name.split("created_month=")[1][:7] for name in changed} == {"2025-02", "2025-03"}
     again = syncer.sync(version_1.responses(root)[-1])
     assert (again.outcome, again.reread) == ("unchanged", False)
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_an_upgrade_whose_merge_is_refused_leaves_no_problem_behind(name: str, tmp_path: Path) -> None:
+    syncer = Syncer(version_1.unpack(name, tmp_path), start=LATER)
+    with pytest.raises(ForeignListError):
+        syncer.sync(rows(30, first_id=5_000_000, month="2026-01"))
+    verified = verify(syncer.store, "main")
+    assert verified.problems == ()
+    assert "suppression_list is not of this commit yet, and the next sync makes it again" in verified.remarks
 
 
 def test_a_row_that_was_withheld_as_altered_and_is_read_alike_today_is_one_row(tmp_path: Path) -> None:
