@@ -212,7 +212,8 @@ def read_keys(file: Path) -> dict[str, str]:
     try:
         with file.open("rb") as opened:
             others_can_read = os.fstat(opened.fileno()).st_mode & 0o077
-            keys = tomllib.load(opened).get("accounts")
+            # Editors on Windows write a byte order mark.
+            keys = tomllib.loads(opened.read().decode("utf-8-sig")).get("accounts")
         problem = _problem_of(keys)
         if others_can_read:
             problem = f"can be read by others than its owner: run chmod 600 {file}"

@@ -39,6 +39,11 @@ def test_accounts_and_their_keys_come_from_a_file(tmp_path: Path) -> None:
     assert "s3cret" not in repr(settings)
 
 
+def test_a_file_of_keys_may_begin_with_the_mark_of_an_editor_on_windows(tmp_path: Path) -> None:
+    file = accounts_file(tmp_path, '\ufeff[accounts]\r\nparis = "s3cret"\r\n')
+    assert read_keys(file) == {"paris": "s3cret"}
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o601])
 def test_a_file_of_keys_that_others_have_a_right_to_is_refused(mode: int, tmp_path: Path) -> None:
     file = accounts_file(tmp_path, '[accounts]\nparis = "one"\n')

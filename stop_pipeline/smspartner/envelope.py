@@ -53,10 +53,12 @@ _BY_STATUS: dict[int, tuple[type[ApiError], str, str]] = {
     401: _KEY_REFUSED,
     403: (ApiError, "denies access", "ask SMS Partner which addresses and calls the account may use"),
     404: (ApiError, "has no such page", "check the base URL (SMSPARTNER_BASE_URL)"),
+    407: (ApiError, "was not reached, because the proxy asks for a password", "check HTTPS_PROXY"),
     408: _FAILED,
     425: _FAILED,
     429: (TransientApiError, "was asked too often", "nothing was changed; sync less often"),
     **dict.fromkeys(range(500, 600), _FAILED),
+    511: (TransientApiError, "was not reached, because this network asks for a log-in", "log in to it first"),
 }
 ERROR_CODES = frozenset(_BY_CODE)
 """Every code that means that there is no list, whatever `success` says."""
