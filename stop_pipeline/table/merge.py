@@ -160,11 +160,8 @@ def plan_merge(
         withheld_from=state.withheld_from,
         recent=recent,
     )
-    numberless = ended["id"].astype("str").isin(_ids_without_number(replacing, malformed))
-    doubtful = int((numberless & ended["country"].notna()).sum())
-    if objection is None and policy.accept_removals is None and doubtful:
-        still = "is still listed, but without a number" if doubtful == 1 else "are still listed, but without numbers"
-        objection = f"{counted(doubtful, 'row')} {still} that can be read"
+    if objection is None and policy.accept_removals is None:
+        objection = _still_listed(ended, replacing, malformed)
     ends = len(ended) + malformed_vanished
     counts_removal = ends and objection is None and policy.accept_removals is None
     return MergePlan(
@@ -226,11 +223,18 @@ def _refuse_foreign_list(listed: int, standing: int, replaced: int) -> None:
         )
 
 
-def _ids_without_number(listed: pd.DataFrame, malformed: pd.DataFrame) -> "pd.Series[str]":
-    """The ids of rows whose phone number is missing or cannot be read."""
+def _still_listed(ended: pd.DataFrame, listed: pd.DataFrame, malformed: pd.DataFrame) -> str | None:
+    """How many of the ended rows are listed without their number, as a part of a sentence; None if none are.
+
+    `listed` are the good rows that the others could have become.
+    """
     in_malformed = malformed.loc[malformed["phone_number"].isna(), "raw"].str.extract(_ID_IN_JSON, expand=False)
-    ids: pd.Series[str] = pd.concat([listed.loc[listed["country"].isna(), "id"].astype("str"), in_malformed])
-    return ids
+    ids = pd.concat([listed.loc[listed["country"].isna(), "id"].astype("str"), in_malformed])
+    rows = int((ended["id"].astype("str").isin(ids) & ended["country"].notna()).sum())
+    if rows == 0:
+        return None
+    still = "is still listed, but without a number" if rows == 1 else "are still listed, but without numbers"
+    return f"{counted(rows, 'row')} {still} that can be read"
 
 
 def _counterparts(rows: pd.DataFrame, others: pd.DataFrame) -> "pd.Series[bool]":
