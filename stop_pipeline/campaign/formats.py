@@ -40,10 +40,12 @@ OWN_COLUMNS: dict[str, list[pa.Field]] = {
 WriteRows = Callable[[Any, pd.DataFrame], None]
 """Adds rows of a batch to a part of a campaign, with the part's own columns, which the DataFrame has."""
 
+_GZIP = b"\x1f\x8b"
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _DELIMITER_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?[;,\t|]*\s*', re.IGNORECASE)  # a first line, for Excel
 _BYTE_ORDER_MARKS = {"utf-8": codecs.BOM_UTF8, "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}
 _ENCODING_NAMES = {"utf-8": "UTF-8", "cp1252": "Windows-1252", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16"}
+_SUFFIXES = (".csv", ".txt", ".tsv")
 _SAMPLE_BYTES = 1 << 16
 _PAGE_BYTES = 1 << 20
 _SELECTABLE = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
@@ -56,6 +58,8 @@ def open_campaign(path: Path, column: str) -> "CsvFile | ParquetFile":
     """The campaign in a file whose phone numbers are in `column`, as in `find_column`."""
     with _readable(path), path.open("rb") as file:
         start = file.read(4)
+    if start.startswith(_GZIP):
+        raise CampaignError(f"{path} is compressed: unpack it first.")
     if start in _WORKBOOKS:
         raise CampaignError(f"{path} is a workbook: save it as “CSV UTF-8” in the spreadsheet first.")
     return ParquetFile(path, column) if start == b"PAR1" else CsvFile(path, column)
@@ -67,6 +71,7 @@ class CsvFile:
     The header is the first line that has the column by one of `DELIMITERS`, or by the one that a line `sep=…` names.
     Titles above it are not part of the campaign. Each row is carried along as the text it came as: quotes, leading
     zeros, spaces and line ends are those of the file, and so are the delimiter, the encoding and the byte order mark.
+    Only the empty cells at its end that Excel leaves out in some rows are added again.
     """
 
     null_reason = RAGGED  # why a row without a spelling is invalid
@@ -91,15 +96,12 @@ class CsvFile:
         between = "tabs" if self._delimiter == "\t" else f"“{self._delimiter}”"
         skipped = f", {counted(len(titles), 'title line')} skipped" if titles else ""
         self.form = f"CSV with {between} between columns, {_ENCODING_NAMES[self._encoding]}{skipped}"
-        self.suffix = path.suffix or ".csv"
+        self.suffix = path.suffix if path.suffix.lower() in _SUFFIXES else ".csv"
 
     def batches(self) -> Iterator[tuple[pa.Array, pd.Series]]:
         """All rows below the header, as text; blank lines are left out, and a ragged row has no spelling."""
         with _readable(self._path), self._open() as file:
-            records = (
-                (text, fields[self._position] if len(fields) == self._width else None)
-                for text, fields in islice(self._records(file), 1, None)
-            )
+            records = (self._row(text, fields) for text, fields in islice(self._records(file), 1, None))
             while batch := list(islice(records, BATCH_ROWS)):
                 texts, spellings = zip(*batch, strict=True)
                 yield pa.array(texts, pa.large_string()), pd.Series(spellings, dtype="str")
@@ -124,6 +126,13 @@ class CsvFile:
             file.write(self._mark + self._delimiter_line)
             file.write(extended(header, *(column.name for column in own_columns)))
             yield write
+
+    def _row(self, text: str, fields: list[str]) -> tuple[str, str | None]:
+        """The text of a row and its spelling of a number; None if it lacks that field, or has too many."""
+        if not self._position < len(fields) <= self._width:
+            return text, None
+        row = text.rstrip("\r\n")
+        return f"{row}{self._delimiter * (self._width - len(fields))}{text[len(row) :]}", fields[self._position]
 
     def _open(self) -> TextIO:
         """The text after the byte order mark."""
@@ -229,8 +238,13 @@ def as_text(values: pa.Array | pa.ChunkedArray) -> pd.Series:
         return pd.Series(values.to_pandas().map(_float_as_text, na_action="ignore"), dtype="str")
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     if not (is_text or pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)):
-        raise CampaignError(f"The column of phone numbers is of type {kind}: it must be text or whole numbers.")
+        raise wrong_type(kind)
     return pd.Series(values.cast(pa.string()).to_pandas(), dtype="str")
+
+
+def wrong_type(kind: object) -> CampaignError:
+    """The error that a column of another type is."""
+    return CampaignError(f"The column of phone numbers is of type {kind}: it must be text or whole numbers.")
 
 
 @contextmanager
@@ -251,12 +265,22 @@ def _find_header(column: str, lines: list[str], delimiters: Sequence[str], start
     with one.
     """
     ranked: dict[tuple[int, int, int], tuple[int, str, list[str]]] = {}
+    above: dict[str, list[list[str]]] = {delimiter: [] for delimiter in delimiters}
     for lines_above, delimiter in product(range(start, len(lines)), delimiters):
         with suppress(csv.Error):  # quotes that are right by one delimiter are wrong by the others
             if names := next(csv.reader(lines[lines_above:], delimiter=delimiter)):
-                rank = 0 if _positions_of(column, names) else 1 if any(names[1:]) else 2
+                is_named = _positions_of(column, names) and not any(
+                    _is_header_of(names, line) for line in above[delimiter]
+                )
+                rank = 0 if is_named else 1 if any(names[1:]) else 2
+                above[delimiter].append(names)
                 ranked.setdefault((rank, lines_above, -len(names)), (lines_above, delimiter, names))
     return ranked[min(ranked)] if ranked else (start, delimiters[0], [])
+
+
+def _is_header_of(row: list[str], line: list[str]) -> bool:
+    """Whether a line above a row has as many cells and no number; then the row only holds the name of the column."""
+    return 1 < sum(map(bool, row)) <= sum(map(bool, line)) and not _hold_phone_number(line)
 
 
 def _encoding_of(path: Path) -> tuple[str, str]:
@@ -283,8 +307,9 @@ def _positions_of(column: str, names: Sequence[str]) -> list[int]:
 
 
 def _simplified(name: str) -> str:
-    folded = unicodedata.normalize("NFC", name).replace("\ufeff", "").strip().casefold()
-    return unicodedata.normalize("NFC", folded)
+    """The name without case, invisible characters and spaces that nobody sees."""
+    visible = "".join(char for char in unicodedata.normalize("NFC", name) if unicodedata.category(char) != "Cf")
+    return unicodedata.normalize("NFC", " ".join(visible.split()).casefold())
 
 
 def _hold_phone_number(texts: Iterable[str]) -> bool:

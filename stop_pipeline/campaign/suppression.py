@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from stop_pipeline.campaign.formats import NO_NUMBER, OWN_COLUMNS, as_text, find_column, open_campaign
+from stop_pipeline.campaign.formats import NO_NUMBER, OWN_COLUMNS, as_text, find_column, open_campaign, wrong_type
 from stop_pipeline.campaign.output import complete_folder
 from stop_pipeline.errors import CampaignError
 from stop_pipeline.phone_numbers import is_rounded, match_keys, read_phone_numbers
@@ -53,7 +53,7 @@ class SuppressedFile:
 
 def suppress(
     df: pd.DataFrame,
-    column: str = "phone",
+    column: str | int = "phone",
     root: str | Path | None = None,
     account: str | None = None,
     max_age: Age = DEFAULT_MAX_AGE,
@@ -81,11 +81,16 @@ def suppress(
             column that the result needs.
         ValueError: `max_age` is not an age.
     """
-    values = df.iloc[:, find_column(column, [str(name) for name in df.columns], "The campaign")]
-    if values.dtype == object:
-        values = values.map(str, na_action="ignore")  # a spreadsheet's column may hold text and numbers
+    values = df.iloc[:, find_column(str(column), [str(name) for name in df.columns], "The campaign")]
+    if values.dtype == object or isinstance(values.dtype, pd.CategoricalDtype):
+        # A spreadsheet's column may hold text and numbers.
+        values = values.astype(object).map(str, na_action="ignore")
+    try:
+        spellings = pa.array(values, from_pandas=True)
+    except (pa.ArrowException, TypeError):
+        raise wrong_type(values.dtype) from None  # the error may quote a number
     first_stops = first_stops_by_key(current_list(root, account, max_age=max_age).numbers)
-    checked = check(as_text(pa.array(values, from_pandas=True)), first_stops)
+    checked = check(as_text(spellings), first_stops)
     part = checked["part"].to_numpy()
     return Suppressed(
         clean=df[part == "clean"],

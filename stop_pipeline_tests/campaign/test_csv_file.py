@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import gzip
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stop_pipeline.campaign import formats
-from stop_pipeline.campaign.formats import HEADER_WITHIN, CsvFile
+from stop_pipeline.campaign.formats import HEADER_WITHIN, CsvFile, open_campaign
 from stop_pipeline.errors import CampaignError
 
 NUMBER = "06 39 98 00 01"
@@ -128,6 +129,21 @@ def test_a_row_with_too_few_or_too_many_fields_is_kept_without_its_number(writte
     assert copied(path) == content
 
 
+def test_empty_cells_that_excel_leaves_out_at_the_end_of_a_row_are_no_fault(written: Written) -> None:
+    path = written(b"nom;phone;ville;note\r\na;0639980001\r\nb;0639980002;Nice;\r\nc;0639980003;Lille\nd;0639980004")
+    assert numbers_in(path) == ["0639980001", "0639980002", "0639980003", "0639980004"]
+    filled = b"a;0639980001;;\r\nb;0639980002;Nice;\r\nc;0639980003;Lille;\nd;0639980004;;"
+    assert copied(path) == b"nom;phone;ville;note\r\n" + filled
+
+
+def test_a_compressed_file_and_an_unknown_suffix(written: Written, tmp_path: Path) -> None:
+    with pytest.raises(CampaignError, match="is compressed: unpack it first"):
+        open_campaign(written(gzip.compress(b"phone\n0639980001\n")), "phone")
+    list_of_may = tmp_path / "my list v1.2"
+    list_of_may.write_bytes(b"phone\n0639980001\n")
+    assert CsvFile(list_of_may, "phone").suffix == ".csv"
+
+
 def test_blank_lines_are_not_rows_wherever_they_are(written: Written) -> None:
     path = written(b"\n\nnom;phone\r\n\r\na;1\r\n\r\n\r\nb;2\r\n\r\n")
     assert numbers_in(path) == ["1", "2"]
@@ -173,7 +189,14 @@ def test_titles_above_the_header_are_skipped(written: Written, titles: str) -> N
 
 def test_a_row_is_never_taken_for_a_title(written: Written) -> None:
     path = written(b"nom;tel;appareil\na;0639980001;phone\nb;0639980002;phone\n")
-    with pytest.raises(CampaignError, match="its first line looks like data"):
+    with pytest.raises(
+        CampaignError, match="no column “phone”; its columns are “nom”, “tel”, “appareil”: name the one"
+    ):
+        CsvFile(path, "phone")
+    path = written(b"nom;tel;appareil\na;;phone\nb;0639980002;phone\n")
+    with pytest.raises(
+        CampaignError, match="no column “phone”; its columns are “nom”, “tel”, “appareil”: name the one"
+    ):
         CsvFile(path, "phone")
     path = written(b"a;0639980001\nb;06 39 98 00 02\nnom;phone\nc;0639980003\n")
     with pytest.raises(CampaignError, match="has phone numbers above its line of column names") as caught:
@@ -188,6 +211,8 @@ def test_a_row_is_never_taken_for_a_title(written: Written) -> None:
     ("header", "column"),
     [
         ("nom;Phone", "phone"),
+        ("nom;\u200bphone", "phone"),
+        ("nom;N° de  phone", "n° de phone"),
         ("nom; PHONE ", "phone"),
         ("nom;phone", " Phone"),
         ("nom;te\u0301le\u0301phone", "téléphone"),

@@ -320,6 +320,7 @@ def test_a_frame_is_split_with_its_index_and_types(root: Path) -> None:
         pd.Series([Decimal(639980001), Decimal(639980002), None], dtype=object),
         pd.Series([Decimal(639980001), Decimal(639980002), None], dtype=pd.ArrowDtype(pa.decimal128(9, 0))),
         pd.Series(["0639980001", "0639980002"], dtype="category"),
+        pd.Series([639980001, "06 39 98 00 02", None], dtype="category"),
         pd.Series(["0639980001", "0639980002", None], dtype="string"),
         pd.Series(["0639980001", "0639980002", None], dtype=pd.ArrowDtype(pa.large_string())),
         pd.concat([pd.Series(["0639980001"]), pd.Series(["0639980002"]), pd.Series(["x"])], ignore_index=True),
@@ -330,6 +331,14 @@ def test_a_column_of_numbers_or_of_both_is_read_as_its_text(root: Path, phones: 
     assert list(clean["n"]) == [1]
     assert list(blocked["n"]) == [0, 3][: len(blocked)]
     assert list(invalid["n"]) == [2][: len(invalid)]
+
+
+def test_a_label_may_be_a_number_and_a_column_of_another_type_is_told(root: Path) -> None:
+    unnamed = pd.DataFrame([["a", "0639980001"], ["b", "0639980002"]])
+    assert list(suppress(unnamed, 1, root=root).clean[0]) == ["b"]
+    with pytest.raises(CampaignError, match="is of type complex128: it must be text or whole numbers") as refused:
+        suppress(pd.DataFrame({"phone": [639980001 + 1j]}), root=root)
+    assert "98" not in str(refused.value)
 
 
 def test_a_frame_without_rows_gives_three_without(root: Path) -> None:
