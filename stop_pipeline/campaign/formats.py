@@ -69,9 +69,9 @@ class CsvFile:
     """A CSV file with a header, in UTF-8, UTF-16 or Windows-1252.
 
     The header is the first line that has the column by one of `DELIMITERS`, or by the one that a line `sep=…` names.
-    Titles above it are not part of the campaign. Each row is carried along as the text it came as: quotes, leading
-    zeros, spaces and line ends are those of the file, and so are the delimiter, the encoding and the byte order mark.
-    Only the empty cells at its end that Excel leaves out in some rows are added again.
+    Titles above it, which have fewer cells, are not part of the campaign. Each row is carried along as the text it came
+    as: quotes, leading zeros, spaces and line ends are those of the file, and so are the delimiter, the encoding and
+    the byte order mark. Only the empty cells at its end that Excel leaves out in some rows are added again.
     """
 
     null_reason = RAGGED  # why a row without a spelling is invalid
@@ -204,8 +204,10 @@ def find_column(column: str, names: Sequence[str], where: str) -> int:
     """The position of the column of that name; if there is none, case and surrounding spaces do not matter.
 
     A CampaignError, which begins with `where`, says that there is none, or more than one; that the names look like data
-    and are therefore not shown; or that one of them is a name of `OWN_COLUMNS`.
+    and are therefore not shown; or that one of them is a name of `OWN_COLUMNS`. Another says that `column` is empty.
     """
+    if not _simplified(column):  # as from a shell variable that is not set; a column without a name may be there
+        raise CampaignError("The name of the column is empty: name the column that holds the phone numbers.")
     found = _positions_of(column, names)
     wanted = f"column “{excerpt(column)}”"
     shown = [f"“{''.join(filter(str.isprintable, name))[:40]}”" for name in names]
@@ -261,8 +263,8 @@ def _readable(path: Path) -> Iterator[None]:
 def _find_header(column: str, lines: list[str], delimiters: Sequence[str], start: int) -> tuple[int, str, list[str]]:
     """How many lines are above the header, its delimiter, and its column names.
 
-    The header is the first line from `start` on that has the column; if none has, the first with several columns, or
-    with one.
+    The header is the first line from `start` on that has the column and is not a row below a header; if none is, the
+    first with several columns, or with one.
     """
     ranked: dict[tuple[int, int, int], tuple[int, str, list[str]]] = {}
     above: dict[str, list[list[str]]] = {delimiter: [] for delimiter in delimiters}
@@ -279,8 +281,9 @@ def _find_header(column: str, lines: list[str], delimiters: Sequence[str], start
 
 
 def _is_header_of(row: list[str], line: list[str]) -> bool:
-    """Whether a line above a row has as many cells and no number; then the row only holds the name of the column."""
-    return 1 < sum(map(bool, row)) <= sum(map(bool, line)) and not _hold_phone_number(line)
+    """Whether a line above a row has as many cells, and is no title or row; then the row only holds the name."""
+    cells = sum(map(bool, line))
+    return max(sum(map(bool, row)), 2) <= cells and not _hold_phone_number(line)
 
 
 def _encoding_of(path: Path) -> tuple[str, str]:

@@ -87,6 +87,7 @@ def suppress(
         values = values.astype(object).map(str, na_action="ignore")
     try:
         spellings = pa.array(values, from_pandas=True)
+        values.take([])  # pandas has types of text that it cannot select rows from
     except (pa.ArrowException, TypeError):
         raise wrong_type(values.dtype) from None  # the error may quote a number
     first_stops = first_stops_by_key(current_list(root, account, max_age=max_age).numbers)

@@ -15,12 +15,10 @@ from stop_pipeline_tests.support.in_process import run_in_process
 CAMPAIGN = "nom;phone\na;0639980001\nb;0639980002\nc;x\n"
 
 
-def command(root: Path, folder: Path, *arguments: str, content: str = CAMPAIGN) -> Result:
+def command(root: Path, folder: Path, *arguments: str, content: str = CAMPAIGN, name: str = "campaign.csv") -> Result:
     """`stop-pipeline suppress` of a campaign in a folder."""
-    (folder / "campaign.csv").write_text(content)
-    done = run_in_process(
-        "suppress", "campaign.csv", "--out", "out", *arguments, cwd=folder, STOP_PIPELINE_DATA=str(root)
-    )
+    (folder / name).write_text(content)
+    done = run_in_process("suppress", name, "--out", "out", *arguments, cwd=folder, STOP_PIPELINE_DATA=str(root))
     assert "3998" not in done.output
     return done
 
@@ -38,6 +36,17 @@ def test_the_command_says_that_no_row_is_lost_and_where_the_files_are(root: Path
     again = command(root, tmp_path)
     assert again.exit_code == 1
     assert "is not empty" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "clean"),
+    [("my list v1.2", "clean.csv"), ("LIST.TXT", "clean.TXT"), ("list.tsv", "clean.tsv"), ("list", "clean.csv")],
+)
+def test_the_files_end_as_the_campaign_does_if_that_says_that_it_is_text(
+    root: Path, tmp_path: Path, name: str, clean: str
+) -> None:
+    assert command(root, tmp_path, name=name).exit_code == 0
+    assert (tmp_path / "out" / clean).read_text() == "nom;phone\nb;0639980002\n"
 
 
 def test_the_command_says_one_row_and_how_many_listed_rows_block_nobody(tmp_path: Path) -> None:
@@ -63,6 +72,9 @@ def test_the_command_exits_3_with_one_sentence_and_no_file_when_the_list_is_old_
     ("arguments", "content", "code", "sentence"),
     [
         (("--column", "mobile"), "nom;phone\na;0639980001\n", 1, "its columns are “nom”, “phone”"),
+        ((), "id;preference;mobile\n1;phone;0639980001\n", 1, "its columns are “id”, “preference”, “mobile”"),
+        (("--column", ""), "nom;phone;\na;0639980001;\n", 1, "name the column that holds the phone numbers"),
+        (("--column", " \u200b"), "nom;phone;\na;0639980001;\n", 1, "The name of the column is empty"),
         ((), "a;0639980001\nb;0639980002\n", 1, "its first line looks like data"),
         ((), 'phone\n"0639980001\n', 1, "near line 2"),
         (("--max-age", "soon"), "phone\n", 2, "such as 90m, 24h or 2d"),

@@ -206,6 +206,18 @@ def test_a_file_is_split_into_three_of_its_form(root: Path) -> None:
     assert done.unreadable_rows == 0
 
 
+def test_own_columns_stay_under_their_headings_where_excel_left_out_empty_cells(root: Path) -> None:
+    _, parts = split(root, "phone;nom;note\n0639980001\n0639980002;b\nx;c\n")
+    assert parts == {
+        "clean": [["phone", "nom", "note"], ["0639980002", "b", ""]],
+        "blocked": [
+            ["phone", "nom", "note", "first_stop_at"],
+            ["0639980001", "", "", "2025-06-01T08:00:00Z"],
+        ],
+        "invalid": [["phone", "nom", "note", "reason"], ["x", "c", "", NOT_A_NUMBER]],
+    }
+
+
 def test_titles_and_the_name_of_the_column_do_not_matter(root: Path) -> None:
     done, parts = split(
         root, "Clients de mai\n\nnom;Téle\u0301phone \na;0639980001\nb;0639980002\n", column="téléphone"
@@ -264,6 +276,7 @@ def test_a_campaign_that_breaks_midway_leaves_nothing(root: Path, tmp_path: Path
     [
         (b"PK\x03\x04rest of a workbook", "is a workbook: save it as “CSV UTF-8”"),
         (b"\xd0\xcf\x11\xe0rest of an older one", "is a workbook: save it as “CSV UTF-8”"),
+        (b"\x1f\x8brest of a compressed file", "is compressed: unpack it first"),
         (b"PAR1 and no more", "it is damaged, or a kind of Parquet file that is not supported"),
         (b"nom;phone;reason\n", "has a column “reason” already, which the result needs"),
         (None, r"Cannot read .*campaign: No such file"),
@@ -336,9 +349,14 @@ def test_a_column_of_numbers_or_of_both_is_read_as_its_text(root: Path, phones: 
 def test_a_label_may_be_a_number_and_a_column_of_another_type_is_told(root: Path) -> None:
     unnamed = pd.DataFrame([["a", "0639980001"], ["b", "0639980002"]])
     assert list(suppress(unnamed, 1, root=root).clean[0]) == ["b"]
-    with pytest.raises(CampaignError, match="is of type complex128: it must be text or whole numbers") as refused:
-        suppress(pd.DataFrame({"phone": [639980001 + 1j]}), root=root)
-    assert "98" not in str(refused.value)
+    for phones, kind in (
+        (pd.Series([639980001 + 1j]), "complex128"),
+        (pd.Series([639980001], dtype="Sparse[int64]"), "Sparse.int64, 0."),
+        (pd.Series(["0639980001"], dtype=pd.ArrowDtype(pa.string_view())), "string_view.pyarrow."),
+    ):
+        with pytest.raises(CampaignError, match=f"is of type {kind}: it must be text or whole numbers") as refused:
+            suppress(pd.DataFrame({"phone": phones}), root=root)
+        assert "98" not in str(refused.value)
 
 
 def test_a_frame_without_rows_gives_three_without(root: Path) -> None:
@@ -350,6 +368,7 @@ def test_a_frame_without_rows_gives_three_without(root: Path) -> None:
 def test_the_name_of_a_column_meets_in_any_case_and_form(root: Path) -> None:
     assert len(suppress(pd.DataFrame({" Phone": [STOPPED]}), root=root).blocked) == 1
     assert len(suppress(pd.DataFrame({"Te\u0301l": [STOPPED]}), "tél", root=root).blocked) == 1
+    assert len(suppress(pd.DataFrame({"\ufeffN° de  phone": [STOPPED]}), "n° de phone", root=root).blocked) == 1
     assert len(suppress(pd.DataFrame({"Phone": [FREE], "phone": [STOPPED]}), root=root).blocked) == 1
 
 
