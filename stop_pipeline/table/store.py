@@ -100,12 +100,13 @@ class Store:
         A folder that holds other things is none: taken for an empty list, it would block nobody.
         """
         store = cls(root)
-        if not store.files.has_root():
+        found = store.files.matching("*")
+        if not found and not store.files.has_root():
             raise StoreError(
                 f"There is no data root at {store.root}: run “stop-pipeline run” (or “demo”) first, or set "
                 "STOP_PIPELINE_DATA (in Python, give root=…)."
             )
-        if (found := store.files.matching("*")) and _FOLDERS_OF_A_ROOT.isdisjoint(found):
+        if found and _FOLDERS_OF_A_ROOT.isdisjoint(found):
             raise StoreError(f"{store.root} is not a data root: name the folder that has “state” and “stops” in it.")
         return store
 
