@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -129,7 +130,7 @@ def parse(store: Store, account: str, *, timezone: str) -> Parsed:
 def merge(store: Store, account: str, policy: RemovalPolicy, *, raw_days: int | None = None) -> Merged:
     """Merge the newest snapshot into `stops` and `rejected`, and commit.
 
-    With `raw_days`, kept responses that are more than so many days older than the last one are removed then.
+    With `raw_days`, kept responses that a newer one replaced more than so many days ago are removed then.
 
     Raises:
         ForeignListError: the list belongs to another account; nothing was changed.
@@ -183,7 +184,7 @@ def derive_stops_per_day(store: Store, account: str) -> Derived:
     """Make `stops_per_day` again if it was not made from the commit that stands."""
 
     def make(state: State) -> tuple[pd.DataFrame, int]:
-        columns = ["id", "country", "created_at_local", "first_seen_at"]
+        columns = ["id", "country", "created_at_local", "first_seen_at", "removed_at"]
         return derive.stops_per_day(store.read_stops(account, state, columns)), 0
 
     return _derive(store, account, STOPS_PER_DAY, make)
@@ -215,7 +216,7 @@ def _tell_acceptance(account: str, state: State, policy: RemovalPolicy) -> None:
 
 
 def _forget_old_responses(store: Store, account: str, state: State, kept_for: timedelta) -> None:
-    """Remove responses kept for longer than `kept_for` before the last one that was merged or found unchanged.
+    """Remove responses that were replaced more than `kept_for` before the last one was merged or found unchanged.
 
     Never the newest, and never the one that the commit was made from. If the disk refuses, that is a warning: the
     commit stands, and the tables made from it must not wait for this.
@@ -224,8 +225,8 @@ def _forget_old_responses(store: Store, account: str, state: State, kept_for: ti
         newest, responses = store.responses.newest(account), store.responses.all(account)
         committed = [raw.file for raw in responses if state.sha256 and state.sha256.startswith(raw.sha256_start)]
         kept = {newest and newest.file, *committed[-1:]}
-        for raw in responses:
-            is_old = state.last_response_at is not None and state.last_response_at - raw.fetched_at > kept_for
+        for raw, newer in pairwise(responses):
+            is_old = state.last_response_at is not None and state.last_response_at - newer.fetched_at > kept_for
             if is_old and raw.file not in kept:
                 store.responses.forget(account, raw)
     except StoreError as error:

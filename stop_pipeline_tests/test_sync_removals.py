@@ -266,6 +266,42 @@ def test_a_row_that_is_listed_without_its_number_ends_no_opt_out_until_a_person_
     assert syncer.sync([*blanked, *listed[3:]]).state.withheld_because is None
 
 
+ROW_5 = {"id": 5, "phoneNumber": "+33639980005", "createdAt": "2025-06-01 10:00:05"}
+
+
+@pytest.mark.parametrize(
+    ("row", "becomes"),
+    [
+        (ROW_5, ROW_5 | {"phoneNumber": "n/a", "createdAt": "01/06/2025"}),
+        (ROW_5, ROW_5 | {"phoneNumber": "+336******05", "createdAt": None}),
+        (ROW_5, {"id": 5.0, "phoneNumber": None}),
+        (ROW_5, {"id": "005", "phoneNumber": ""}),
+        (ROW_5, [5, None, "2025-06-01 10:00:05"]),
+        (ROW_5 | {"phoneNumber": "0639980005 / 0639980006"}, ROW_5 | {"phoneNumber": "n/a"}),
+        (ROW_5 | {"phoneNumber": "0639980005 / 0639980006"}, ROW_5 | {"phoneNumber": None}),
+        (ROW_5 | {"createdAt": "soon"}, ROW_5 | {"phoneNumber": None}),
+        (ROW_5 | {"phoneNumber": 33639980005}, ROW_5 | {"phoneNumber": None, "createdAt": "soon"}),
+    ],
+)
+def test_so_it_is_whatever_the_row_was_and_has_become(syncer: Syncer, row: Any, becomes: Any) -> None:
+    others = rows(60, first_id=100)
+    syncer.sync([row, *others])
+    numbers = set(read_suppression_list(syncer.root)["phone_number"])
+    withheld = syncer.sync([becomes, *others])
+    assert withheld.state.withheld_because == "1 row is still listed, but without a number that can be read"
+    assert numbers <= set(read_suppression_list(syncer.root)["phone_number"])
+    assert verify(syncer.store, "main").problems == ()
+    assert syncer.sync([row, *others]).state.withheld_because is None
+
+
+def test_a_malformed_row_that_still_has_its_number_withholds_nothing(syncer: Syncer) -> None:
+    others = rows(60, first_id=100)
+    syncer.sync([ROW_5, *others])
+    merged = syncer.sync([ROW_5 | {"phoneNumber": "0639980005 (mobile)", "createdAt": "soon"}, *others])
+    assert (merged.state.withheld_because, merged.counts.removed) == (None, 1)
+    assert "+33639980005" in set(read_suppression_list(syncer.root)["phone_number"])
+
+
 def test_a_row_that_is_listed_with_its_number_again_ends_as_before(syncer: Syncer) -> None:
     syncer.sync(rows(60))
     blank = {"id": 1, "phoneNumber": None, "createdAt": "2025-06-01 10:00:00"}
@@ -284,6 +320,16 @@ def broken(count: int, first: int = 0) -> list[dict[str, str]]:
         {"id": f"x{number}", "phoneNumber": f"+3363998{number:04}", "createdAt": "soon"}
         for number in range(5_000 + first, 5_000 + first + count)
     ]
+
+
+def test_removals_withheld_from_a_list_of_malformed_rows_alone_are_not_allowed_by_what_is_added(
+    syncer: Syncer,
+) -> None:
+    syncer.sync(broken(5))
+    for _ in range(4):
+        assert syncer.sync(rows(40)).counts.withheld == 5
+        assert len(read_suppression_list(syncer.root)) == 45
+        assert verify(syncer.store, "main").problems == ()
 
 
 def test_malformed_rows_that_vanish_with_their_numbers_are_withheld_like_any_other(syncer: Syncer) -> None:

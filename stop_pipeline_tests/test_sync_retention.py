@@ -4,13 +4,14 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline import sync
+from stop_pipeline import lookup, sync
 from stop_pipeline.errors import ConfigurationError, ForeignListError
 from stop_pipeline.results import Merged
 from stop_pipeline.settings import Settings
@@ -38,14 +39,27 @@ def days_kept(syncer: Syncer) -> list[float]:
     return [(kept.fetched_at - START) / timedelta(days=1) for kept in syncer.store.responses.all(syncer.account)]
 
 
-def test_a_response_goes_once_one_that_is_thirty_days_newer_is_committed(syncer: Syncer) -> None:
-    for day, count in [(0, 30), (1, 31), (30, 32)]:
+def test_a_response_goes_thirty_days_after_a_newer_one_replaced_it(syncer: Syncer) -> None:
+    for day, count in [(0, 30), (1, 31), (31, 32)]:
         sync_on(syncer, day, count)
-    assert days_kept(syncer) == [0, 1, 30]  # thirty days old is not yet older
-    sync_on(syncer, 30.01, 33)
-    assert days_kept(syncer) == [1, 30, 30.01]
+    assert days_kept(syncer) == [0, 1, 31]  # thirty days ago is not yet longer ago
+    sync_on(syncer, 31.01, 33)
+    assert days_kept(syncer) == [1, 31, 31.01]
     sync_on(syncer, 100, 34)
-    assert days_kept(syncer) == [100]
+    assert days_kept(syncer) == [31.01, 100]  # the list was this one until now, and lookup names it as the last one
+
+
+def test_the_response_that_lookup_names_as_the_last_one_is_kept_however_long_the_list_was_unchanged(
+    syncer: Syncer,
+) -> None:
+    for day, listed in [(0, rows(30)), (40, rows(30)), (40.01, rows(30)[1:])]:
+        sync_on(syncer, day, listed)
+    found = lookup(rows(1)[0].phone_number, root=syncer.root, max_age=timedelta.max)
+    ((opt_out,),) = [account.opt_outs for account in found.accounts]
+    assert opt_out.removed_at is not None
+    assert opt_out.last_listed_sha256 is not None
+    kept = [response.sha256_start for response in syncer.store.responses.all(syncer.account)]
+    assert opt_out.last_listed_sha256[:12] in kept
 
 
 def test_an_unchanged_response_moves_the_time_too(syncer: Syncer) -> None:
@@ -61,9 +75,11 @@ def test_a_response_that_is_not_merged_removes_nothing_and_the_commits_own_stays
     with pytest.raises(ForeignListError):
         sync_on(syncer, 60, [Row(500 + number, "+33639989999") for number in range(30)])
     assert days_kept(syncer) == [0, 1, 60]
-    # Back to the list before: its bytes are kept again, and what it was committed from last time may go.
+    # Back to the list before: its bytes are kept again.
     sync_on(syncer, 61, 31)
-    assert days_kept(syncer) == [60, 61]
+    assert days_kept(syncer) == [1, 60, 61]
+    sync_on(syncer, 91, 32)
+    assert days_kept(syncer) == [60, 61, 91]  # what was committed last time may go
 
 
 def test_responses_whose_removals_are_withheld_go_by_the_same_rule(syncer: Syncer) -> None:
@@ -99,7 +115,7 @@ def test_other_accounts_and_other_files_are_left_alone(syncer: Syncer) -> None:
 
 def test_only_kept_responses_differ_from_a_data_root_that_keeps_all(syncer: Syncer) -> None:
     keeping = Syncer(syncer.root.parent / "keeping")
-    for day in (0, 20, 40, 60):
+    for day in (0, 20, 40, 60, 80):
         sync_on(keeping, day, 30 + day, raw_days=None)
         sync_on(syncer, day, 30 + day)
     kept, left = tree(keeping.root), tree(syncer.root)
@@ -116,17 +132,18 @@ def test_a_response_that_cannot_be_removed_is_a_warning_and_the_sync_goes_on(
 ) -> None:
     sync_on(syncer, 0, 30)
     (old,) = (syncer.root / "raw/account=main").glob("*.zst")
+    sync_on(syncer, 1, 31)
     data = old.read_bytes()
     old.unlink()
     old.mkdir()  # which no one can unlink, not even root
     with caplog.at_level(logging.WARNING):
-        merged = sync_on(syncer, 99, 31)
+        merged = sync_on(syncer, 99, 32)
     assert merged.outcome == "merged"
     assert "Account main: an old response could not be removed. Cannot write" in caplog.text
     old.rmdir()
     old.write_bytes(data)
-    sync_on(syncer, 100, 31)
-    assert days_kept(syncer) == [99]
+    sync_on(syncer, 100, 33)
+    assert days_kept(syncer) == [1, 99, 100]
 
 
 @settings(max_examples=2, deadline=None)
@@ -144,7 +161,8 @@ def test_what_is_kept_is_the_newest_the_commits_own_and_what_is_young_enough(ste
                 kept.append(merged.info.fetched_at)
             before = count
         last = merged.info.fetched_at
-        expected = [time for time in kept[:-1] if last - time <= timedelta(days=RAW_DAYS)] + kept[-1:]
+        replaced = pairwise(kept)
+        expected = [time for time, newer in replaced if last - newer <= timedelta(days=RAW_DAYS)] + kept[-1:]
         assert [response.fetched_at for response in syncer.store.responses.all("main")] == expected
 
 

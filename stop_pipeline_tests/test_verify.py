@@ -108,7 +108,7 @@ def test_withheld_refused_forgotten_and_unchanged_responses_leave_no_problem(tmp
     assert problems(syncer.root) == ()  # fetched, and not parsed yet
     syncer.merge()
     merge(syncer.store, "main", RemovalPolicy(), raw_days=30)
-    assert len(syncer.store.responses.all("main")) == 1
+    assert len(syncer.store.responses.all("main")) == 2  # the newest, and the one that it has just replaced
     verified = verify(syncer.store, "main")  # between two steps of a sync
     assert verified.problems == ()
     assert verified.remarks == tuple(

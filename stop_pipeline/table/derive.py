@@ -81,9 +81,10 @@ def stops_per_day(stops: pd.DataFrame) -> pd.DataFrame:
     Each `id` counts once, on the day and in the country that it was last listed with, whether or not it still stands.
 
     Args:
-        stops: All periods of `stops`: `id`, `country`, `created_at_local` and `first_seen_at`.
+        stops: All periods of `stops`: `id`, `country`, `created_at_local`, `first_seen_at` and `removed_at`.
     """
-    latest = stops.sort_values("first_seen_at", kind="stable").drop_duplicates("id", keep="last")
+    in_order = stops.sort_values(["removed_at", "first_seen_at"])  # those that have not ended come last
+    latest = in_order.drop_duplicates("id", keep="last")
     days = latest.assign(day=latest["created_at_local"].dt.floor("D"))
     counts = days.groupby(["day", "country"], dropna=False).size().rename("stops").reset_index()
     return counts.astype(STOPS_PER_DAY.dtypes)

@@ -12,7 +12,9 @@ from datetime import datetime, timedelta
 import pandas as pd
 
 from stop_pipeline.errors import ForeignListError, counted
+from stop_pipeline.phone_numbers import is_e164
 from stop_pipeline.schema import REJECTED, REJECTED_ROWS, STOPS, TableSchema
+from stop_pipeline.table.derive import blocked_numbers
 from stop_pipeline.table.periods import REJECTED_ORDER, ROW, STOPS_ORDER, open_rows
 from stop_pipeline.table.state import Counts, Removal, State
 
@@ -20,7 +22,8 @@ MAX_REMOVED_SHARE = 0.05
 ALWAYS_ALLOWED = 20
 WINDOW = timedelta(hours=24)
 
-_ID_IN_JSON = r'"id":"?([0-9]+)"?[,}]'
+_ID_IN_JSON = r'(?:"id":|^\[)"?0*([0-9]+)(?:\.0)?"?[],}]'
+"""The id of a malformed row, which may be spelled in a way that makes it unusable, or come first in a list."""
 
 FOREIGN_LIST_ROWS = 20
 """With this many open rows, a list that shares no `id` with them belongs to another account."""
@@ -28,7 +31,7 @@ FOREIGN_LIST_ROWS = 20
 
 @dataclass(frozen=True)
 class RemovalPolicy:
-    """How many open rows may end without a person's word.
+    """How many open rows may end without approval.
 
     Within 24 hours `max_removed_share` of the rows that were open at their beginning may end, or `ALWAYS_ALLOWED` rows
     if that is more, but never more than half. Malformed rows count too, if a number leaves the list with them. A row
@@ -131,13 +134,13 @@ def plan_merge(
     fetched_at: datetime,
     standing: pd.DataFrame | None = None,
     malformed: pd.DataFrame = REJECTED_ROWS.empty,
-    malformed_vanished: int = 0,
+    malformed_vanished: pd.DataFrame = REJECTED_ROWS.empty,
 ) -> MergePlan:
     """Decide what a response may do, whose list differs so from the months compared.
 
     All open rows of the other months, `unchanged_elsewhere`, are listed. `standing` is all open rows, if removals are
-    withheld: what replaces an altered row is open already then. `malformed` are the malformed rows of the response;
-    `malformed_vanished` earlier ones are no longer listed, and neither is a number that they block.
+    withheld: what replaces an altered row is open already then. `malformed` are the malformed rows of the response, and
+    `malformed_vanished` earlier ones that are no longer listed, and neither is a number that they block.
 
     Raises:
         ForeignListError: the list belongs to another account.
@@ -153,16 +156,17 @@ def plan_merge(
         _refuse_foreign_list(listed_total, open_total, int(replaced.sum()))
     recent = recent_removals(state.removals, fetched_at)
     objection = policy.objection(
-        vanished=int((~altered).sum()) + malformed_vanished,
+        vanished=int((~altered).sum()) + len(malformed_vanished),
         altered=int(altered.sum()),
         complete=complete,
         open_rows=open_total,
         withheld_from=state.withheld_from,
         recent=recent,
     )
-    if objection is None and policy.accept_removals is None:
-        objection = _still_listed(ended, replacing, malformed)
-    ends = len(ended) + malformed_vanished
+    ends = len(ended) + len(malformed_vanished)
+    if ends and objection is None and policy.accept_removals is None:
+        objection = _still_listed(ended, malformed_vanished, replacing, malformed)
+    withheld_from = open_total if state.withheld_from is None else min(open_total, state.withheld_from)
     counts_removal = ends and objection is None and policy.accept_removals is None
     return MergePlan(
         counts=Counts(
@@ -176,7 +180,7 @@ def plan_merge(
             withheld_altered=int(altered.sum()) if objection else 0,
         ),
         withheld_because=objection,
-        withheld_from=min(open_total, state.withheld_from or open_total) if objection else None,
+        withheld_from=withheld_from if objection else None,
         removals=(*recent, *([Removal(fetched_at, ends, open_total)] if counts_removal else [])),
     )
 
@@ -223,18 +227,31 @@ def _refuse_foreign_list(listed: int, standing: int, replaced: int) -> None:
         )
 
 
-def _still_listed(ended: pd.DataFrame, listed: pd.DataFrame, malformed: pd.DataFrame) -> str | None:
+def _still_listed(
+    ended: pd.DataFrame, malformed_ended: pd.DataFrame, listed: pd.DataFrame, malformed: pd.DataFrame
+) -> str | None:
     """How many of the ended rows are listed without their number, as a part of a sentence; None if none are.
 
-    `listed` are the good rows that the others could have become.
+    They are so if their id is listed, but no longer blocks a phone number. `listed` are the good rows that the others
+    could have become.
     """
-    in_malformed = malformed.loc[malformed["phone_number"].isna(), "raw"].str.extract(_ID_IN_JSON, expand=False)
-    ids = pd.concat([listed.loc[listed["country"].isna(), "id"].astype("str"), in_malformed])
-    rows = int((ended["id"].astype("str").isin(ids) & ended["country"].notna()).sum())
+    were = _with_ids(ended, malformed_ended)
+    are = [rows[rows["id"].isin(pd.concat(were)["id"])] for rows in _with_ids(listed, malformed)]
+    blocked, blocking = (blocked_numbers(*rows).numbers for rows in (were, are))
+    before, now = (numbers.loc[is_e164(numbers["phone_number"]), "id"] for numbers in (blocked, blocking))
+    rows = before[before.isin(pd.concat(are)["id"].dropna()) & ~before.isin(now)].nunique()
     if rows == 0:
         return None
     still = "is still listed, but without a number" if rows == 1 else "are still listed, but without numbers"
     return f"{counted(rows, 'row')} {still} that can be read"
+
+
+def _with_ids(good: pd.DataFrame, malformed: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Good and malformed rows as `blocked_numbers` takes them, with their ids as text."""
+    return (
+        good[["phone_number", "country"]].assign(id=good["id"].astype("str")),
+        malformed.assign(id=malformed["raw"].str.extract(_ID_IN_JSON, expand=False)),
+    )
 
 
 def _counterparts(rows: pd.DataFrame, others: pd.DataFrame) -> "pd.Series[bool]":

@@ -93,20 +93,21 @@ def _malformed_vanished(
     malformed: pd.DataFrame,
     listed: pd.DataFrame,
     other_months: Sequence[str],
-) -> int:
-    """How many malformed rows are no longer listed and block a number that no listed row, of any month, blocks.
+) -> pd.DataFrame:
+    """The malformed rows that are no longer listed and block a number that no listed row, of any month, blocks.
 
     The removal policy counts them: their numbers would leave the suppression list as well.
     """
     standing = open_rows(rejected)
     ended = standing[~standing["raw"].isin(malformed["raw"])]
     if ended.empty:
-        return 0
+        return ended
     columns = ["phone_number", "country"]
     elsewhere = open_rows(store.read_stops(account, state, [*columns, "removed_at"], other_months))
     still_blocked = blocked_numbers(pd.concat([elsewhere[columns], listed[columns]]), malformed).numbers
     blocked = blocked_numbers(STOP_SNAPSHOT.empty[[*columns, "raw"]], ended).numbers
-    return int(blocked.loc[~blocked["phone_number"].isin(still_blocked["phone_number"]), "raw"].nunique())
+    leaving = blocked.loc[~blocked["phone_number"].isin(still_blocked["phone_number"]), "raw"]
+    return ended[ended["raw"].isin(leaving)]
 
 
 def _doubled_open_ids(store: Store, account: str, state: State, diff: Diff, plan: MergePlan) -> int:

@@ -40,9 +40,9 @@ def rows(count: int, *, first_id: int = 1, month: str = "2025-06") -> list[Row]:
     ]
 
 
-def response_body(listed: Iterable[Row | Mapping[str, Any]], *, nb_data: int | None = None) -> bytes:
+def response_body(listed: Iterable[Row | Mapping[str, Any] | list[Any]], *, nb_data: int | None = None) -> bytes:
     """A JSON response; `nb_data` announces another number of rows than there are."""
-    data = [row.document() if isinstance(row, Row) else dict(row) for row in listed]
+    data = [row.document() if isinstance(row, Row) else row for row in listed]
     return json.dumps(
         {"success": True, "code": 200, "nbData": len(data) if nb_data is None else nb_data, "data": data}
     ).encode()

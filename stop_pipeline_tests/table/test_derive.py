@@ -239,6 +239,7 @@ def test_each_id_counts_once_on_the_day_and_in_the_country_it_was_last_listed_wi
             "country": [country for _, country, _ in periods],
             "created_at_local": [time for _, _, time in periods],
             "first_seen_at": seen,
+            "removed_at": [*seen, None][1:],
         },
         STOPS.dtypes,
     ).sample(frac=1, random_state=1)
@@ -248,3 +249,17 @@ def test_each_id_counts_once_on_the_day_and_in_the_country_it_was_last_listed_wi
     rows = [(row["day"].date(), row["country"], row["stops"]) for row in records(counts)]
     assert {(day, country): count for day, country, count in rows} == Counter(last.values())
     assert rows == sorted(rows, key=lambda row: (row[0], row[1] is None, row[1] or ""))
+
+
+def test_a_period_that_stands_tells_the_day_even_if_another_one_was_first_seen_later() -> None:
+    stops = frame(
+        {
+            "id": [1, 1],
+            "country": ["FR", "FR"],
+            "created_at_local": [datetime(2026, 10, 1, 9), datetime(2026, 10, 2, 9)],  # noqa: DTZ001 – local times
+            "first_seen_at": [datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 2, tzinfo=UTC)],
+            "removed_at": [None, datetime(2026, 11, 3, tzinfo=UTC)],
+        },
+        STOPS.dtypes,
+    )
+    assert [str(row["day"].date()) for row in records(stops_per_day(stops))] == ["2026-10-01"]
