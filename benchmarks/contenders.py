@@ -12,7 +12,9 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +24,16 @@ import pyarrow.compute as pc
 
 ACCOUNT = "main"
 TIMEZONE = "Europe/Paris"
+
+seconds: dict[str, float] = {}
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Note the seconds that a block takes."""
+    started = time.perf_counter()
+    yield
+    seconds[what] = time.perf_counter() - started
 
 
 def core(state: Path, response: Path, fetched_at: datetime) -> None:

@@ -26,8 +26,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from stop_pipeline import sync
-from stop_pipeline.table.merge import RemovalPolicy
+from stop_pipeline.rebuild import derive, replay
+from stop_pipeline.sync import FetchedBefore
 from stop_pipeline.table.store import Store
 
 MONTHS = 24
@@ -64,11 +64,9 @@ class ThisPackage:
         ]
         body = json.dumps({"success": True, "code": 200, "nbData": len(data), "data": data}).encode()
         store = Store(self._root)
-        sync.fetch(store, "main", sync.FetchedBefore(body, FIRST_FETCH + timedelta(minutes=step)))
-        sync.parse(store, "main", timezone="Europe/Paris")
-        sync.merge(store, "main", RemovalPolicy())
-        sync.derive_suppression_list(store, "main")
-        sync.derive_stops_per_day(store, "main")
+        response = FetchedBefore(body, FIRST_FETCH + timedelta(minutes=step))
+        replay(store, "main", response, timezone="Europe/Paris")
+        derive(store, "main")
 
 
 class ToParquet:

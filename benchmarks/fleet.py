@@ -26,10 +26,9 @@ from statistics import mean
 
 import sqlalchemy
 
-from stop_pipeline import sync
+from stop_pipeline.rebuild import derive, replay
 from stop_pipeline.smspartner.client import StopListClient
 from stop_pipeline.smspartner.sandbox import Sandbox
-from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.store import Store
 
 SHAPES = ((1, 1), (10, 1), (10, 10), (100, 1), (100, 50))
@@ -64,11 +63,8 @@ class Line:
 def plain_sync(store: Store, account: str, client: StopListClient) -> float:
     """Sync once without Dagster, and return the seconds it took."""
     started = time.perf_counter()
-    sync.fetch(store, account, client)
-    sync.parse(store, account, timezone="Europe/Paris")
-    sync.merge(store, account, RemovalPolicy())
-    sync.derive_suppression_list(store, account)
-    sync.derive_stops_per_day(store, account)
+    replay(store, account, client, timezone="Europe/Paris")
+    derive(store, account)
     return time.perf_counter() - started
 
 

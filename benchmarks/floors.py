@@ -8,9 +8,6 @@ STATE is one of this package's data roots; none of its code is called.
 import hashlib
 import json
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +16,12 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.json
 import pyarrow.parquet as pq
-from contenders import leave
+from contenders import leave, seconds, timed
 
 
 def main() -> None:
     """Print the seconds of each call."""
     state, response, scratch = map(Path, sys.argv[1:])
-    seconds: dict[str, float] = {}
-
-    @contextmanager
-    def timed(call: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        seconds[call] = time.perf_counter() - started
-
     body = response.read_bytes()
     with timed("SHA-256 of the response"):
         hashlib.sha256(body)

@@ -47,6 +47,7 @@ class Target:
         work: What is done.
         against: What it is compared with.
         limit: The ratio.
+        price_of: What is paid for where it is not reached.
         scenario: Name of the scenario in which both are measured.
         measured: The ratio in what was measured there; None if a side failed.
     """
@@ -54,6 +55,7 @@ class Target:
     work: str
     against: str
     limit: float
+    price_of: str
     scenario: str
     measured: Callable[[Measured], float | None]
 
@@ -103,7 +105,7 @@ def _targets(results: Results, targets: Sequence[Target]) -> str:
     for target in targets:
         measured = measured_in.get(target.scenario)
         ratio = target.measured(measured) if measured else None
-        reached = "" if ratio is None else "yes" if ratio <= target.limit else "no"
+        reached = "" if ratio is None else "yes" if ratio <= target.limit else f"no: {target.price_of}"
         figure = "" if ratio is None else f"{ratio:.2f}"
         lines.append(f"| {target.work} | {target.against} | ≤ {target.limit} | {figure} | {reached} |")
     return "\n".join([*lines, ""])

@@ -7,24 +7,10 @@ To look into a step, run this under a sampling profiler, such as py-spy.
 
 import json
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from contenders import ACCOUNT, TIMEZONE, canned_client, leave
-
-seconds: dict[str, float] = {}
-
-
-@contextmanager
-def timed(step: str) -> Iterator[None]:
-    """Add the seconds that a block takes to those of a step."""
-    started = time.perf_counter()
-    yield
-    seconds[step] = time.perf_counter() - started
-
+from contenders import ACCOUNT, TIMEZONE, canned_client, leave, seconds, timed
 
 with timed("imports"):
     from stop_pipeline import sync

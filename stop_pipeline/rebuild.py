@@ -72,9 +72,9 @@ def rebuild(source: Store, into: Store, account: str, *, timezone: str) -> Rebui
     return Rebuilt(len(responses) - len(skipped), tuple(skipped.items()), state.total_rows, state.open_rows)
 
 
-def replay(into: Store, account: str, response: sync.FetchedBefore, *, timezone: str) -> None:
-    """Sync a response that was fetched before, up to its commit."""
-    sync.fetch(into, account, response)
+def replay(into: Store, account: str, client: sync.Client, *, timezone: str) -> None:
+    """Sync what a client fetches, up to its commit."""
+    sync.fetch(into, account, client)
     sync.parse(into, account, timezone=timezone)
     sync.merge(into, account, RemovalPolicy())
 

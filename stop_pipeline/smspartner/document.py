@@ -23,7 +23,7 @@ _COPY_BYTES = 1 << 20
 _BEGINNING_BYTES = 4096
 _WHITE_SPACE = b" \t\n\r"
 """That of JSON and XML; Python calls more characters white space."""
-_MODULES: dict[str, ModuleType] = {"json": json_rows, "xml": xml_rows}
+MODULES: dict[str, ModuleType] = {"json": json_rows, "xml": xml_rows}
 """What reads each format; the two have the same names."""
 
 
@@ -51,7 +51,7 @@ def open_list(path: Path, response_format: str, *, secrets: Collection[str] | No
         UnreadableResponseError: it is cut off, or not a list; an unreadable response is never taken for an empty list.
         ApiError: it says that there is no list.
     """
-    module = _MODULES[response_format]
+    module = MODULES[response_format]
     with path.open("rb") as file:
         found = _find_list(file, module)
         around, span = found or (_load(file, response_format, secrets), None)
@@ -64,7 +64,7 @@ def load_rows(document: ListDocument) -> list[Any]:
     with document.path.open("rb") as file:
         whole = _load(file, document.format, None)
         _check_envelope(whole, file, document.format, None)
-    rows: list[Any] = _MODULES[document.format].rows_of(whole)
+    rows: list[Any] = MODULES[document.format].rows_of(whole)
     return rows
 
 
@@ -87,7 +87,7 @@ def appended_span(document: ListDocument, *, size: int, sha256: str) -> tuple[in
     """
     if document.span is None:
         return None
-    separator = _MODULES[document.format].SEPARATOR
+    separator = MODULES[document.format].SEPARATOR
     start, end = document.span
     for earlier, first, last in (((end - size, end), start, end - size), ((start, start + size), start + size, end)):
         if not 0 < last - first <= _BLOCK_BYTES:
@@ -104,7 +104,7 @@ def appended_span(document: ListDocument, *, size: int, sha256: str) -> tuple[in
 
 def blocks(document: ListDocument, span: tuple[int, int]) -> Iterator[bytes]:
     """A part of the text in blocks that end where a row ends; a block in which no end is seen grows."""
-    last_cut = _MODULES[document.format].last_cut
+    last_cut = MODULES[document.format].last_cut
     (start, end), text = span, b""
     with document.path.open("rb") as file:
         file.seek(start)
@@ -141,7 +141,7 @@ def _find_list(file: BinaryIO, module: ModuleType) -> tuple[Any, tuple[int, int]
 def _load(file: BinaryIO, response_format: str, secrets: Collection[str] | None) -> Any:
     """The whole document."""
     file.seek(0)
-    document, problem = _MODULES[response_format].decode_whole(file.read())
+    document, problem = MODULES[response_format].decode_whole(file.read())
     if problem is not None:
         raise _unreadable(file, response_format, problem, secrets)
     return document
@@ -151,7 +151,7 @@ def _check_envelope(
     document: Any, file: BinaryIO, response_format: str, secrets: Collection[str] | None
 ) -> tuple[int | None, int | None]:
     """Code and `nbData` of a document that says that it is a list."""
-    module = _MODULES[response_format]
+    module = MODULES[response_format]
     envelope = module.envelope_of(document)
     if envelope.refused:
         quoted = dataclasses.replace(envelope, message=None) if secrets is None else envelope

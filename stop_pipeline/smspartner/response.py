@@ -14,8 +14,7 @@ import pandas as pd
 from stop_pipeline.errors import excerpt
 from stop_pipeline.phone_numbers import read_phone_numbers
 from stop_pipeline.schema import BAD_CREATED_AT, CONFLICTING_ID, LISTED, REASONS, REJECTED_ROWS
-from stop_pipeline.smspartner import json_rows, xml_rows
-from stop_pipeline.smspartner.document import ListDocument, blocks, load_rows
+from stop_pipeline.smspartner.document import MODULES, ListDocument, blocks, load_rows
 from stop_pipeline.smspartner.rows import Rows, check_rows, raw_of_fields
 from stop_pipeline.times import FORM, local_to_utc, read_local_times
 
@@ -25,7 +24,6 @@ LATEST_AHEAD = timedelta(days=2)
 MAX_EXTRA_FIELDS = 20
 MAX_EXTRA_FIELD_LENGTH = 40
 
-_READ_BLOCK = {"json": json_rows.read_block, "xml": xml_rows.read_block}
 _SAME_ID = ["id", "created_at_local", "phone_number"]
 
 
@@ -65,10 +63,9 @@ def parse_span(
     document: ListDocument, span: tuple[int, int], *, fetched_at: datetime, timezone: str
 ) -> Snapshot | None:
     """As `parse`, for the rows in a part of the list's text; None if that is not a list of rows by itself."""
-    read_block = _READ_BLOCK[document.format]
     parts = []
     for block in blocks(document, span):
-        rows = read_block(block)
+        rows = MODULES[document.format].read_block(block)
         if rows is None:
             return None
         parts.append(_typed(rows, ZoneInfo(timezone), fetched_at + LATEST_AHEAD))
