@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from typing import Any
 import dagster as dg
 import filelock
 
-from stop_pipeline.defs.schedules import SYNC_JOB, error_of, failed_accounts, partition_tags
+from stop_pipeline.defs.schedules import SYNC_JOB, error_of, failed_accounts, forget_runs, partition_tags
 from stop_pipeline.errors import ConfigurationError, StopPipelineError, StoreError, excerpt
 from stop_pipeline.process_group import process_group
 from stop_pipeline.settings import Settings, dagster_home, is_remote
 
 _PROCESS_TAG = "stop_pipeline/process"
 """Tag of a run that runs in the process of `stop-pipeline run`: its machine and process id."""
+_RUNS_FORGOTTEN = 20  # by one call, since cron may run without the nightly job; so few that they do not delay a sync
 _LOOK_SECONDS = 0.2
 _LOOPBACK = "127.0.0.1"
 _CONFIGURATION = "dagster.yaml"
@@ -61,6 +63,7 @@ def run_syncs(
         tags |= partition_tags(accounts)
     with _open_instance(_home_of(settings)) as instance:
         _fail_killed_runs(instance)
+        forget_runs(instance, settings.history_begins(datetime.now(UTC)), at_most=_RUNS_FORGOTTEN)
         job = definitions.resolve_job_def(SYNC_JOB.name)
         result = job.execute_in_process(config, instance=instance, tags=tags, raise_on_error=False)
     return _reports(result, accounts)
@@ -69,7 +72,7 @@ def run_syncs(
 def serve(settings: Settings, port: int, ready: Callable[[str], None]) -> int:
     """Run the Dagster UI and its daemon until this process is asked to end; they end when it does, however it ends.
 
-    `ready` is told the address of the UI, once it can be opened. Returns the exit code: 0 if this process was asked to
+    `ready` is called with the address of the UI once it responds. Returns the exit code: 0 if this process was asked to
     end, else that of `dagster dev`. A StoreError says that another `dev` uses the home, or that the port is taken.
     """
     home = _home_of(settings)

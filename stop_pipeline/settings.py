@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_type_hints
 from zoneinfo import available_timezones
@@ -140,7 +140,7 @@ class Settings:
     history_days: Annotated[int, "STOP_PIPELINE_HISTORY_DAYS", _whole_number] = 14  # how long Dagster remembers a run
     # Address that alerts are posted to.
     alert_webhook: Annotated[str | None, "STOP_PIPELINE_ALERT_WEBHOOK", _url] = field(default=None, repr=False)
-    # How long an account may go without a successful sync.
+    # How long an account may go without a complete list.
     alert_after: Annotated[timedelta, "STOP_PIPELINE_ALERT_AFTER", _alert_after] = timedelta(hours=2)
 
     @classmethod
@@ -155,6 +155,10 @@ class Settings:
         """Group the accounts into runs: neighbours, as many as STOP_PIPELINE_ACCOUNTS_PER_RUN says."""
         size = self.accounts_per_run
         return [self.accounts[at : at + size] for at in range(0, len(self.accounts), size)]
+
+    def history_begins(self, now: datetime) -> datetime:
+        """Return the time before which Dagster's runs are forgotten."""
+        return now - timedelta(days=self.history_days)
 
     def accounts_with_key(self, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
         """Return the accounts that have an API key at this moment."""

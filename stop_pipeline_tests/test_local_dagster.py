@@ -8,10 +8,12 @@ import resource
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from importlib.resources import files
 from pathlib import Path
 
 import dagster as dg
@@ -89,7 +91,7 @@ def good_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Loopback(reply(200, response_body(rows(3)))) as server:
         done = _run(folder, home, server)
     assert done.exit_code == 0, done.stderr
-    assert (home / "dagster.yaml").read_text().startswith("# The Dagster instance")
+    assert (home / "dagster.yaml").read_bytes() == (files("stop_pipeline") / "dagster.yaml").read_bytes()
     return home
 
 
@@ -221,6 +223,20 @@ def test_a_run_that_is_killed_does_not_hold_up_the_next_one_which_marks_it_as_fa
     with dg.DagsterInstance.from_config(str(home)) as instance:
         last, before, _ = (run.status for run in instance.get_runs())
     assert (last, before) == (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE)
+
+
+def test_a_run_forgets_runs_that_are_older_than_the_history_is_to_be(home: Path, tmp_path: Path) -> None:
+    (old,) = (home / "history/runs").glob("*-*.db")
+    for days, left in ((13, 2), (15, 2)):  # of two runs that are too old, the first is forgotten by the second
+        with closing(sqlite3.connect(home / "history/runs.db")) as runs, runs:
+            runs.execute("UPDATE runs SET create_timestamp = datetime('now', ?)", (f"-{days} days",))
+        with Loopback(reply(200, response_body(rows(3)))) as server:
+            done = _run(tmp_path, home, server)
+        assert done.exit_code == 0, done.stderr
+        kept = {path.stem for path in (home / "history/runs").glob("*-*.db")}
+        assert (len(kept), old.stem in kept) == ((left, True) if days < 14 else (1, False))
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        assert [run.run_id for run in instance.get_runs()] == [*kept]
 
 
 def test_a_run_that_waits_says_for_whom_and_goes_on_once_the_account_is_free(good_home: Path, tmp_path: Path) -> None:

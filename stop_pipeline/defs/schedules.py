@@ -6,7 +6,7 @@ cannot postpone a run; so their schedule is evaluated every minute, and requests
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -26,7 +26,6 @@ _PARTITION = "dagster/partition"
 _FIRST, _LAST = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
-_RUNS_AT_ONCE = 500
 _RUN_ID = column("run_id", String)
 _CHECK_RESULTS = table("asset_check_executions", _RUN_ID)
 
@@ -149,8 +148,10 @@ def history_schedule(settings: Settings) -> dg.ScheduleDefinition:
 
     @dg.op(description="Deletes the finished runs that are older than STOP_PIPELINE_HISTORY_DAYS.")
     def forget_old_runs(context: dg.OpExecutionContext) -> None:
-        before = datetime.now(UTC) - timedelta(days=settings.history_days)
-        context.add_output_metadata({"runs": forget_runs(context.instance, before)})
+        forgotten = 0
+        while count := forget_runs(context.instance, settings.history_begins(datetime.now(UTC))):
+            forgotten += count
+        context.add_output_metadata({"runs": forgotten})
 
     @dg.job(description="Keeps Dagster's database small: deletes old runs with their events and check results.")
     def forget_history() -> None:
@@ -165,28 +166,26 @@ def history_schedule(settings: Settings) -> dg.ScheduleDefinition:
     )
 
 
-def forget_runs(instance: dg.DagsterInstance, before: datetime) -> int:
-    """Delete every finished run that was created before a time, with its events, check results and captured output.
+def forget_runs(instance: dg.DagsterInstance, before: datetime, at_most: int = 500) -> int:
+    """Delete the oldest of the finished runs that were created before a time; returns how many.
 
-    A partition that only such runs materialized may be shown as missing from then on; its data stays. Returns how many
-    runs were deleted.
+    With them go their events, check results and captured output. A partition that only such runs materialized may be
+    shown as missing from then on; its data stays.
     """
-    old, forgotten = dg.RunsFilter(statuses=_FINISHED, created_before=before), 0
+    old = dg.RunsFilter(statuses=_FINISHED, created_before=before)
     # `delete_run` leaves the check results, and on SQLite the run's own database, of 110 kB even when empty.
     connect = getattr(instance.event_log_storage, "index_connection", None)  # every SQL storage has it
     database_of = getattr(instance.event_log_storage, "path_for_shard", None)  # SQLite's has it
-    while records := instance.get_run_records(old, limit=_RUNS_AT_ONCE, ascending=True):
-        run_ids = [record.dagster_run.run_id for record in records]
-        for run_id in run_ids:
-            instance.delete_run(run_id)
-            instance.compute_log_manager.delete_logs(prefix=[run_id])
-            if database_of:
-                Path(database_of(run_id)).unlink(missing_ok=True)
-        if connect:
-            with connect() as connection:
-                connection.execute(delete(_CHECK_RESULTS).where(_RUN_ID.in_(run_ids)))
-        forgotten += len(run_ids)
-    return forgotten
+    run_ids = [run.run_id for run in instance.get_runs(old, limit=at_most, ascending=True)]
+    for run_id in run_ids:
+        instance.delete_run(run_id)
+        instance.compute_log_manager.delete_logs(prefix=[run_id])
+        if database_of:
+            Path(database_of(run_id)).unlink(missing_ok=True)
+    if connect and run_ids:
+        with connect() as connection:
+            connection.execute(delete(_CHECK_RESULTS).where(_RUN_ID.in_(run_ids)))
+    return len(run_ids)
 
 
 def _how_to_set_one(settings: Settings) -> str:
