@@ -58,7 +58,7 @@ _out = partial(click.option, "--out", type=_PATH, required=True)
 
 _LIST_ACCOUNT = _account(help="Use only this account's list; by default, all lists.")
 _LIST_AGE = _max_age(
-    help="How long ago the list may have been verified, such as 90m, 24h or 2d; not checked for past times."
+    help="How long ago the list may have been verified, such as 90m, 24h or 2d; a past time is not checked for that."
 )
 _OUT_FILE = _out(metavar="FILE", help="File to be written, .csv or .parquet; it must not exist.")
 
@@ -116,7 +116,7 @@ def dev(port: int, *, sandbox: bool) -> int:
 @main.command()
 @click.option("--port", type=click.IntRange(0, 65535), default=8025, help="Port; 0 takes a free one.")
 @click.option("--rows", type=click.IntRange(0, 10_000_000), default=2_000, help="Rows of the first response.")
-@click.option("--seed", type=int, default=0, help="Another number gives another list.")
+@click.option("--seed", type=int, default=0, help="Seed of the invented list.")
 @click.option("--accounts", metavar="A,B,…", help="Names of the accounts, each with its own list.")
 def sandbox(port: int, rows: int, seed: int, accounts: str | None) -> int:
     """Run a stand-in for SMS Partner on this machine, until Ctrl-C."""
@@ -132,13 +132,12 @@ def sandbox(port: int, rows: int, seed: int, accounts: str | None) -> int:
             f"The stand-in cannot listen on port {port} ({error.strerror}): choose another with --port.", err=True
         )
         return 1
-    several = {"SMSPARTNER_ACCOUNTS": ",".join(names)} if len(names) > 1 else {}
     variables = {
         "SMSPARTNER_BASE_URL": server.base_url,
-        **several,
-        **{key_variable(name): keys[name] for name in names},
+        **({"SMSPARTNER_ACCOUNTS": ",".join(names)} if len(names) > 1 else {}),
+        **{key_variable(name): key for name, key in keys.items()},
+        "STOP_PIPELINE_DATA": DEMO_ROOT,
     }
-    variables["STOP_PIPELINE_DATA"] = DEMO_ROOT
     exports = "".join(f"  export {name}={value}\n" for name, value in variables.items())
     end_when_asked()
     with server, suppress(KeyboardInterrupt):
@@ -184,7 +183,7 @@ def verify_accounts(**options: Any) -> int:
 )
 @_account(help="Rebuild only this account.")
 def rebuild_accounts(**options: Any) -> None:
-    """Replay the kept responses into a fresh folder, to see what they give by this version's rules."""
+    """Replay the kept responses into a fresh folder, to see what this version makes of them."""
     from stop_pipeline import commands
 
     commands.rebuild_accounts(Settings.from_environment(), **options)
@@ -247,12 +246,12 @@ def look_up(**options: Any) -> int:
 @main.command("changes")
 @click.option("--since", metavar="TIME", help="Begin here; with --since-file, only while that file does not exist.")
 @click.option("--since-file", type=_PATH, metavar="PATH", help="File that remembers where the last call ended.")
-@click.option("--until", metavar="TIME", help="End here; by default, at the last sync of every list.")
+@click.option("--until", metavar="TIME", help="End here; by default, where all lists are known.")
 @_OUT_FILE
 @_LIST_ACCOUNT
 @_LIST_AGE
 def write_changes(**options: Any) -> None:
-    """Write which numbers came onto the suppression list, or left it, between two times.
+    """Write the numbers added to or removed from the suppression list between two times.
 
     A time is a date, which means the end of that day in Paris, or a time such as 2026-11-05T09:30+01:00.
     """
@@ -266,7 +265,7 @@ def write_changes(**options: Any) -> None:
 @_LIST_ACCOUNT
 @_LIST_AGE
 def export_list(**options: Any) -> None:
-    """Write the suppression list, one row per number, for the import page of another tool."""
+    """Write the suppression list, one row per number, to import it into another tool."""
     from stop_pipeline import commands
 
     commands.export_list(Settings.from_environment(), **options)

@@ -149,7 +149,7 @@ def split_campaign(settings: Settings, campaign: Path, column: str, out: Path, *
     if done.unreadable_rows:
         click.echo(
             f"{counted(done.unreadable_rows, 'listed row')} without a phone number blocked nobody. To see them: in "
-            "stop_pipeline.read_stops() they are among those whose phone_number does not start with a “+”, in "
+            "stop_pipeline.read_stops() they are among those whose phone_number is not in E.164, in "
             "stop_pipeline.read_rejected() among those whose phone_number is null."
         )
     click.echo(f"The list was verified at {done.verified_at:{_MINUTE}}. The files are in {out}:")
@@ -231,8 +231,8 @@ def _read_cursor(since_file: Path, since: str | None, basis: str) -> str | None:
     if last_basis == basis:
         return time
     _warn(
-        "last time it was about other accounts or another data root, or phone numbers were read by other rules, so "
-        "this file is the whole list: replace your copy with it."
+        "the last call was about other accounts, another data root or other reading rules, so this file holds the "
+        "whole list: replace your copy with it."
     )
     return _BEFORE_EVERYTHING
 

@@ -39,7 +39,7 @@ class ApiError(StopPipelineError):
 
 
 class KeyRefusedError(ApiError):
-    """The API key is missing or unknown to SMS Partner (codes 1 and 10)."""
+    """The API key is missing or unknown to SMS Partner (codes 1 and 10, HTTP 401)."""
 
 
 class TransientApiError(ApiError):

@@ -42,7 +42,7 @@ _SEPARATORS = (
     "]+"
 )
 _SEPARATORS_RE = re.compile(_SEPARATORS)
-_DIGITS_RE = re.compile(r"\+?[0-9]{1,250}")  # phonenumbers reads no longer text
+_DIGITS_RE = re.compile(r"\+?[0-9]{1,250}")  # phonenumbers refuses longer texts
 _E164 = r"\+[1-9][0-9]{5,18}"  # longer than the standard allows, because some numbers in the metadata are
 
 # The French plan. Sources: Arcep's numbering plan and phonenumbers' metadata.

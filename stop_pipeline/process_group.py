@@ -36,7 +36,7 @@ def process_group(command: Sequence[str], *, kept_open: Sequence[int] = ()) -> I
 
 
 def end_when_asked() -> None:
-    """Have SIGINT, SIGTERM and SIGHUP raise `KeyboardInterrupt`, for what goes on until then.
+    """Make SIGINT, SIGTERM and SIGHUP raise `KeyboardInterrupt`, for commands that run until they are stopped.
 
     A shell lets what a script starts in the background ignore SIGINT, and every child of it would. `nohup` asks to
     ignore SIGHUP, and that stays.

@@ -17,7 +17,7 @@ class Fetched:
     response: Response  # as the client gave it; its file is gone by now
     kept: KeptResponse  # the newest response kept
     changed: bool  # whether its bytes differ from those kept before
-    in_order: bool  # False if a response fetched at the same time or later is kept already; then this one was not
+    in_order: bool  # False if one fetched at the same time or later is kept already; then this one is left out
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 SCHEMA_VERSION = 2
-"""Version of everything under the data root; a change that older code could not read raises it."""
+"""Version of everything under the data root; goes up with every change that older code cannot read."""
 
 _INTEGER = (pa.int64(), "int64")
 _TEXT = (pa.string(), "str")
@@ -143,7 +143,7 @@ STOP_SNAPSHOT = TableSchema(
         Column("reason", _TEXT, "Why the row is malformed; null for a good row.", nullable=True),
     ),
 )
-"""One response: its good rows by month, then its malformed rows."""
+"""One response, or the rows that it appends to the last: good rows by month, then malformed rows."""
 
 _PERIOD_COLUMNS = (
     Column("first_seen_at", _UTC_TIME, "Fetch time of the first response that listed the row in this form, UTC."),
@@ -257,4 +257,4 @@ LINEAGE: Mapping[str, Mapping[str, tuple[tuple[str, str], ...]]] = {
     },
 }
 """The upstream columns that each column is made from. A column that is not named here comes from no column: it is the
-time of a fetch, the result of comparing two responses, or the name of the account."""
+time of a fetch, the result of comparing two responses, the name of the account or that of a table."""

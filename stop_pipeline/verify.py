@@ -139,7 +139,7 @@ class _Inspection:
         read = partial(self._attempt, lambda raw: responses.read(account, raw)[1])
         found = {raw.file: read(raw) for raw in responses.all(account)}
         intact = [kept for kept in found.values() if kept]
-        if newest and found.get(newest.file, newest):  # not if it is damaged, which has been said
+        if newest and found.get(newest.file, newest):  # not if it is damaged, which is reported already
             fits = newest in [replace(kept, fetched_at=newest.fetched_at) for kept in intact]
             problem = "names a response that is missing, or that has another SHA-256 or size"
             self._attempt(_ensure, f"{self._raw_folder}/latest.json", fits, problem)

@@ -1,7 +1,7 @@
 """What any test may ask for: a free port, and where to tell what it tried and what was lost by it.
 
-What belongs here: fixtures of several files; counting over the whole run of pytest, and the table at its end, which the
-README quotes. What does not: what is tried, and what counts as lost, which each test says.
+What belongs here: fixtures of several files; counting over the whole run of pytest, and the table at its end, which
+benchmarks/README.md quotes. What does not: what is tried, and what counts as lost, which each test says.
 """
 
 import socket

@@ -349,7 +349,7 @@ def test_a_call_about_other_accounts_or_another_data_root_gives_the_whole_list_o
     call = ("changes", "--since", "2020-01-01", "--since-file", "cursor", "--out")
     assert desk.run(*call, "main.csv", "--account", "main").exit_code == 0
     every = desk.run(*call, "every.csv")
-    assert "Warning: last time it was about other accounts" in every.stderr
+    assert "Warning: the last call was about other accounts" in every.stderr
     assert desk.copy_after("every.csv") == desk.listed()
     assert "Warning" not in desk.run(*call, "none.csv").stderr
     shutil.copytree(desk.root, desk.folder / "moved")
@@ -360,7 +360,7 @@ def test_after_the_reading_rules_have_changed_the_whole_list_is_given_once(desk:
     desk.main.sync(OTHERS)
     (desk.folder / "cursor").write_text(f"{desk.main.now.isoformat()}\n1, phonenumbers 8.0.0\n")
     done = desk.run("changes", "--since-file", "cursor", "--out", "all.csv")
-    assert "phone numbers were read by other rules, so this file is the whole list: replace" in done.stderr
+    assert "or other reading rules, so this file holds the whole list: replace" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert desk.copy_after("all.csv") == desk.listed()
     assert (desk.folder / "cursor").read_text().splitlines()[1].startswith(f"{READING_RULES}; all accounts of ")

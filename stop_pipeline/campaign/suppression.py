@@ -156,4 +156,4 @@ def check(spellings: pd.Series, first_stops: pd.Series, null_reason: str = NO_NU
 def first_stops_by_key(numbers: pd.DataFrame) -> pd.Series:
     """The earliest `first_stop_at` (null if no date is known) of each `phone_number` on one list or several, by key."""
     keys = match_keys(numbers["phone_number"])
-    return numbers["first_stop_at"].groupby(keys[keys != ""]).min()  # a listed “-” is no number that a blank cell has
+    return numbers["first_stop_at"].groupby(keys[keys != ""]).min()  # a listed “-” must not match a blank cell

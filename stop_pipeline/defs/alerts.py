@@ -1,4 +1,4 @@
-"""The sensor that tells a webhook what failed, that a list is overdue, and that all is well again.
+"""The sensor that posts failures, overdue lists and recoveries to a webhook.
 
 It is not a `run_status_sensor`: that one sees neither a failed check, which leaves its run successful, nor the runs of
 `stop-pipeline run`, which belong to no code location; and an alert that the webhook refused would be lost. This sensor
@@ -28,7 +28,7 @@ from stop_pipeline.table.store import Store
 
 INTERVAL_SECONDS = 30
 TIMEOUT_SECONDS = (5, 15)  # to connect to the webhook, and for its response: within the minute that a sensor has
-FIRST_LOOK_BACK = timedelta(hours=1)  # how old a failure can be that the very first evaluation tells
+FIRST_LOOK_BACK = timedelta(hours=1)  # how far back the first evaluation looks for failures
 OVERLAP = timedelta(minutes=2)  # a machine whose clock is behind writes runs that end “before” one that was read
 RUNS_READ = 200  # in one evaluation, so that a backlog does not exceed the minute that a sensor has
 LINES_POSTED = 20  # when many accounts fail at once, the lines beyond these are only counted
@@ -151,8 +151,8 @@ def _outcomes_of_age(settings: Settings, now: datetime, loaded_at: datetime) -> 
         last = "there has been none yet" if verified_at is None else f"the last one was at {_utc(verified_at)}"
         overdue = (
             f"no complete list was synced for more than {limit / timedelta(hours=1):g} h; {last}. Look at Runs and "
-            "Automation in the Dagster UI: runs may be failing or queued, the schedule may be off, or no API key is "
-            "set."
+            "Automation in the Dagster UI: runs may be failing or queued, responses may be incomplete, the schedule "
+            "may be off, or no API key is set."
         )
         return Outcome(account, now, {OVERDUE: overdue if now - (verified_at or loaded_at) > limit else None})
 

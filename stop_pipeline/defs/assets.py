@@ -62,7 +62,7 @@ def raw_stop_list(
 
     - **Source:** one HTTP GET of `stop-sms/list`, which returns the whole list each time.
     - **Cadence:** every sync. A response is kept, compressed, only if it differs from the one before, and deleted
-      `STOP_PIPELINE_RAW_DAYS` days after a newer one was merged.
+      `STOP_PIPELINE_RAW_DAYS` days after a newer one replaced it.
     - **A row** is an opt-out as SMS Partner lists it. A new opt-out can take up to 48 hours to appear.
     - **It fails** if the key is refused, the service is down, or the response is not a list. The error says which, and
       nothing changes.
@@ -80,12 +80,13 @@ def raw_stop_list(
 def stop_snapshot(
     context: dg.AssetExecutionContext, sms_partner: SmsPartnerResource, store: StoreResource
 ) -> dg.MaterializeResult:
-    """The newest response as a typed table: well-formed rows, and malformed ones with the reason.
+    """The newest response as a typed table, or the rows that it appends to the last one.
 
     - **Source:** the newest response in `raw_stop_list`.
     - **Cadence:** every sync. A response that has been parsed is not parsed again, and of a response that only appends
       rows to the last one, only these rows are parsed.
-    - **A row** is a row of the response; equal rows are collapsed. Rows in = kept + duplicates + rejected.
+    - **A row** is a row of the response, well-formed or malformed (then with the reason); equal rows are collapsed.
+      Rows in = kept + duplicates + rejected.
     - **It fails** if the response is not a list. A malformed row does not stop the others.
     """
     tables, account = store.open(context)

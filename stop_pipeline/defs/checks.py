@@ -122,7 +122,7 @@ def _result(name: str, advice: str, *, passed: bool, warns: bool = False, **figu
 
 
 def _nulls(merged: Merged, store: Store, account: str) -> int:
-    """Nulls in the columns of `stops` that may hold none, as the footers of the files just written tell."""
+    """Number of nulls in the required columns of `stops`, from the footers of the files just written."""
     required = {column.name for column in STOPS.columns if not column.nullable}
 
     def of_month(month: str) -> int:

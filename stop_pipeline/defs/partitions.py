@@ -5,7 +5,7 @@ have a static partition for each account, and one op makes them all, because a r
 fails must not stop the others. Dagster cannot fail one partition of an op and go on: an output of the op stands for
 every partition of the run, and without the output no later op starts (dagster-io/dagster, issues 17836 and 21072). But
 an op whose outputs are optional can report each partition by itself, and Dagster shows a partition as failed that was
-planned and not reported when the run failed. Of such a run, however, Dagster does not tell the results of a check apart
+planned and not reported when the run failed. For such a run, however, Dagster does not separate the results of a check
 by partition; so the run of one account returns outputs, as the single account's does.
 """
 

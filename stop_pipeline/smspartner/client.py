@@ -78,7 +78,8 @@ class StopListClient:
     deadline_seconds: float = 300
     max_bytes: int = 4 * 1024**3  # of the uncompressed body
     retries: int = 4  # after the first try
-    # Before the third try (the second follows at once), doubled for each further one; as much is added at random.
+    # Half the wait before the third try (the second follows at once). The wait doubles with each further try, and up to
+    # this much is added at random.
     backoff_seconds: float = 1
     retry_after_max_seconds: int = 60  # longest wait that the server can ask for; four of them fit in the deadline
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)

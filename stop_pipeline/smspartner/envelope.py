@@ -115,7 +115,7 @@ def envelope_of_entries(texts: Sequence[str]) -> Envelope:
 
 
 def whole_code(value: Any) -> int | None:
-    """Return a code, which has three digits; a much longer number is not a code, and would flood the message."""
+    """Return a code, which has up to three digits; a much longer number is none, and would flood the message."""
     return whole_count(value, max_digits=6)
 
 

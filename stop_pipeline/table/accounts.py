@@ -1,4 +1,4 @@
-"""Which accounts belong to a data root: `accounts/account=A.json`, written when an account is first synced."""
+"""Which accounts belong to a data root: `accounts/account=A.json`, written before an account is first fetched."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class AccountRecord:
     A retired account still blocks its numbers, but its list no longer has to be up to date.
     """
 
-    registered_at: Time | None  # first synced, UTC; None if an earlier version of this package did that
+    registered_at: Time | None  # before its first fetch, UTC; None if an earlier version of this package did that
     retired_at: Time | None  # UTC; None while it is synced
 
 

@@ -1,7 +1,7 @@
 """How files reach the data root: complete or not at all, readable by their owner only, one writer per account.
 
-Names are relative to the data root, with forward slashes. If the system refuses something, that is a StoreError; only
-`open` and `footer` raise what the system raises. On disk a file is written under a temporary name in `.work/`, synced,
+Names are relative to the data root, with forward slashes. What the system refuses is a StoreError; only `open`
+and `footer` raise what the system raises. On disk a file is written under a temporary name in `.work/`, synced,
 renamed to its final name, and its folder synced. What writes is to be called under the account's lock.
 """
 
@@ -289,7 +289,7 @@ def _make_folder(path: Path) -> set[Path]:
 
 
 def sync_to_disk(path: Path) -> None:
-    """Have a file or folder survive a power cut."""
+    """Flush a file or folder to disk, so that it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -74,7 +74,7 @@ class SnapshotInfo:
     extra_fields: tuple[str, ...] = ()  # names of undocumented row fields, sorted, their digits masked
     any_too_late: bool = False  # whether a row was rejected because its `createdAt` was still too far ahead
     text: ListText | None = None  # of the response's rows; None if it could not be told apart from the rest
-    builds_on: str | None = None  # commit to whose response this one only appends rows: only these are in the snapshot
+    builds_on: str | None = None  # commit whose response this one extends; the snapshot has only the added rows then
     months: Mapping[str, str] = field(default_factory=dict)  # fingerprint of the good rows of each month in it
 
     @property
@@ -138,7 +138,7 @@ class State:
     removals: tuple[Removal, ...] = ()  # of the last 24 hours
     settings: Mapping[str, str] = field(default_factory=dict)  # those that bear on the result, as text
     reading_rules: str | None = None  # version of the rules by which the stored phone numbers were read
-    text: ListText | None = None  # of the rows merged last, if a response that only appends to it needs no other
+    text: ListText | None = None  # of the rows merged last; None if the next response has to be parsed as a whole
     largest_id: int = 0  # ever merged
     months: Mapping[str, MonthInfo] = field(default_factory=dict)  # the files of `stops`
     rejected_file: MonthInfo | None = None  # the file of `rejected`; None if there is none

@@ -1,7 +1,7 @@
 """One data root: which file is where, the commit, and rows in and out.
 
     raw/account=A/…                                         responses as received (`responses`)
-    snapshot/account=A/stop_snapshot.parquet                the newest response, parsed
+    snapshot/account=A/stop_snapshot.parquet                the newest response, parsed, or what it appends
     stops/account=A/created_month=YYYY-MM/stops.parquet     every opt-out ever listed
     rejected/account=A/rejected.parquet                     every malformed row ever listed
     commits/account=A/commits.parquet                       every response that was merged
