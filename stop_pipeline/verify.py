@@ -129,7 +129,7 @@ class _Inspection:
             own |= {*store.files.matching(f"snapshot/account={account}/created_month=*/stop_snapshot.parquet")}
         others = tuple(f"/account={name}{end}" for name in store.accounts_seen() if name != account for end in "./")
         for folder in sorted({"stops", *(name.split("/")[0] for name in own)}):
-            for file in store.files.below(folder):
+            for file in self._attempt(store.files.below, folder) or ():
                 known = file in own or file.removeprefix(folder).startswith(others)
                 self._attempt(_ensure, file, known, "is not a file of this package", "Move it elsewhere.")
 

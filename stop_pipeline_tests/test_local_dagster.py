@@ -1,7 +1,6 @@
 """`run` and `dev` on this machine: what can be wrong with Dagster's home is one sentence, and `dev` ends as a whole."""
 
 import contextlib
-import ctypes
 import logging
 import os
 import resource
@@ -24,7 +23,7 @@ from sqlalchemy.exc import OperationalError
 
 from stop_pipeline import read_stops
 from stop_pipeline.table.store import Store
-from stop_pipeline_tests.support.commands import COMMAND, clean_environment, wait_until
+from stop_pipeline_tests.support.commands import COMMAND, clean_environment, wait_until, without_root_rights
 from stop_pipeline_tests.support.in_process import run_in_process
 from stop_pipeline_tests.support.loopback import Exchange, Loopback, reply
 from stop_pipeline_tests.support.syncing import response_body, rows
@@ -118,13 +117,6 @@ def test_a_broken_home_is_one_sentence(kind: str, home: Path, tmp_path: Path) ->
     assert not (tmp_path / "data").exists()
 
 
-def _without_root_rights() -> None:
-    """Root obeys the rights of files as everybody else does (CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, of Linux)."""
-    if os.geteuid() == 0:
-        for capability in (1, 2):
-            ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
-
-
 def _with_full_disk() -> None:
     """No file can grow beyond what Dagster's empty databases take."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -132,7 +124,7 @@ def _with_full_disk() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "mode"), [(_without_root_rights, 0o500), pytest.param(_with_full_disk, 0o700, marks=pytest.mark.slow)]
+    ("limit", "mode"), [(without_root_rights, 0o500), pytest.param(_with_full_disk, 0o700, marks=pytest.mark.slow)]
 )
 def test_a_home_that_cannot_be_written_is_one_sentence(
     limit: Callable[[], None], mode: int, home: Path, tmp_path: Path

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,7 +28,7 @@ from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.store import Store
 from stop_pipeline.verify import verify
 from stop_pipeline_tests.support import version_1
-from stop_pipeline_tests.support.commands import run_command
+from stop_pipeline_tests.support.commands import COMMAND, clean_environment, run_command, without_root_rights
 from stop_pipeline_tests.support.damage import flip_a_bit, overwrite_pages
 from stop_pipeline_tests.support.in_process import run_in_process
 from stop_pipeline_tests.support.sequences import RESPONSES, RandomResponse
@@ -612,6 +613,21 @@ def test_the_command_prints_the_problems_and_exits_1(root: Path, tmp_path: Path)
     assert found.stdout == "lyon: 1 month, 5 rows, no problems found.\nmain: 2 months, 25 rows, 1 problem.\n"
     assert found.stderr.startswith(f"main: Cannot read {root / JUNE}: it is damaged")
     assert len(found.stderr.splitlines()) == 1
+
+
+def test_a_folder_that_may_not_be_looked_into_is_not_taken_for_an_empty_one(root: Path, tmp_path: Path) -> None:
+    (root / "stops/old").mkdir(mode=0o000)
+    found = subprocess.run(
+        [COMMAND, "verify"],
+        cwd=tmp_path,
+        env=clean_environment(),
+        preexec_fn=without_root_rights,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (found.returncode, found.stdout) == (1, "main: 3 months, 86 rows, 1 problem.\n")
+    assert found.stderr.startswith(f"main: Cannot read {root / 'stops/old'}: Permission denied. It belongs to user ")
 
 
 def test_an_account_or_a_data_root_that_is_not_there_is_a_sentence(root: Path, tmp_path: Path) -> None:

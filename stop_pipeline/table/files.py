@@ -159,8 +159,12 @@ class Files:
 
     def below(self, folder: str) -> list[str]:
         """The names of all files in a folder and its folders, sorted; the folder itself, if it is a file."""
-        paths = [self._path(folder), *sorted(self._path(folder).rglob("*"))]
-        return [path.relative_to(self._root).as_posix() for path in paths if path.is_file()]
+        with reading(self.shown(folder)):
+            if self._path(folder).is_file():
+                return [folder]
+        # Not by `Path.rglob`, which takes a folder that cannot be listed for an empty one.
+        inner = (f"{folder}/{entry}" if folder else entry for entry in self._entries(folder))
+        return sorted(name for entry in inner for name in self.below(entry))
 
     @contextmanager
     def locked(self, account: str, *, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:

@@ -3,6 +3,7 @@
 Also the command's stand-in for SMS Partner beside a test, and waiting for what a process is to bring about.
 """
 
+import ctypes
 import os
 import re
 import signal
@@ -37,6 +38,13 @@ def wait_until(condition: Callable[[], Value | None], what: str) -> Value:
             return value
         time.sleep(0.2)
     pytest.fail(f"{what}: not within {GIVE_UP_SECONDS} s")
+
+
+def without_root_rights() -> None:
+    """Root obeys the rights of files as everybody else does (CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, of Linux)."""
+    if os.geteuid() == 0:
+        for capability in (1, 2):
+            ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
 
 
 def run_command(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
