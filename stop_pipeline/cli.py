@@ -285,13 +285,14 @@ def _sync(settings: Settings, accounts: tuple[str, ...], accept_removals: int | 
         with progress_shown():
             reports = run_syncs(definitions, settings, together, accept_removals=accept_removals)
         for report in reports:
-            for name, advice in report.failed_checks:
-                click.echo(f"Warning: {report.account}: check {name} failed. {advice}", err=True)
-            if report.error is None:
-                print_sync(report.account, report.figures)
-            else:
-                click.echo(f"{report.account}: {report.error}", err=True)
-                code = 1
+            code = code if report.error is None else 1
+            with suppress(OSError):  # such as of a full disk that the output goes to: other accounts are still to sync
+                for name, advice in report.failed_checks:
+                    click.echo(f"Warning: {report.account}: check {name} failed. {advice}", err=True)
+                if report.error is None:
+                    print_sync(report.account, report.figures)
+                else:
+                    click.echo(f"{report.account}: {report.error}", err=True)
     return code
 
 
@@ -307,7 +308,7 @@ def _warn_of_another_owner(root: str) -> None:
         name = path.owner()
     click.echo(
         f"Warning: the data root {root} belongs to {name}, who will not be able to use the files that this process "
-        "writes: run it as that user, or give that user the files afterwards (chown -R).",
+        "writes: run it as that user, or give that user the files afterwards (chown -R, of Dagster's home as well).",
         err=True,
     )
 

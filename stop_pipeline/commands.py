@@ -10,7 +10,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -316,11 +316,12 @@ class _Shown(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         is_warning = record.levelno >= logging.WARNING
-        if self._console.is_terminal and not is_warning:
-            self.moving_line.update(text)
-        else:
-            text = f"Warning: {text}" if is_warning else text
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        with suppress(OSError):  # such as of a full disk that stderr goes to: the sync matters more
+            if self._console.is_terminal and not is_warning:
+                self.moving_line.update(text)
+            else:
+                text = f"Warning: {text}" if is_warning else text
+                self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

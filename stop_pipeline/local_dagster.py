@@ -28,6 +28,7 @@ from stop_pipeline.defs.schedules import SYNC_JOB, error_of, failed_accounts, fo
 from stop_pipeline.errors import ConfigurationError, StopPipelineError, StoreError, excerpt
 from stop_pipeline.process_group import process_group
 from stop_pipeline.settings import Settings, dagster_home, is_remote
+from stop_pipeline.table.reading import CLOCK_TOLERANCE
 
 _PROCESS_TAG = "stop_pipeline/process"
 """Tag of a run that runs in the process of `stop-pipeline run`: its machine and process id."""
@@ -79,8 +80,8 @@ def serve(settings: Settings, port: int, ready: Callable[[str], None]) -> int:
     _refuse_taken(port)
     command = [sys.executable, "-W", "ignore:Function `dev_command`", "-m", "dagster", "dev"]
     command += ["-m", "stop_pipeline.definitions", "-h", _LOOPBACK, "-p", str(port), "--log-level", "warning"]
-    with _open_instance(home, with_launcher=True):
-        pass  # its databases are made now, and what is wrong with it is said in one sentence
+    with _open_instance(home, with_launcher=True) as instance:  # its databases are made now
+        _refuse_ticks_in_the_future(instance, home)
     try:
         with _only_one_dev(home) as lock, process_group(command, kept_open=[lock]) as process:
             while process.poll() is None and not _responds(port):
@@ -144,6 +145,19 @@ def _failures(result: dg.ExecuteInProcessResult, accounts: Sequence[str]) -> dic
     if refusal := re.match(r"\(sqlite3\.\w+\) (.*)", sentence):  # Dagster's own, in the course of the step
         return dict.fromkeys(accounts, str(_history_refused(Path(os.environ["DAGSTER_HOME"]), refusal[1])))
     return dict.fromkeys(accounts, f"unexpected error ({name}); the run's page in the Dagster UI shows more")
+
+
+def _refuse_ticks_in_the_future(instance: dg.DagsterInstance, home: Path) -> None:
+    """Refuse a history written while the clock was ahead: until that time, Dagster would neither sync nor alert."""
+    later = (datetime.now(UTC) + CLOCK_TOLERANCE).timestamp()
+    for instigator in instance.all_instigator_state():
+        if ticks := instance.get_ticks(instigator.instigator_origin_id, instigator.selector_id, after=later, limit=1):
+            ran_at = datetime.fromtimestamp(ticks[0].timestamp, UTC)
+            raise StoreError(
+                f"By Dagster's history, {instigator.name} ran at {ran_at:%Y-%m-%d %H:%M} UTC, in the future, and would "
+                "not run again before: set this machine's clock or, if it was wrong then, move "
+                f"{home / 'schedules'} elsewhere."
+            )
 
 
 def _refuse_taken(port: int) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -138,6 +139,16 @@ def test_run_says_what_changed_and_finds_an_unchanged_list(machine: Machine) -> 
         f"main: 31 rows = 31 kept + {nothing_else}; 0 new, 0 changed, 0 removed, 0 restored; 0 months written.\n"
     )
     assert [done.exit_code for done in (first, second, third)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("full", ["stdout", "stderr"])
+def test_a_full_disk_behind_the_output_does_not_stop_the_sync(machine: Machine, tmp_path: Path, full: str) -> None:
+    with listing(response_body(rows(30))) as server, Path("/dev/full").open("w") as device:
+        outputs: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {full: device}
+        environment = clean_environment(SMSPARTNER_BASE_URL=server.base_url, SMSPARTNER_API_KEY=KEY)
+        done = subprocess.run([COMMAND, "run"], cwd=tmp_path, env=environment, text=True, check=False, **outputs)
+    assert len(read_stops(tmp_path / "data")) == 30
+    assert "Traceback" not in f"{done.stdout}{done.stderr}"
 
 
 def test_run_tells_how_many_rows_block_nobody_and_when_stored_rows_are_read_again(machine: Machine) -> None:

@@ -407,7 +407,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         OUT_OF_ORDER,
     ),
     "commits is cut": (cut(COMMITS), COMMITS, "it is damaged"),
-    "commits is deleted": (delete(COMMITS), COMMITS, "No such file"),
+    "commits is deleted": (delete(COMMITS), COMMITS, "holds 0 rows, but the commit records 3"),
     "a merged response is forgotten": (rewrite(COMMITS, lambda table: table.slice(1)), COMMITS, "holds 2 rows"),
     "a merged response is another": (
         rewrite(COMMITS, with_column("sha256", lambda texts: pa.array(["0" * 64] * len(texts)))),
@@ -444,9 +444,9 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "No such file or directory. The next sync makes it again",
     ),
     "the suppression list is of another commit": (
-        derive_again(SUPPRESSION_LIST, IDENTITY, commit="20250101T000000.000000Z-0123456789ab"),
+        derive_again(SUPPRESSION_LIST, IDENTITY, commit="20990101T000000.000000Z-0123456789ab"),
         SUPPRESSED,
-        "is of the commit 20250101T000000.000000Z-0123456789ab",
+        "is of the commit 20990101T000000.000000Z-0123456789ab",
     ),
     "the suppression list lacks a number": (
         derive_again(SUPPRESSION_LIST, lambda table: table.iloc[1:]),
@@ -488,7 +488,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "later than any kept",
     ),
     "latest.json lacks a field": (put(LATEST, b"{}"), LATEST, "it is damaged"),
-    "the state is deleted": (delete(STATE), STATE, "holds 3 months, but there is no commit: restore state/"),
+    "the state is deleted": (delete(STATE), STATE, "but no commit: restore state/"),
     "the state is not JSON": (put(STATE, b"\0\0"), STATE, "it is damaged, or was written by another program"),
     "the state is of another version": (edit(STATE, schema_version=99), "", "has schema version 99"),
     "the state lacks a field": (put(STATE, b'{"schema_version": 2}'), STATE, "it is damaged"),

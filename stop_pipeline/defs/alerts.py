@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import dagster as dg
 import requests
 from pydantic import TypeAdapter
+from sqlalchemy.exc import SQLAlchemyError
 from urllib3.exceptions import HTTPError
 
 from stop_pipeline.defs.schedules import SYNC_JOB, accounts_of, error_of, failed_accounts
@@ -92,16 +93,16 @@ def alert_sensor(settings: Settings) -> dg.SensorDefinition:
             outcome
             for record in records
             if _is_new(record, before)
-            for outcome in _outcomes_of_run(context.instance, record, settings.accounts)
+            for outcome in _outcomes_of_ended(context.instance, record, settings.accounts)
         ]
         ages_read_at = before.ages_read_at
-        if ages_read_at is None or now - ages_read_at >= settings.alert_after / 10:
+        if ages_read_at is None or not timedelta(0) <= now - ages_read_at < settings.alert_after / 10:
             ages_read_at = now
             outcomes += _outcomes_of_age(settings, now, loaded_at)
         incidents, messages = follow(before.incidents, sorted(outcomes, key=lambda outcome: outcome.at))
         if messages and (refused := post(webhook, joined(messages))):
             return dg.SensorResult(skip_reason=f"{refused} The next try is in {INTERVAL_SECONDS} s.")
-        since = max([before.since, *(record.update_timestamp for record in records)])
+        since = min(now, max([before.since, *(record.update_timestamp for record in records)]))
         read = {record.dagster_run.run_id for record in records if record.update_timestamp > since - OVERLAP}
         after = CURSOR.dump_json(Cursor(since, frozenset(read), incidents, ages_read_at)).decode()
         return dg.SensorResult(skip_reason="\n".join(messages) or "Nothing new.", cursor=after)
@@ -181,6 +182,21 @@ def _is_new(record: dg.RunRecord, cursor: Cursor) -> bool:
 
 def _ended_at(record: dg.RunRecord) -> datetime:
     return record.update_timestamp if record.end_time is None else datetime.fromtimestamp(record.end_time, UTC)
+
+
+def _outcomes_of_ended(
+    instance: dg.DagsterInstance, record: dg.RunRecord, all_accounts: Sequence[str]
+) -> list[Outcome]:
+    """What a run came to, also if its events cannot be read, such as those of another user's run."""
+    try:
+        return _outcomes_of_run(instance, record, all_accounts)
+    except SQLAlchemyError:
+        run, at = record.dagster_run, _ended_at(record)
+        why = (
+            f"the events of the run {run.run_id[:8]}, which ended at {_utc(at)}, cannot be read: see whom the files in "
+            "Dagster's home belong to."
+        )
+        return [Outcome(account, at, {THE_RUN: why}) for account in accounts_of(run, all_accounts)]
 
 
 def _outcomes_of_run(instance: dg.DagsterInstance, record: dg.RunRecord, all_accounts: Sequence[str]) -> list[Outcome]:

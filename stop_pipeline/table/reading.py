@@ -255,7 +255,10 @@ def check_current(store: Store, account: str, *, now: datetime, max_age: Age) ->
         raise OutdatedListError(f"{the_list} was never complete: {run}.")
     at = f"{verified_at:%Y-%m-%d %H:%M} UTC"
     if verified_at > now + CLOCK_TOLERANCE:
-        raise OutdatedListError(f"{the_list} was verified at {at}, which is in the future: set this machine's clock.")
+        raise OutdatedListError(
+            f"{the_list} was verified at {at}, which is in the future: set this machine's clock, or sync again after "
+            "that time."
+        )
     if now - verified_at > allowed:
         raise OutdatedListError(
             f"{the_list} was last verified at {at}, more than {allowed / timedelta(hours=1):g} h ago: {run}, or allow "
@@ -355,7 +358,10 @@ def _scan(
 
     def opened(fragment: ds.ParquetFileFragment) -> ds.ParquetFileFragment:
         file = store.open_committed(fragment.path, state)
-        return _PARQUET.make_fragment(file, partition_expression=fragment.partition_expression)
+        made = _PARQUET.make_fragment(file, partition_expression=fragment.partition_expression)
+        month = fragment.path.split("/")[-2].removeprefix("created_month=")
+        store.refuse_older(account, state, fragment.path, made.metadata.num_rows, state.months[month])
+        return made
 
     with reading(store.files.shown(f"stops/account={account}")):
         fragments = store.in_threads(opened, listed.get_fragments(condition))

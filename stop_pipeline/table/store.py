@@ -37,6 +37,7 @@ from stop_pipeline.schema import (
     SCHEMA_VERSION,
     STOP_SNAPSHOT,
     STOPS,
+    SUPPRESSION_LIST,
     TableSchema,
     to_pandas,
 )
@@ -131,7 +132,8 @@ class Store:
 
     def committed_accounts(self) -> list[str]:
         """The accounts that have a commit, or have lost it, of which `state` raises an error."""
-        return sorted({*self._accounts_in("stops/account=*"), *self._accounts_in("state/account=*.json")})
+        patterns = ("stops/account=*", "commits/account=*", "state/account=*.json")
+        return sorted({account for pattern in patterns for account in self._accounts_in(pattern)})
 
     def accounts_seen(self) -> list[str]:
         """Every account that has anything below the data root."""
@@ -149,15 +151,17 @@ class Store:
         """The commit that stands; an empty state before the first.
 
         Raises:
-            StoreError: a later version of this package wrote it, or it is missing though there are opt-outs.
+            StoreError: a later version of this package wrote it, or it is missing though there are tables.
         """
         name = f"state/account={account}.json"
         document = read_document(self.files, name, dict)
         if document is None:
-            if months := self.files.matching(month_file(account, "*")):
+            tables = (table_file(table.name, account) for table in (COMMITS, REJECTED, SUPPRESSION_LIST))
+            left = [*self.files.matching(month_file(account, "*")), *filter(self.files.exists, tables)]
+            if left:
                 raise StoreError(
-                    f"{self.files.shown(f'stops/account={account}')} holds {counted(len(months), 'month')}, but there "
-                    f"is no commit: restore {name} from a backup."
+                    f"There is {self.files.shown(left[0])}, but no commit: restore {name} from a backup, after "
+                    "everything else."
                 )
             return State()
         version = document.get("schema_version")
@@ -255,7 +259,9 @@ class Store:
         """
 
         def read(month: str) -> pa.Table:
-            return self._read_arrow(month_file(account, month), STOPS, state, columns)
+            table = self._read_arrow(month_file(account, month), STOPS, state, columns)
+            self.refuse_older(account, state, month_file(account, month), table.num_rows, state.months[month])
+            return table
 
         names = state.months if months is None else [month for month in months if month in state.months]
         empty = pa.schema([STOPS.arrow.field(name) for name in columns]).empty_table()
@@ -265,18 +271,34 @@ class Store:
         """All periods of malformed rows (`schema.REJECTED`), sorted."""
         if state.rejected_file is None:
             return REJECTED.empty
-        return self._read(table_file(REJECTED.name, account), REJECTED, state=state)
+        name = table_file(REJECTED.name, account)
+        rejected = self._read(name, REJECTED, state=state)
+        self.refuse_older(account, state, name, len(rejected), state.rejected_file)
+        return rejected
+
+    def refuse_older(self, account: str, state: State, name: str, rows: int, recorded: MonthInfo) -> None:
+        """Refuse a file with fewer rows than the commit records, as one from an older backup has: it lacks opt-outs.
+
+        A sync only adds rows; but an upgrade may join some while this process reads.
+        """
+        if rows < recorded.rows and self.state(account).months == state.months:
+            raise StoreError(
+                f"{self.files.shown(name)} holds {counted(rows, 'row')}, but the commit records {recorded.rows:,}: "
+                "restore it from a newer backup."
+            )
 
     def read_commits(self, account: str, state: State) -> pd.DataFrame:
         """Every response that was merged (`schema.COMMITS`), in order."""
         if state.commits == 0:
             return COMMITS.empty
-        name = table_file(COMMITS.name, account)
-        commits = self._read(name, COMMITS, state=state).iloc[: state.commits]
+        name, commits = table_file(COMMITS.name, account), COMMITS.empty
+        if name in state.staged or self.files.exists(name):
+            commits = self._read(name, COMMITS, state=state).iloc[: state.commits]
         if len(commits) < state.commits:
             raise StoreError(
                 f"{self.files.shown(name)} holds {counted(len(commits), 'row')}, but the commit records "
-                f"{state.commits:,}: restore it from a backup."
+                f"{state.commits:,}: restore it from a backup. If there is none, write {len(commits)} for “commits” in "
+                f"state/account={account}.json; lookup can then no longer name the responses that are missing."
             )
         return commits
 

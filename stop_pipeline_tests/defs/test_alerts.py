@@ -4,7 +4,8 @@ import json
 import logging
 import re
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -216,6 +217,19 @@ def test_ages_are_looked_at_ten_times_in_the_time_that_is_allowed(watched: Watch
     assert later >= first.ages_read_at
 
 
+def test_a_cursor_from_a_time_when_the_clock_was_ahead_holds_nothing_up(watched: Watched) -> None:
+    watched.sync(listing(5))
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    watched.cursor = CURSOR.dump_json(Cursor(tomorrow, ages_read_at=tomorrow)).decode()
+    assert watched.evaluate() == []
+    cursor = CURSOR.validate_json(watched.cursor)
+    assert cursor.ages_read_at is not None
+    assert max(cursor.since, cursor.ages_read_at) <= datetime.now(UTC)
+    watched.sync(REFUSED)
+    (text,) = watched.evaluate()
+    assert text.startswith("STOP list of main: raw_stop_list failed at ")
+
+
 def _look_at_ages_again(watched: Watched, minutes: int = 60) -> None:
     """As if this time had passed since the ages of the lists were last looked at."""
     cursor = CURSOR.validate_json(watched.cursor or "")
@@ -267,6 +281,27 @@ def test_a_run_whose_process_died_is_told(watched: Watched) -> None:
     assert "ended without giving a reason" in text
     watched.sync(listing(3))
     assert "all is well again" in watched.evaluate()[0]
+
+
+def test_a_run_whose_events_cannot_be_read_is_told_and_the_others_are_not_held_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMSPARTNER_API_KEY", "a-key")
+    home = tmp_path / "home"
+    home.mkdir()
+    with (
+        dg.DagsterInstance.local_temp(str(home)) as instance,
+        Pipeline.running(tmp_path / "data", instance) as pipeline,
+    ):
+        watched = Watched(pipeline)
+        run_id = pipeline.sync(listing(5)).run_id
+        (events,) = home.rglob(f"{run_id}.db")
+        events.write_bytes(b"not a database" * 1000)  # nor could that of another user's run be opened
+        (text,) = watched.evaluate()
+        assert text.startswith(f"STOP list of main: the events of the run {run_id[:8]}, which ended at ")
+        watched.sync(listing(5))
+        (text,) = watched.evaluate()
+        assert text.startswith("STOP list of main: all is well again at ")
 
 
 def test_runs_of_other_projects_on_the_instance_are_not_told(watched: Watched) -> None:

@@ -33,6 +33,8 @@ def test_an_old_run_is_forgotten_with_its_files_and_check_results(
         assert forget_runs(instance, middle - timedelta(hours=1)) == 0
         assert _runs_in_files(home, run_ids) == run_ids, "the runs of the last 14 days are kept"
 
+        (old,) = home.rglob(f"{run_ids[0]}.db")
+        old.write_bytes(b"not a database" * 1000)  # nor could that of another user's run be opened
         assert forget_runs(instance, middle) == 1
         assert instance.get_run_by_id(run_ids[0]) is None
         assert instance.get_run_by_id(run_ids[1]) is not None

@@ -1,6 +1,8 @@
 """When accounts are synced: each once per interval, and the daemon starts the runs by itself."""
 
+import sqlite3
 from collections import Counter
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from stop_pipeline.definitions import build_definitions
 from stop_pipeline.defs.schedules import due_in_minute, interval_around, intervals_of
 from stop_pipeline.settings import Settings
+from stop_pipeline_tests.support.commands import run_command
 from stop_pipeline_tests.support.loopback import Loopback, reply
 from stop_pipeline_tests.support.serving import dev, wait_for
 from stop_pipeline_tests.support.syncing import response_body, rows, tree
@@ -150,6 +153,13 @@ def test_the_daemon_syncs_every_minute_and_finds_an_unchanged_list(tmp_path: Pat
         assert not instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
     assert (first["outcome"], first["new"]) == ("merged", first["listed"])
     assert (second["outcome"], second["new"], second["months_written"]) == ("unchanged", 0, 0)
+
+    with closing(sqlite3.connect(home / "schedules/schedules.db")) as ticks, ticks:  # as if the clock had been ahead
+        ticks.execute("UPDATE job_ticks SET timestamp = datetime(timestamp, '+1 day')")
+    refused = run_command("dev", cwd=tmp_path, SMSPARTNER_API_KEY="a-key")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("By Dagster's history, sync_schedule ran at ")
+    assert str(home / "schedules") in refused.stderr
 
 
 def _synced(instance: dg.DagsterInstance, at_least: int) -> list[dg.DagsterRun]:

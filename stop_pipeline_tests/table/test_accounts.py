@@ -1,5 +1,6 @@
 """Which accounts belong to a data root: recorded when they are first synced, and kept when they are retired."""
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from stop_pipeline.errors import KeyRefusedError, OutdatedListError, StoreError
 from stop_pipeline.table.accounts import AccountRecord, account_record, known_accounts, register, retire
 from stop_pipeline.table.reading import current_list
 from stop_pipeline.table.store import Store
-from stop_pipeline_tests.support.syncing import Row, Syncer, response_body, rows
+from stop_pipeline_tests.support.syncing import Row, Syncer, response_body, rows, tree
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(days=1)
@@ -112,7 +113,13 @@ def test_a_lost_commit_is_never_an_empty_list_not_even_of_a_retired_account(stor
     Syncer(store.root, "lyon", start=NOW).sync([Row(9, "+33639980009")])
     retire(store, "lyon", now=LATER)
     Path(store.root, "state/account=lyon.json").unlink()
-    lost = r"stops/account=lyon holds 1 month, but there is no commit: restore state/account=lyon\.json"
+    lost = r"There is .*/account=lyon/.*, but no commit: restore state/account=lyon\.json"
+    _assert_refused(store, lost)
+    shutil.rmtree(Path(store.root, "stops/account=lyon"))
+    _assert_refused(store, lost)
+
+
+def _assert_refused(store: Store, lost: str) -> None:
     with pytest.raises(OutdatedListError, match=lost):
         current_list(store.root, None, max_age=timedelta(days=9), now=LATER)
     for read in (read_stops, read_rejected, read_stops_per_day, read_suppression_list):
@@ -120,6 +127,10 @@ def test_a_lost_commit_is_never_an_empty_list_not_even_of_a_retired_account(stor
             read(store.root)
     with pytest.raises(StoreError, match=lost):
         lookup("+33639980009", root=store.root, account="lyon")
+    before = tree(Path(store.root))
+    with pytest.raises(StoreError, match=lost):
+        Syncer(store.root, "lyon", start=LATER).sync(rows(3))
+    assert tree(Path(store.root)) == before
 
 
 def test_retired_accounts_alone_that_never_had_a_complete_list_are_no_list(store: Store) -> None:

@@ -5,6 +5,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -13,9 +14,19 @@ import pandas as pd
 import pyarrow.compute as pc
 import pytest
 
-from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, suppress, sync
-from stop_pipeline.errors import ConfigurationError, StoreError
+from stop_pipeline import (
+    lookup,
+    read_changes,
+    read_rejected,
+    read_stops,
+    read_stops_per_day,
+    read_suppression_list,
+    suppress,
+    sync,
+)
+from stop_pipeline.errors import ConfigurationError, OutdatedListError, StoreError
 from stop_pipeline.table.store import Store
+from stop_pipeline.verify import verify
 from stop_pipeline_tests.support.syncing import IN_MEMORY, START, Row, Syncer, response_body, rows
 
 UTC_TIME = "datetime64[us, UTC]"
@@ -416,3 +427,46 @@ def test_a_variable_that_is_wrong_is_told_as_by_the_command(
     monkeypatch.setenv(variable, "~nobody-at-all/data")
     with pytest.raises(ConfigurationError, match=f"^{variable} is “~nobody-at-all/data”, but this machine has no such"):
         read()
+
+
+@pytest.mark.parametrize("older", ["stops", "rejected"])
+def test_files_that_are_older_than_the_commit_call_no_number_clean(tmp_path: Path, older: str) -> None:
+    syncer = Syncer(tmp_path / "data")
+    misdated = [{"id": number, "phoneNumber": f"+3363998900{number}", "createdAt": "soon"} for number in (1, 2)]
+    syncer.sync([*rows(30, first_id=100), misdated[0]])
+    backup = shutil.copytree(syncer.root / older, tmp_path / "backup")
+    syncer.sync([*rows(31, first_id=100), *misdated])
+    shutil.rmtree(syncer.root / older)
+    backup.rename(syncer.root / older)
+    shutil.rmtree(syncer.root / "suppression_list")  # or readers would take it, which is of this commit
+    number = "+33639980130" if older == "stops" else "+33639989002"
+    refused = "holds .*, but the commit records .*: restore it from a newer backup"
+    for read in (read_stops, partial(read_stops, filters=[("id", ">", 0)]), partial(read_stops, history=True)):
+        if older == "stops":
+            with pytest.raises(StoreError, match=refused):
+                read(syncer.root)
+    old: dict[str, Any] = {"root": syncer.root, "max_age": timedelta.max}
+    for ask in (partial(read_suppression_list, syncer.root), partial(lookup, number, **old)):
+        with pytest.raises(StoreError, match=refused):
+            ask()
+    with pytest.raises(StoreError, match=refused):
+        read_changes(START, syncer.now, **old)
+    with pytest.raises(OutdatedListError, match=refused):
+        suppress(pd.DataFrame({"phone": [number]}), **old)
+    with pytest.raises(StoreError):
+        syncer.sync([*rows(32, first_id=100), *misdated])
+
+
+def test_without_a_backup_the_record_of_responses_can_be_begun_anew(tmp_path: Path) -> None:
+    syncer = Syncer(tmp_path / "data")
+    syncer.sync(rows(30))
+    syncer.sync(rows(31))
+    (syncer.root / "commits/account=main/commits.parquet").unlink()
+    with pytest.raises(StoreError, match="write 0 for “commits” in"):
+        syncer.sync(rows(32))
+    state = syncer.root / "state/account=main.json"
+    state.write_text(state.read_text().replace('"commits": 2', '"commits": 0'))
+    syncer.sync(rows(33))
+    assert verify(syncer.store, "main").problems == ()
+    (answer,) = lookup("+33639980001", root=syncer.root, max_age=timedelta.max).accounts
+    assert [opt_out.first_seen_sha256 for opt_out in answer.opt_outs] == [None]

@@ -413,12 +413,15 @@ def delete_the_malformed_rows(root: Path) -> str:
 
 def delete_the_record_of_responses(root: Path) -> str:
     (root / "commits/account=main/commits.parquet").unlink()
-    return "Cannot read .*/commits/account=main/commits.parquet: No such file or directory"
+    return (
+        "/commits/account=main/commits.parquet holds 0 rows, but the commit records 2: restore it from a backup. If "
+        "there is none, write 0 for “commits” in state/account=main.json; lookup can then no longer name"
+    )
 
 
 def delete_the_commit(root: Path) -> str:
     (root / "state/account=main.json").unlink()
-    return "stops/account=main holds 3 months, but there is no commit: restore state/account=main.json"
+    return "There is .*/stops/account=main/created_month=.*, but no commit: restore state/account=main.json"
 
 
 REJECTED_FILE = "rejected/account=main/rejected.parquet"
