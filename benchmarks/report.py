@@ -47,7 +47,7 @@ class Target:
         work: What is done.
         against: What it is compared with.
         limit: The ratio.
-        price_of: What is paid for where it is not reached.
+        price_of: What is bought with the time or the space, where the limit is not kept.
         scenario: Name of the scenario in which both are measured.
         measured: The ratio in what was measured there; None if a side failed.
     """
@@ -105,7 +105,7 @@ def _targets(results: Results, targets: Sequence[Target]) -> str:
     for target in targets:
         measured = measured_in.get(target.scenario)
         ratio = target.measured(measured) if measured else None
-        reached = "" if ratio is None else "yes" if ratio <= target.limit else f"no: {target.price_of}"
+        reached = "" if ratio is None else "yes" if ratio <= target.limit else f"no, the price of {target.price_of}"
         figure = "" if ratio is None else f"{ratio:.2f}"
         lines.append(f"| {target.work} | {target.against} | ≤ {target.limit} | {figure} | {reached} |")
     return "\n".join([*lines, ""])

@@ -198,10 +198,10 @@ APPENDED, ADDED = "1 M rows, 1,000 appended", "1 M rows, 1,000 added, 100 remove
 REORDERED = "1 M rows, 1,000 new, the others reordered (everything is parsed)"
 DELTA, DAGSTER = "delta-rs script", "three empty assets by `dagster asset materialize`"
 IMPORTS = "ordinary imports, and steps that each read what the one before has stored"
-IN_PANDAS = "every row goes through pandas and is checked, and so does its phone number"
-AS_WHOLE = "derived tables are made anew, by one function each"
-READING = "a commit is looked up, and two columns come from folder names"
-STORING = "the response and its snapshot are kept"
+IN_PANDAS = "reading and checking every row, and its phone number, in pandas"
+AS_WHOLE = "derived tables that are made anew, by one function each"
+READING = "looking up the commit, and two columns from the names of folders"
+STORING = "keeping the response and its snapshot"
 TARGETS = (
     Target(f"core, {APPENDED}", DELTA, 0.35, IMPORTS, "append", _ratio("core", "delta")),
     Target("the same, 10 M rows", DELTA, 0.20, IMPORTS, "large append", _ratio("core", "delta")),

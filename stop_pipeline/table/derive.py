@@ -34,27 +34,19 @@ def blocked_numbers(stops: pd.DataFrame, rejected: pd.DataFrame) -> SuppressionL
     """
     unknown = stops[stops["country"].isna()]  # numbers of no country, and texts that are not one number
     unreadable = unknown[~is_e164(unknown["phone_number"])]
-    in_spellings = unreadable.assign(phone_number=unreadable["phone_number"].map(find_phone_numbers))
-    in_rows = rejected.assign(phone_number=_found_in_rows(rejected))
-    unreadable_rows = sum(
-        _blocking_nobody(rows["phone_number"], found["phone_number"])
-        for rows, found in ((unreadable, in_spellings), (rejected, in_rows))
-    )
-    by_origin = [
-        (stops, 0),
-        (rejected, 1),
-        (in_spellings.explode("phone_number"), 2),
-        (in_rows.explode("phone_number"), 2),
-    ]
+    found = [(unreadable, unreadable["phone_number"].map(find_phone_numbers)), (rejected, _found_in_rows(rejected))]
+    searched = [(rows, numbers) for rows, numbers in found if len(rows)]
+    by_origin = [(rejected, 1)] if len(rejected) else []
+    by_origin += [(rows.assign(phone_number=numbers).explode("phone_number"), 2) for rows, numbers in searched]
     dtypes = {**stops.dtypes, "origin": "int64"}
     rows = pd.concat(
         [
             part.dropna(subset="phone_number").assign(origin=origin).reindex(columns=list(dtypes)).astype(dtypes)
-            for part, origin in by_origin
+            for part, origin in [(stops, 0), *by_origin]
         ],
         ignore_index=True,
     )
-    return SuppressionList(rows, unreadable_rows)
+    return SuppressionList(rows, sum(_blocking_nobody(part["phone_number"], numbers) for part, numbers in searched))
 
 
 def suppression_list(stops: pd.DataFrame, rejected: pd.DataFrame) -> SuppressionList:

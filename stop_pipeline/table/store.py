@@ -292,8 +292,8 @@ class Store:
         if state.commits == 0:
             return COMMITS.empty
         name, commits = table_file(COMMITS.name, account), COMMITS.empty
-        if name in state.staged or self.files.exists(name):
-            commits = self._read(name, COMMITS, state=state).iloc[: state.commits]
+        with reading(self.files.shown(name)), suppress(FileNotFoundError), self.open_committed(name, state) as file:
+            commits = to_pandas(decode(file, COMMITS)).iloc[: state.commits]
         if len(commits) < state.commits:
             raise StoreError(
                 f"{self.files.shown(name)} holds {counted(len(commits), 'row')}, but the commit records "
