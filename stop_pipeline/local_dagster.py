@@ -64,7 +64,7 @@ def run_syncs(
         tags |= partition_tags(accounts)
     with _open_instance(_home_of(settings)) as instance:
         _fail_killed_runs(instance)
-        forget_runs(instance, settings.history_begins(datetime.now(UTC)), at_most=_RUNS_FORGOTTEN)
+        forget_runs(instance, settings.forget_runs_before(datetime.now(UTC)), at_most=_RUNS_FORGOTTEN)
         job = definitions.resolve_job_def(SYNC_JOB.name)
         result = job.execute_in_process(config, instance=instance, tags=tags, raise_on_error=False)
     return _reports(result, accounts)

@@ -156,8 +156,8 @@ class Settings:
         size = self.accounts_per_run
         return [self.accounts[at : at + size] for at in range(0, len(self.accounts), size)]
 
-    def history_begins(self, now: datetime) -> datetime:
-        """Return the time before which Dagster's runs are forgotten."""
+    def forget_runs_before(self, now: datetime) -> datetime:
+        """Return the time before which Dagster's runs are to be forgotten."""
         return now - timedelta(days=self.history_days)
 
     def accounts_with_key(self, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ tells that all is well again.
 """
 
 import html
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 import dagster as dg
 import requests
 from pydantic import TypeAdapter
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from urllib3.exceptions import HTTPError
 
 from stop_pipeline.defs.schedules import SYNC_JOB, accounts_of, error_of, failed_accounts
@@ -190,7 +191,9 @@ def _outcomes_of_ended(
     """What a run came to, also if its events cannot be read, such as those of another user's run."""
     try:
         return _outcomes_of_run(instance, record, all_accounts)
-    except SQLAlchemyError:
+    except DBAPIError as error:
+        if not isinstance(error.orig, sqlite3.DatabaseError) or "locked" in str(error.orig):
+            raise  # the next evaluation can read them
         run, at = record.dagster_run, _ended_at(record)
         why = (
             f"the events of the run {run.run_id[:8]}, which ended at {_utc(at)}, cannot be read: see whom the files in "

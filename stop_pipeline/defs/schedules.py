@@ -6,7 +6,6 @@ cannot postpone a run; so their schedule is evaluated every minute, and requests
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -151,7 +150,7 @@ def history_schedule(settings: Settings) -> dg.ScheduleDefinition:
     @dg.op(description="Deletes the finished runs that are older than STOP_PIPELINE_HISTORY_DAYS.")
     def forget_old_runs(context: dg.OpExecutionContext) -> None:
         forgotten = 0
-        while count := forget_runs(context.instance, settings.history_begins(datetime.now(UTC))):
+        while count := forget_runs(context.instance, settings.forget_runs_before(datetime.now(UTC))):
             forgotten += count
         context.add_output_metadata({"runs": forgotten})
 
@@ -180,8 +179,11 @@ def forget_runs(instance: dg.DagsterInstance, before: datetime, at_most: int = 5
     database_of = getattr(instance.event_log_storage, "path_for_shard", None)  # SQLite's has it
     run_ids = [run.run_id for run in instance.get_runs(old, limit=at_most, ascending=True)]
     for run_id in run_ids:
-        with suppress(SQLAlchemyError):  # the run is gone; its events, if they are another user's, go with their file
+        try:
             instance.delete_run(run_id)
+        except SQLAlchemyError:  # the run is gone, and its events, if they are another user's, go with their file
+            if instance.has_run(run_id):
+                raise
         instance.compute_log_manager.delete_logs(prefix=[run_id])
         if database_of:
             Path(database_of(run_id)).unlink(missing_ok=True)

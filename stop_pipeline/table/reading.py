@@ -346,7 +346,8 @@ def _scan(
     store: Store, account: str, state: State, columns: Sequence[str], condition: pc.Expression | None
 ) -> pa.Table:
     """Some columns of the periods that meet a condition; files of months that cannot meet it are not opened."""
-    names = [month_file(account, month) for month in state.months]
+    recorded = {month_file(account, month): info for month, info in state.months.items()}
+    names = list(recorded)
     # It opens nothing, and only tells which months can meet the condition.
     listed = ds.FileSystemDataset.from_paths(
         names,
@@ -359,8 +360,7 @@ def _scan(
     def opened(fragment: ds.ParquetFileFragment) -> ds.ParquetFileFragment:
         file = store.open_committed(fragment.path, state)
         made = _PARQUET.make_fragment(file, partition_expression=fragment.partition_expression)
-        month = fragment.path.split("/")[-2].removeprefix("created_month=")
-        store.refuse_older(account, state, fragment.path, made.metadata.num_rows, state.months[month])
+        store.refuse_older(account, state, fragment.path, made.metadata.num_rows, recorded[fragment.path])
         return made
 
     with reading(store.files.shown(f"stops/account={account}")):

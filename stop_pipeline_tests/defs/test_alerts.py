@@ -283,8 +283,9 @@ def test_a_run_whose_process_died_is_told(watched: Watched) -> None:
     assert "all is well again" in watched.evaluate()[0]
 
 
+@pytest.mark.parametrize("unreadable", ["damaged", "not to be opened"])
 def test_a_run_whose_events_cannot_be_read_is_told_and_the_others_are_not_held_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: str
 ) -> None:
     monkeypatch.setenv("SMSPARTNER_API_KEY", "a-key")
     home = tmp_path / "home"
@@ -296,7 +297,11 @@ def test_a_run_whose_events_cannot_be_read_is_told_and_the_others_are_not_held_u
         watched = Watched(pipeline)
         run_id = pipeline.sync(listing(5)).run_id
         (events,) = home.rglob(f"{run_id}.db")
-        events.write_bytes(b"not a database" * 1000)  # nor could that of another user's run be opened
+        if unreadable == "damaged":
+            events.write_bytes(b"not a database" * 1000)
+        else:
+            events.unlink()
+            events.mkdir()  # as little as the file of another user's run
         (text,) = watched.evaluate()
         assert text.startswith(f"STOP list of main: the events of the run {run_id[:8]}, which ended at ")
         watched.sync(listing(5))
