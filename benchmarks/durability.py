@@ -26,7 +26,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from stop_pipeline.rebuild import derive, replay
+from stop_pipeline.rebuild import derive_tables, replay
 from stop_pipeline.sync import FetchedBefore
 from stop_pipeline.table.store import Store
 
@@ -66,7 +66,7 @@ class ThisPackage:
         store = Store(self._root)
         response = FetchedBefore(body, FIRST_FETCH + timedelta(minutes=step))
         replay(store, "main", response, timezone="Europe/Paris")
-        derive(store, "main")
+        derive_tables(store, "main")
 
 
 class ToParquet:

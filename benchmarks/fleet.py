@@ -26,7 +26,7 @@ from statistics import mean
 
 import sqlalchemy
 
-from stop_pipeline.rebuild import derive, replay
+from stop_pipeline.rebuild import derive_tables, replay
 from stop_pipeline.smspartner.client import StopListClient
 from stop_pipeline.smspartner.sandbox import Sandbox
 from stop_pipeline.table.store import Store
@@ -64,7 +64,7 @@ def plain_sync(store: Store, account: str, client: StopListClient) -> float:
     """Sync once without Dagster, and return the seconds it took."""
     started = time.perf_counter()
     replay(store, account, client, timezone="Europe/Paris")
-    derive(store, account)
+    derive_tables(store, account)
     return time.perf_counter() - started
 
 

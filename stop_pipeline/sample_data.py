@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import filelock
 
 from stop_pipeline.errors import OutdatedListError
-from stop_pipeline.rebuild import derive, replay
+from stop_pipeline.rebuild import derive_tables, replay
 from stop_pipeline.settings import DEFAULT_ACCOUNT, PROVIDER_TIMEZONE
 from stop_pipeline.smspartner.sandbox import StopList
 from stop_pipeline.sync import FetchedBefore
@@ -47,4 +47,4 @@ def _make(store: Store) -> None:
         bodies = [stop_list.next_response("json", today=time.date()) for _ in range(CHANGES_A_DAY)]
         response = FetchedBefore(bodies[-1], time.astimezone(UTC))
         replay(store, DEFAULT_ACCOUNT, response, timezone=PROVIDER_TIMEZONE)
-    derive(store, DEFAULT_ACCOUNT)
+    derive_tables(store, DEFAULT_ACCOUNT)

@@ -54,7 +54,7 @@ _LARGEST_EXACT = 2**53  # above it, not every whole number is a float
 _DIGITS_OF_A_NUMBER = 6
 
 
-def open_campaign(path: Path, column: str) -> "CsvFile | ParquetFile":
+def open_campaign(path: Path, column: str) -> "CsvCampaign | ParquetCampaign":
     """The campaign in a file whose phone numbers are in `column`, as in `find_column`."""
     with _readable(path), path.open("rb") as file:
         start = file.read(4)
@@ -62,10 +62,10 @@ def open_campaign(path: Path, column: str) -> "CsvFile | ParquetFile":
         raise CampaignError(f"{path} is compressed: unpack it first.")
     if start in _WORKBOOKS:
         raise CampaignError(f"{path} is a workbook: save it as “CSV UTF-8” in the spreadsheet first.")
-    return ParquetFile(path, column) if start == b"PAR1" else CsvFile(path, column)
+    return ParquetCampaign(path, column) if start == b"PAR1" else CsvCampaign(path, column)
 
 
-class CsvFile:
+class CsvCampaign:
     """A CSV file with a header, in UTF-8, UTF-16 or Windows-1252.
 
     The header is the first line that has the column by one of `DELIMITERS`, or by the one that a line `sep=…` names.
@@ -160,8 +160,8 @@ class CsvFile:
             ) from None
 
 
-class ParquetFile:
-    """A Parquet file, with the attributes of a `CsvFile`; its parts have the same columns, types and metadata."""
+class ParquetCampaign:
+    """A Parquet file, with the attributes of a `CsvCampaign`; its parts have the same columns, types and metadata."""
 
     form = "Parquet"
     suffix = ".parquet"

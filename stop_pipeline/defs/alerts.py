@@ -47,7 +47,7 @@ _EVENTS = {
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Finding:
     """What is known about an account at one time, such as the end of a run."""
 
     account: str
@@ -90,17 +90,17 @@ def alert_sensor(settings: Settings) -> dg.SensorDefinition:
         now = datetime.now(UTC)
         before = CURSOR.validate_json(context.cursor) if context.cursor else Cursor(now - FIRST_LOOK_BACK)
         records = _ended_runs(context.instance, before)
-        outcomes = [
-            outcome
+        findings = [
+            finding
             for record in records
             if _is_new(record, before)
-            for outcome in _outcomes_of_ended(context.instance, record, settings.accounts)
+            for finding in _findings_of_ended(context.instance, record, settings.accounts)
         ]
         ages_read_at = before.ages_read_at
         if ages_read_at is None or not timedelta(0) <= now - ages_read_at < settings.alert_after / 10:
             ages_read_at = now
-            outcomes += _outcomes_of_age(settings, now, loaded_at)
-        incidents, messages = follow(before.incidents, sorted(outcomes, key=lambda outcome: outcome.at))
+            findings += _findings_of_age(settings, now, loaded_at)
+        incidents, messages = follow(before.incidents, sorted(findings, key=lambda finding: finding.at))
         if messages and (refused := post(webhook, joined(messages))):
             return dg.SensorResult(skip_reason=f"{refused} The next try is in {INTERVAL_SECONDS} s.")
         since = min(now, max([before.since, *(record.update_timestamp for record in records)]))
@@ -138,14 +138,14 @@ def post(url: str, text: str) -> str | None:
     return None if 200 <= status < 300 else f"The webhook responded with HTTP {status}."  # noqa: PLR2004
 
 
-def _outcomes_of_age(settings: Settings, now: datetime, loaded_at: datetime) -> list[Outcome]:
+def _findings_of_age(settings: Settings, now: datetime, loaded_at: datetime) -> list[Finding]:
     """Whether each account's list is overdue, by the time of its last complete response.
 
     An account that never had one counts from when Dagster loaded these definitions.
     """
     store, limit = Store(settings.data_root), settings.alert_after
 
-    def outcome(account: str) -> Outcome | None:
+    def finding(account: str) -> Finding | None:
         try:
             verified_at = store.state(account).verified_at
         except StoreError:  # no run can read the data root either, and each says so
@@ -156,9 +156,9 @@ def _outcomes_of_age(settings: Settings, now: datetime, loaded_at: datetime) -> 
             "Automation in the Dagster UI: runs may be failing or queued, responses may be incomplete, the schedule "
             "may be off, or no API key is set."
         )
-        return Outcome(account, now, {OVERDUE: overdue if now - (verified_at or loaded_at) > limit else None})
+        return Finding(account, now, {OVERDUE: overdue if now - (verified_at or loaded_at) > limit else None})
 
-    return [found for found in store.in_threads(outcome, settings.accounts) if found is not None]
+    return [found for found in store.in_threads(finding, settings.accounts) if found is not None]
 
 
 def _ended_runs(instance: dg.DagsterInstance, cursor: Cursor) -> Sequence[dg.RunRecord]:
@@ -185,12 +185,12 @@ def _ended_at(record: dg.RunRecord) -> datetime:
     return record.update_timestamp if record.end_time is None else datetime.fromtimestamp(record.end_time, UTC)
 
 
-def _outcomes_of_ended(
+def _findings_of_ended(
     instance: dg.DagsterInstance, record: dg.RunRecord, all_accounts: Sequence[str]
-) -> list[Outcome]:
+) -> list[Finding]:
     """What a run came to, also if its events cannot be read, such as those of another user's run."""
     try:
-        return _outcomes_of_run(instance, record, all_accounts)
+        return _findings_of_run(instance, record, all_accounts)
     except DBAPIError as error:
         if not isinstance(error.orig, sqlite3.DatabaseError) or "locked" in str(error.orig):
             raise  # the next evaluation can read them
@@ -199,10 +199,10 @@ def _outcomes_of_ended(
             f"the events of the run {run.run_id[:8]}, which ended at {_utc(at)}, cannot be read: see whom the files in "
             "Dagster's home belong to."
         )
-        return [Outcome(account, at, {THE_RUN: why}) for account in accounts_of(run, all_accounts)]
+        return [Finding(account, at, {THE_RUN: why}) for account in accounts_of(run, all_accounts)]
 
 
-def _outcomes_of_run(instance: dg.DagsterInstance, record: dg.RunRecord, all_accounts: Sequence[str]) -> list[Outcome]:
+def _findings_of_run(instance: dg.DagsterInstance, record: dg.RunRecord, all_accounts: Sequence[str]) -> list[Finding]:
     """What a run came to, for each account that it synced. A failed check that only warns is left out."""
     run, ended_at = record.dagster_run, _ended_at(record)
     accounts = accounts_of(run, all_accounts)
@@ -232,7 +232,7 @@ def _outcomes_of_run(instance: dg.DagsterInstance, record: dg.RunRecord, all_acc
         why = None if run.is_success else "It ended without giving a reason; see the run's page in the Dagster UI."
         for account in accounts:
             note(account, THE_RUN, why)
-    return [Outcome(account, ended_at, problems[account]) for account in accounts]
+    return [Finding(account, ended_at, problems[account]) for account in accounts]
 
 
 def _reasons(step_failure: dg.DagsterEvent, accounts: Sequence[str]) -> dict[str, str]:
@@ -243,24 +243,24 @@ def _reasons(step_failure: dg.DagsterEvent, accounts: Sequence[str]) -> dict[str
 
 
 def follow(
-    incidents: Mapping[str, Incident], outcomes: Iterable[Outcome]
+    incidents: Mapping[str, Incident], findings: Iterable[Finding]
 ) -> tuple[dict[str, Incident], tuple[str, ...]]:
-    """Follow the open incidents, by account, through outcomes in the order of their times.
+    """Follow the open incidents, by account, through findings in the order of their times.
 
     Returns the incidents that are open then, and the messages to post.
     """
     now_open = dict(incidents)
     messages: list[str] = []
-    for outcome in outcomes:
-        incident = now_open.pop(outcome.account, None) or Incident(outcome.at, frozenset(), frozenset())
-        failed = {problem: sentences for problem, sentences in outcome.problems.items() if sentences is not None}
-        heading = f"STOP list of {outcome.account}:"
+    for finding in findings:
+        incident = now_open.pop(finding.account, None) or Incident(finding.at, frozenset(), frozenset())
+        failed = {problem: sentences for problem, sentences in finding.problems.items() if sentences is not None}
+        heading = f"STOP list of {finding.account}:"
         messages += [f"{heading} {sentences}" for problem, sentences in failed.items() if problem not in incident.told]
-        if still_open := incident.open.difference(outcome.problems).union(failed):
-            now_open[outcome.account] = Incident(incident.began_at, still_open, incident.told.union(failed))
+        if still_open := incident.open.difference(finding.problems).union(failed):
+            now_open[finding.account] = Incident(incident.began_at, still_open, incident.told.union(failed))
         elif incident.told:
             since = f"Problems since {_utc(incident.began_at)}: {', '.join(sorted(incident.told))}."
-            messages.append(f"{heading} all is well again at {_utc(outcome.at)}. {since}")
+            messages.append(f"{heading} all is well again at {_utc(finding.at)}. {since}")
     return now_open, tuple(messages)
 
 

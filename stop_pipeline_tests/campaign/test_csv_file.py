@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stop_pipeline.campaign import formats
-from stop_pipeline.campaign.formats import HEADER_WITHIN, CsvFile, open_campaign
+from stop_pipeline.campaign.formats import HEADER_WITHIN, CsvCampaign, open_campaign
 from stop_pipeline.errors import CampaignError
 
 NUMBER = "06 39 98 00 01"
@@ -46,13 +46,13 @@ def written(tmp_path: Path) -> Written:
 
 def numbers_in(path: Path, column: str = "phone") -> list[str | None]:
     """The phone numbers of a campaign; None for a row that cannot be read."""
-    batches = [spellings for _, spellings in CsvFile(path, column).batches()]
+    batches = [spellings for _, spellings in CsvCampaign(path, column).batches()]
     return [None if pd.isna(spelling) else spelling for spellings in batches for spelling in spellings]
 
 
 def copied(path: Path, *, own_columns: Sequence[pa.Field] = (), column: str = "phone") -> bytes:
     """The bytes of a part that every row goes into."""
-    source = CsvFile(path, column)
+    source = CsvCampaign(path, column)
     copy = path.with_name("copy")
     with source.part(copy, own_columns) as write:
         for rows, spellings in source.batches():
@@ -94,7 +94,7 @@ def test_whatever_a_spreadsheet_writes_is_read_and_comes_back_byte_for_byte(
     ],
 )
 def test_the_form_of_a_file_is_described(written: Written, content: bytes, form: str) -> None:
-    assert CsvFile(written(content), "phone").form == form
+    assert CsvCampaign(written(content), "phone").form == form
 
 
 def test_the_delimiter_is_the_one_by_which_the_header_has_the_column(written: Written) -> None:
@@ -141,7 +141,7 @@ def test_a_compressed_file_and_an_unknown_suffix(written: Written, tmp_path: Pat
         open_campaign(written(gzip.compress(b"phone\n0639980001\n")), "phone")
     list_of_may = tmp_path / "my list v1.2"
     list_of_may.write_bytes(b"phone\n0639980001\n")
-    assert CsvFile(list_of_may, "phone").suffix == ".csv"
+    assert CsvCampaign(list_of_may, "phone").suffix == ".csv"
 
 
 def test_blank_lines_are_not_rows_wherever_they_are(written: Written) -> None:
@@ -193,15 +193,15 @@ def test_a_row_is_never_taken_for_a_title(written: Written) -> None:
         with pytest.raises(
             CampaignError, match="no column “phone”; its columns are “nom”, “tel”, “appareil”: name the one"
         ):
-            CsvFile(path, "phone")
+            CsvCampaign(path, "phone")
     assert numbers_in(written(b"Clients\nphone\n0639980001\n")) == ["0639980001"]
     path = written(b"a;0639980001\nb;06 39 98 00 02\nnom;phone\nc;0639980003\n")
     with pytest.raises(CampaignError, match="has phone numbers above its line of column names") as caught:
-        CsvFile(path, "phone")
+        CsvCampaign(path, "phone")
     assert "39" not in str(caught.value).removeprefix(str(path))
     path = written(b"titre\n" * HEADER_WITHIN + b"nom;phone\na;0639980001\n")
     with pytest.raises(CampaignError, match="no column “phone”"):
-        CsvFile(path, "phone")
+        CsvCampaign(path, "phone")
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_file_that_cannot_be_split_is_refused_in_one_sentence(
     written: Written, content: bytes, sentence: str
 ) -> None:
     with pytest.raises(CampaignError, match=sentence) as caught:
-        CsvFile(written(content), "phone")
+        CsvCampaign(written(content), "phone")
     assert "0639" not in str(caught.value)
     assert "Dupont" not in str(caught.value)
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stop_pipeline.campaign.formats import ParquetFile
+from stop_pipeline.campaign.formats import ParquetCampaign
 from stop_pipeline.errors import CampaignError
 
 NUMBER = "06 39 98 00 01"
@@ -25,13 +25,13 @@ def parquet(folder: Path, phones: pa.Array, **columns: pa.Array) -> Path:
 
 
 def numbers_in(path: Path, column: str = "phone") -> list[str | None]:
-    batches = [spellings for _, spellings in ParquetFile(path, column).batches()]
+    batches = [spellings for _, spellings in ParquetCampaign(path, column).batches()]
     return [None if pd.isna(spelling) else spelling for spellings in batches for spelling in spellings]
 
 
 def copied(path: Path, keep: list[bool], *, own_columns: Sequence[pa.Field] = ()) -> pa.Table:
     """A part that some of the rows go into."""
-    source = ParquetFile(path, "phone")
+    source = ParquetCampaign(path, "phone")
     copy = path.with_name("copy.parquet")
     with source.part(copy, own_columns) as write:
         ((rows, _),) = source.batches()
@@ -88,7 +88,7 @@ def test_a_column_of_text_or_whole_numbers_is_read_and_comes_back(
 )
 def test_a_column_of_another_type_is_refused(tmp_path: Path, phones: pa.Array) -> None:
     with pytest.raises(CampaignError, match="must be text or whole numbers"):
-        ParquetFile(parquet(tmp_path, phones), "phone")
+        ParquetCampaign(parquet(tmp_path, phones), "phone")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_column_that_no_rows_can_be_selected_from_is_refused_in_one_sentence(
 ) -> None:
     path = parquet(tmp_path, pa.array([NUMBER]), other=pa.nulls(1, kind))
     with pytest.raises(CampaignError, match="a kind of Parquet file that is not supported"):
-        ParquetFile(path, "phone")
+        ParquetCampaign(path, "phone")
 
 
 def test_column_names_meet_without_regard_to_case_and_spaces(tmp_path: Path) -> None:

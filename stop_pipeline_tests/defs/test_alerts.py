@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from stop_pipeline import sync
 from stop_pipeline.definitions import build_definitions
 from stop_pipeline.defs import alerts
-from stop_pipeline.defs.alerts import CURSOR, OVERDUE, Cursor, Outcome, follow, joined, post
+from stop_pipeline.defs.alerts import CURSOR, OVERDUE, Cursor, Finding, follow, joined, post
 from stop_pipeline.settings import Settings
 from stop_pipeline_tests.support.loopback import Loopback, Script, raw, reply
 from stop_pipeline_tests.support.pipeline import REFUSED, Pipeline, listing
@@ -355,7 +355,7 @@ def test_without_a_webhook_the_sensor_is_stopped_and_says_what_to_set(watched: W
 PROBLEMS = ("raw_stop_list", "stops", "check removals_plausible", "the run", OVERDUE)
 OUTCOMES = st.lists(
     st.tuples(st.sampled_from(["main", "lyon"]), st.dictionaries(st.sampled_from(PROBLEMS), st.booleans())).map(
-        lambda drawn: Outcome(
+        lambda drawn: Finding(
             account=drawn[0],
             at=START,
             problems={problem: None if passed else f"{problem} failed." for problem, passed in drawn[1].items()},
@@ -366,19 +366,19 @@ OUTCOMES = st.lists(
 
 @given(OUTCOMES, st.integers(0, 10))
 def test_it_makes_no_difference_when_the_sensor_looks_and_that_it_was_restarted(
-    outcomes: list[Outcome], looked_after: int
+    findings: list[Finding], looked_after: int
 ) -> None:
-    incidents, first = follow({}, outcomes[:looked_after])
+    incidents, first = follow({}, findings[:looked_after])
     cursor = Cursor(START, frozenset({"a run"}), incidents, START)
     kept = CURSOR.validate_json(CURSOR.dump_json(cursor))
     assert kept == cursor
-    incidents, then = follow(kept.incidents, outcomes[looked_after:])
-    assert (incidents, first + then) == follow({}, outcomes)
+    incidents, then = follow(kept.incidents, findings[looked_after:])
+    assert (incidents, first + then) == follow({}, findings)
 
 
 @given(OUTCOMES)
-def test_a_problem_is_told_once_until_all_is_well_again(outcomes: list[Outcome]) -> None:
-    incidents, messages = follow({}, outcomes)
+def test_a_problem_is_told_once_until_all_is_well_again(findings: list[Finding]) -> None:
+    incidents, messages = follow({}, findings)
     for account in ("main", "lyon"):
         told: set[str] = set()
         for message in (message for message in messages if f"of {account}:" in message):
