@@ -18,12 +18,13 @@ from typing import Any, NoReturn
 
 import click
 
-from stop_pipeline.errors import ConfigurationError, StopPipelineError
+from stop_pipeline.errors import ConfigurationError, StopPipelineError, unexpected
 from stop_pipeline.settings import (
     DEFAULT_ACCOUNT,
     Settings,
     account_names,
     api_key,
+    is_remote,
     key_variable,
     parse_age,
 )
@@ -41,6 +42,11 @@ class _Commands(click.Group):
         except StopPipelineError as error:
             click.echo(str(error), err=True)
             code = error.exit_code
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:  # noqa: BLE001 – any; cron mails what it prints
+            click.echo(unexpected(error), err=True)
+            code = 1
         ctx.exit(code)
 
 
@@ -51,10 +57,15 @@ def _age(_context: click.Context, _option: click.Parameter, text: str) -> timede
         raise click.BadParameter(str(error)) from None
 
 
-_PATH = click.Path(path_type=Path)
+def _path(text: str) -> Path:
+    if is_remote(text):
+        raise click.BadParameter(f"“{text}” is in a bucket: name a file or folder on this machine.")
+    return Path(text)
+
+
 _account = partial(click.option, "--account", metavar="NAME")
 _max_age = partial(click.option, "--max-age", callback=_age, default="24h", metavar="AGE")
-_out = partial(click.option, "--out", type=_PATH, required=True)
+_out = partial(click.option, "--out", type=_path, required=True)
 
 _LIST_ACCOUNT = _account(help="Use only this account's list; by default, all lists.")
 _LIST_AGE = _max_age(
@@ -210,7 +221,7 @@ def retire_account(**options: Any) -> None:
 
 
 @main.command("suppress")
-@click.argument("campaign", type=_PATH)
+@click.argument("campaign", type=_path)
 @click.option("--column", default="phone", metavar="NAME", help="Column of the phone numbers.")
 @_out(metavar="DIR", help="Folder for the three files; it must be empty or not exist.")
 @_account(help="Use only this account's list; by default, the lists of all accounts.")
@@ -245,7 +256,7 @@ def look_up(**options: Any) -> int:
 
 @main.command("changes")
 @click.option("--since", metavar="TIME", help="Begin here; with --since-file, only while that file does not exist.")
-@click.option("--since-file", type=_PATH, metavar="PATH", help="File that remembers where the last call ended.")
+@click.option("--since-file", type=_path, metavar="PATH", help="File that remembers where the last call ended.")
 @click.option("--until", metavar="TIME", help="End here; by default, where all lists are known.")
 @_OUT_FILE
 @_LIST_ACCOUNT

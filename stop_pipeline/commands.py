@@ -83,6 +83,9 @@ def rebuild_accounts(settings: Settings, into: str, account: str | None) -> None
     source, accounts = _open_accounts(settings, account)
     target = fresh_root(into, source)
     for name in accounts:
+        if len(accounts) > 1 and not source.responses.all(name):
+            _warn(f"{name}: no response is kept, so there is nothing to replay.")
+            continue
         with progress_shown():
             rebuilt = rebuild(source, target, name, timezone=settings.timezone)
         for file, reason in rebuilt.skipped:
@@ -243,7 +246,11 @@ def _write_table(rows: pd.DataFrame, out: Path) -> None:
         if out.suffix == ".parquet":
             rows.to_parquet(file, index=False)
         else:
-            rows.to_csv(file, index=False, date_format=_CSV_TIME, lineterminator="\n")
+            numbers = rows["phone_number"]
+            # A spreadsheet would take such a text for a formula, which can do harm: it is marked as text.
+            is_formula = numbers.str.match(r"[=+@\t\r-]") & ~numbers.str.fullmatch(r"\+[0-9][\w .()/-]*")
+            table = rows.assign(phone_number=numbers.mask(is_formula, "'" + numbers))
+            table.to_csv(file, index=False, date_format=_CSV_TIME, lineterminator="\n")
 
 
 # One number

@@ -9,8 +9,10 @@ import html
 import json
 import logging
 import re
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 _URLLIB3_LOGGERS = ("urllib3.connection", "urllib3.connectionpool", "urllib3.response", "urllib3.util.retry")
@@ -75,6 +77,17 @@ def secret_forms(key: str) -> tuple[str, ...]:
     in_json = json.dumps(key)[1:-1]
     forms = [*in_url, html.escape(key), html.escape(key, quote=False), in_json, in_json.replace("/", r"\/")]
     return tuple(dict.fromkeys(forms + [re.sub(r"\d", "•", form) for form in forms]))
+
+
+def unexpected(error: Exception) -> str:
+    """Say what an error is that nobody expected, and where; without its text, which could hold a key or a number."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames[:-1] if Path(frame.filename).is_relative_to(Path(__file__).parent)]
+    places = ", ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in (*own, *frames[-1:]))
+    return (
+        f"Unexpected error ({type(error).__name__}) at {places}: report this to the maintainers of stop_pipeline. Its "
+        "text is not shown, because it could hold a phone number."
+    )
 
 
 def counted(count: int, what: str) -> str:

@@ -225,11 +225,22 @@ def _open_instance(home: Path, *, with_launcher: bool = False) -> Iterator[dg.Da
                 with as_file(files("stop_pipeline") / _CONFIGURATION) as defaults:
                     # In one step: of half a file, Dagster would take its own defaults for the rest.
                     Path(shutil.copyfile(defaults, home / ".new")).replace(home / _CONFIGURATION)
+            _refuse_another_owner(home / _CONFIGURATION)
             os.environ["DAGSTER_HOME"] = str(home)
             instance = stack.enter_context(dg.DagsterInstance.from_config(str(home)))
             for part in _PARTS if with_launcher else ():
                 getattr(instance, part)
         yield instance
+
+
+def _refuse_another_owner(configuration: Path) -> None:
+    """Refuse settings of another user, who could have any code run by this one; root's are those of the machine."""
+    owner = configuration.stat().st_uid if configuration.exists() else 0
+    if owner not in (0, os.geteuid()):
+        raise ConfigurationError(
+            f"{configuration} belongs to user {owner}, and this process runs as user {os.geteuid()}: run as that user, "
+            "or set DAGSTER_HOME to a folder of your own."
+        )
 
 
 @contextmanager

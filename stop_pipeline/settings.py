@@ -9,10 +9,12 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_type_hints
+from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
 from stop_pipeline.errors import ConfigurationError
@@ -34,6 +36,8 @@ _SAFE_URL = re.compile(
 )
 _BUCKET_NAME = r"[\w.-]+"
 _BUCKET_URI = re.compile(rf"((s3|gs)://{_BUCKET_NAME}|abfs://{_BUCKET_NAME}@{_BUCKET_NAME})(/[^/?#]+)*/*")
+# Written in another way when the URI is used: two spellings of one prefix would have a lock each.
+_REWRITTEN = re.compile(r"%[0-9A-Fa-f]{2}|/\.{1,2}(/|$)|[\x00-\x1f\x7f]| (/|$)")
 
 
 def account_names(text: str, given_by: str = "SMSPARTNER_ACCOUNTS") -> tuple[str, ...]:
@@ -67,7 +71,7 @@ def checked_uri(root: str) -> str:
 
     The message of a refusal does not repeat the URI, because it may hold a credential.
     """
-    if not _BUCKET_URI.fullmatch(root):
+    if not _BUCKET_URI.fullmatch(root) or _REWRITTEN.search(root):
         raise ConfigurationError(
             "STOP_PIPELINE_DATA is a URI that cannot be a data root: use a folder, s3://bucket/prefix, "
             "gs://bucket/prefix or abfs://container@account.dfs.core.windows.net/prefix. Credentials and endpoint go "
@@ -92,9 +96,10 @@ def _data_root(text: str) -> str:
 
 
 def _url(text: str) -> str:
-    if not _SAFE_URL.match(text):  # not repeated in the message, because it may hold a secret
-        raise ValueError("is not an https:// address (http:// is for a loopback address only)")
-    return text
+    with suppress(ValueError):  # its message would repeat the address, which may hold a secret
+        if _SAFE_URL.match(text) and urlsplit(text).hostname:
+            return text
+    raise ValueError("is not an https:// address (http:// is for a loopback address only)")
 
 
 def _base_url(text: str) -> str:

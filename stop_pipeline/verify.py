@@ -20,7 +20,7 @@ from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.smspartner.document import open_list
 from stop_pipeline.smspartner.response import parse
 from stop_pipeline.table import derive, periods
-from stop_pipeline.table.accounts import account_record
+from stop_pipeline.table.accounts import account_record, refuse_lost_list
 from stop_pipeline.table.files import MADE_AGAIN, RESTORE, reading
 from stop_pipeline.table.parquet import note_of
 from stop_pipeline.table.reading import CLOCK_TOLERANCE
@@ -67,11 +67,12 @@ class _Inspection:
     def run(self) -> Verified:
         """Look at everything."""
         store, account = self._store, self._account
-        self._attempt(account_record, store, account)
+        record = self._attempt(account_record, store, account)
         newest = self._attempt(store.responses.newest, account)
         kept = self._check_responses(newest)
         state = self._attempt(store.state, account)
         self._state = state or State()
+        self._attempt(refuse_lost_list, store, account, record, self._state)
         self._look_for_strays()
         months, rows = self._check_tables(newest, kept) if state else (0, 0)
         return Verified(months, rows, tuple(self._remarks), tuple(self._problems))

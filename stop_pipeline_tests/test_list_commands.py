@@ -23,6 +23,7 @@ from stop_pipeline.campaign.output import TEMPORARY_PREFIX
 from stop_pipeline.commands import write_changes
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.settings import Settings
+from stop_pipeline.table.store import Store
 from stop_pipeline_tests.support.in_process import run_in_process
 from stop_pipeline_tests.support.syncing import Row, Syncer, response_body, rows
 
@@ -255,6 +256,18 @@ def test_the_list_is_exported_with_one_row_per_number(desk: Desk) -> None:
     assert "more than 1 h ago" in desk.refusal(3, "export", "--out", "new.csv", "--max-age", "1h")
 
 
+@pytest.mark.parametrize(
+    "text", ['=HYPERLINK("http://x.example","a")', "@SUM(1)*cmd|' /C calc'!A0", "+1+cmd|' '!A0", "-1"]
+)
+def test_a_spreadsheet_takes_nothing_on_the_list_for_a_formula(desk: Desk, text: str) -> None:
+    desk.main.sync([Row(1, text), Row(2, FREE)])
+    assert desk.run("export", "--out", "list.csv").exit_code == 0
+    assert desk.run("changes", "--since", "2020-01-01", "--out", "changes.csv").exit_code == 0
+    for name in ("list.csv", "changes.csv"):
+        exported = pd.read_csv(desk.folder / name, dtype=str)["phone_number"]
+        assert set(exported) == {f"'{text}", FREE}
+
+
 def test_an_empty_list_is_exported_as_one(desk: Desk) -> None:
     desk.main.sync([])
     assert "0 numbers" in desk.run("export", "--out", "list.csv").stdout
@@ -268,9 +281,34 @@ def test_a_place_that_is_taken_or_not_to_be_written_is_refused(desk: Desk) -> No
     assert "list.csv exists already" in desk.refusal(2, "export", "--out", "list.csv")
     assert "list.csv exists already" in desk.refusal(2, *since, "--out", "list.csv")
     assert "is inside the data root" in desk.refusal(2, "export", "--out", "data/list.csv")
+    assert "is in a bucket: name a file or folder" in desk.refusal(2, "export", "--out", "s3://bucket/list.csv")
     assert "is inside the data root" in desk.refusal(2, *since, "--out", "new.csv", "--since-file", "data/cursor")
     assert "Cannot write" in desk.refusal(1, "export", "--out", "list.csv/new.csv")
     assert (desk.folder / "list.csv").read_text() == "another"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("lookup", FREE),
+        ("export", "--out", "x.csv"),
+        ("changes", "--since", "2026-01-01", "--out", "x.csv"),
+        ("verify",),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_unexpected_error_is_told_without_its_text(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError(f"time data {STOPPED} does not match")
+
+    desk.main.sync(OTHERS)
+    monkeypatch.setattr(Store, "state", broken)
+    before = sorted(desk.folder.rglob("*"))
+    done = desk.run(*arguments)
+    assert (done.exit_code, sorted(desk.folder.rglob("*"))) == (1, before)
+    assert re.fullmatch(r"Unexpected error \(ValueError\) at .*\.py:\d+: report this to .*\.\n", done.stderr)
 
 
 def test_a_full_disk_leaves_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,11 @@ BROKEN_HOMES: dict[str, tuple[Callable[[Path], None], int, str]] = {
     ),
     "a damaged list of runs": (_damage("history/runs.db"), 1, "/home (file is not a database): "),
     "damaged events": (_damage("history/runs/index.db"), 1, "/home (file is not a database): "),
+    "another user's settings": (
+        lambda home: os.chown(home / "dagster.yaml", 12345, -1),
+        2,
+        "dagster.yaml belongs to user 12345, and this process runs as user 0: run as that user",
+    ),
     "a file for the history": (_replace("history", by_folder=False), 1, "cannot use its history in "),
 }
 

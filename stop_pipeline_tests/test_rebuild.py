@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from stop_pipeline import read_stops
 from stop_pipeline.errors import ForeignListError, StoreError
 from stop_pipeline.rebuild import Rebuilt, fresh_root, rebuild
+from stop_pipeline.table.accounts import retire
 from stop_pipeline.table.store import Store
 from stop_pipeline.verify import verify
 from stop_pipeline_tests.support import version_1
 from stop_pipeline_tests.support.in_process import run_in_process
 from stop_pipeline_tests.support.sequences import RESPONSES, RandomResponse
-from stop_pipeline_tests.support.syncing import IN_MEMORY, PARIS, Row, Syncer, rows, tree
+from stop_pipeline_tests.support.syncing import IN_MEMORY, PARIS, START, Row, Syncer, rows, tree
 
 TABLES = ("stops", "rejected", "suppression_list", "stops_per_day")
 EVERYTHING = (*TABLES, "raw", "snapshot", "commits", "state")
@@ -197,6 +198,15 @@ def test_the_command_replays_every_account_and_names_what_it_skips(tmp_path: Pat
     one = run_in_process("rebuild", "--into", "one", "--account", "paris", cwd=tmp_path)
     assert one.exit_code == 0
     assert not (tmp_path / "one/stops/account=lyon").exists()
+
+
+def test_an_account_that_was_never_fetched_does_not_keep_the_others_from_being_replayed(tmp_path: Path) -> None:
+    Syncer(tmp_path / "data", "paris").sync(rows(3))
+    retire(Store(tmp_path / "data"), "lyon", now=START)
+    done = run_in_process("rebuild", "--into", "out", cwd=tmp_path)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("paris: 1 response replayed")
+    assert "Warning: lyon: no response is kept" in done.stderr
 
 
 def test_without_a_data_root_the_command_says_so(tmp_path: Path) -> None:

@@ -75,7 +75,15 @@ def test_a_webhook_is_https_or_a_loopback_address_and_is_not_shown(url: str) -> 
 
 
 @pytest.mark.parametrize(
-    "url", ["http://hooks.example/secret", "ftp://127.0.0.1/secret", "https:///secret", "secret", "https://["]
+    "url",
+    [
+        "http://hooks.example/secret",
+        "ftp://127.0.0.1/secret",
+        "https:///secret",
+        "secret",
+        "https://[",
+        "https://user:secret@ho\u2100st",
+    ],
 )
 def test_another_webhook_is_refused_without_showing_it(url: str) -> None:
     with pytest.raises(ConfigurationError, match="STOP_PIPELINE_ALERT_WEBHOOK") as refusal:
@@ -178,7 +186,14 @@ def test_an_empty_dagster_home_counts_as_not_set(home: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["s3://bucket", "s3://bucket/a/b/", "gs://b/p", "abfs://container@account.dfs.core.windows.net/p"]
+    "uri",
+    [
+        "s3://bucket",
+        "s3://bucket/a/b/",
+        "s3://b/a b/50%/.x",
+        "gs://b/p",
+        "abfs://container@account.dfs.core.windows.net/p",
+    ],
 )
 def test_a_data_root_can_be_a_prefix_in_a_bucket(uri: str) -> None:
     root = Settings.from_environment({"STOP_PIPELINE_DATA": uri}).data_root
@@ -198,6 +213,11 @@ def test_a_data_root_can_be_a_prefix_in_a_bucket(uri: str) -> None:
         "s3://bucket/x?key=secret",
         "abfs://account.dfs.core.windows.net/secret",
         "s3://[secret",
+        "s3://bucket/secret%20x",
+        "s3://bucket/x/../secret",
+        "s3://bucket/./secret",
+        "s3://bucket/secret /x",
+        "s3://bucket/secret\tx",
     ],
 )
 def test_another_uri_is_refused_without_repeating_it(uri: str) -> None:

@@ -288,10 +288,8 @@ def derive_again(schema: Any, change: Callable[[pd.DataFrame], pd.DataFrame], **
 
     def damage(root: Path) -> None:
         store = Store(root)
-        standing = store.derived_info(schema, "main")
-        assert standing is not None
-        rows = change(store.read_derived(schema, "main"))
-        store.write_derived(schema, "main", rows, dataclasses.replace(standing, **info))
+        rows, standing = store.read_derived(schema, "main")
+        store.write_derived(schema, "main", change(rows), dataclasses.replace(standing, **info))
 
     return damage
 

@@ -42,7 +42,7 @@ WriteRows = Callable[[Any, pd.DataFrame], None]
 
 _GZIP = b"\x1f\x8b"
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
-_DELIMITER_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?[;,\t|]*\s*', re.IGNORECASE)  # a first line, for Excel
+_DELIMITER_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?[;,|\s]*', re.IGNORECASE)  # a first line, for Excel
 _BYTE_ORDER_MARKS = {"utf-8": codecs.BOM_UTF8, "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}
 _ENCODING_NAMES = {"utf-8": "UTF-8", "cp1252": "Windows-1252", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16"}
 _SUFFIXES = (".csv", ".txt", ".tsv")

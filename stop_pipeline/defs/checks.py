@@ -8,6 +8,7 @@ import dagster as dg
 from stop_pipeline.errors import counted
 from stop_pipeline.results import Derived, Fetched, Merged
 from stop_pipeline.schema import STOPS
+from stop_pipeline.table.files import reading
 from stop_pipeline.table.store import Store, month_file
 
 _CHECKS = {
@@ -126,7 +127,9 @@ def _nulls(merged: Merged, store: Store, account: str) -> int:
     required = {column.name for column in STOPS.columns if not column.nullable}
 
     def of_month(month: str) -> int:
-        footer = store.files.footer(month_file(account, month))
+        name = month_file(account, month)
+        with reading(store.files.shown(name)):
+            footer = store.files.footer(name)
         groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
         columns = [group.column(number) for group in groups for number in range(footer.num_columns)]
         return sum(column.statistics.null_count for column in columns if column.path_in_schema in required)

@@ -127,7 +127,7 @@ def of_derived(
     """What a derived table holds, and the commit that it was made from."""
 
     def draw() -> Metadata:
-        rows = store.read_derived(table, account)
+        rows, _ = store.read_derived(table, account)
         if table is SUPPRESSION_LIST:
             return {"preview": _preview(rows, "last_stop_at")}
         return {

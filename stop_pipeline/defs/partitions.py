@@ -16,6 +16,7 @@ from typing import cast
 import dagster as dg
 
 from stop_pipeline.defs.resources import SmsPartnerResource, StopsConfig, StoreResource
+from stop_pipeline.errors import unexpected
 from stop_pipeline.schema import STOPS
 from stop_pipeline.settings import Settings
 
@@ -61,8 +62,7 @@ def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Sett
             try:
                 yield from _sync(context, account, selected, config, resources)
             except Exception as error:
-                unexpected = f"Unexpected error ({type(error).__name__}); run its partition alone to learn more."
-                failures[account] = (isinstance(error, dg.Failure) and error.description) or unexpected
+                failures[account] = (isinstance(error, dg.Failure) and error.description) or unexpected(error)
                 # Without the traceback, which could hold the data that the error is about.
                 context.log.error("Account %s: %s", account, failures[account])  # noqa: TRY400
                 if len(accounts) == 1:

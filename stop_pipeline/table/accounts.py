@@ -4,9 +4,10 @@ import dataclasses
 from dataclasses import dataclass
 from datetime import datetime
 
+from stop_pipeline.errors import StoreError
 from stop_pipeline.settings import named_accounts
 from stop_pipeline.table.files import read_document, write_document
-from stop_pipeline.table.state import Time
+from stop_pipeline.table.state import State, Time
 from stop_pipeline.table.store import Store
 
 
@@ -40,10 +41,20 @@ def register(store: Store, account: str, *, now: datetime) -> None:
 
 def retire(store: Store, account: str, *, now: datetime) -> None:
     """Record that an account is no longer synced."""
-    with store.locked(account):
+    with store.files.locked(account):  # what another machine has staged in a bucket is not to be removed
         record = account_record(store, account) or AccountRecord(None, None)
         if record.retired_at is None:
             _write(store, account, dataclasses.replace(record, retired_at=now))
+
+
+def refuse_lost_list(store: Store, account: str, record: AccountRecord | None, state: State) -> None:
+    """Refuse a retired account that has responses but no commit: its numbers must stay blocked, and no sync follows."""
+    is_retired = record is not None and record.retired_at is not None
+    if is_retired and state.commit is None and store.responses.all(account):
+        raise StoreError(
+            f"The retired account “{account}” has responses in {store.files.shown(f'raw/account={account}')}, but no "
+            "list: restore that from a backup, “state” last, or sync the account once more."
+        )
 
 
 def _write(store: Store, account: str, record: AccountRecord) -> None:

@@ -41,6 +41,8 @@ _REFUSED = "access is refused; look at the credentials, and whether they may lis
 _UNREACHABLE = "the store cannot be reached; look at the network and the endpoint"
 _REASONS = {
     r"<Code>(NoSuchBucket|ContainerNotFound)</Code>": "there is no such bucket",
+    r"object with invalid path": "another program's object there has a name that no file can have; remove it, or use "
+    "another prefix",
     # Where no variable holds credentials, the machine is asked for its own, as the provider's machines have them.
     r"http://(169\.254\.|metadata\.google\.internal)|/latest/api/token": "no credentials are set; set the provider's "
     "own variables, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -64,7 +66,7 @@ class BucketFiles(Files):
 
     def __init__(self, uri: str) -> None:  # not the parent's, which is for a folder
         self._uri = checked_uri(uri)
-        self._scratch = Path.home() / SCRATCH / hashlib.sha256(self._uri.encode()).hexdigest()[:16]
+        self._scratch = _home() / SCRATCH / hashlib.sha256(self._uri.encode()).hexdigest()[:16]
         self._store = _connected(self._uri)
 
     def shown(self, name: str = "") -> str:
@@ -162,7 +164,11 @@ class BucketFiles(Files):
 
     def _put(self, name: str, data: Content | Path) -> None:
         content = data if isinstance(data, Path) else memoryview(data).cast("B")
-        self._ask("write", name, lambda: self._store.put(name, content, max_concurrency=_PARTS_AT_ONCE))
+        try:
+            self._ask("write", name, lambda: self._store.put(name, content, max_concurrency=_PARTS_AT_ONCE))
+        except FileNotFoundError:
+            reason = "the store lost the upload. The last commit is unharmed."
+            raise StoreError(f"Cannot write {self.shown(name)}: {reason}") from None
 
     def _ask(self, what: str, name: str, request: Callable[[], Result]) -> Result:
         """What a request gives; a FileNotFoundError says that there is no such object."""
@@ -175,6 +181,15 @@ class BucketFiles(Files):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.shown(name))
         advice = " The last commit is unharmed." if what == "write" else ""
         raise StoreError(f"Cannot {what} {self.shown(name)}: {reason}.{advice}")
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise ConfigurationError(
+            "This user has no home folder, which holds the locks of a data root in a bucket: set HOME to a folder."
+        ) from None
 
 
 def _connected(uri: str) -> "obstore.store.ObjectStore":

@@ -31,7 +31,7 @@ from stop_pipeline.schema import (
     to_pandas,
 )
 from stop_pipeline.settings import data_root, parse_age
-from stop_pipeline.table.accounts import account_record, known_accounts
+from stop_pipeline.table.accounts import account_record, known_accounts, refuse_lost_list
 from stop_pipeline.table.derive import SuppressionList, stops_per_day, suppression_list
 from stop_pipeline.table.files import reading
 from stop_pipeline.table.periods import as_committed, known_at, open_rows, with_commit, with_numbers_reread
@@ -241,6 +241,7 @@ def check_current(store: Store, account: str, *, now: datetime, max_age: Age) ->
     allowed = parse_age(max_age) if isinstance(max_age, str) else max_age
     record, state = account_record(store, account), store.state(account)
     verified_at = state.verified_at
+    refuse_lost_list(store, account, record, state)
     if record is not None and record.retired_at is not None:
         return verified_at
     the_list, run = f"The list of the account “{account}”", f"run “stop-pipeline run --account {account}” first"
@@ -392,7 +393,7 @@ def _list_of_commit(store: Store, account: str, reading_rules: str | None = None
 def _made_of(store: Store, account: str, state: State, table: TableSchema) -> tuple[pd.DataFrame, DerivedInfo] | None:
     """A derived table and what its file says of it, if it was made from this commit and can be read; otherwise None."""
     with suppress(StoreError):
-        info = store.derived_info(table, account)
-        if info is not None and info.commit == state.commit:
-            return store.read_derived(table, account), info
+        rows, info = store.read_derived(table, account)
+        if info.commit == state.commit:
+            return rows, info
     return None

@@ -346,13 +346,11 @@ class Store:
             return info_of(self.files.footer(name), DerivedInfo)
         return None
 
-    def read_derived(self, schema: TableSchema, account: str) -> pd.DataFrame:
-        """A derived table; empty if it was never made."""
+    def read_derived(self, schema: TableSchema, account: str) -> tuple[pd.DataFrame, DerivedInfo]:
+        """A derived table and what it is, from one version of its file."""
         name = table_file(schema.name, account)
-        if not self.files.exists(name):
-            return schema.empty
         with reading(self.files.shown(name), MADE_AGAIN), self.files.open(name) as file:
-            return to_pandas(decode(file, schema))
+            return to_pandas(decode(file, schema)), info_of(pq.read_metadata(file), DerivedInfo)
 
     def write_derived(self, schema: TableSchema, account: str, rows: pd.DataFrame, info: DerivedInfo) -> None:
         """Replace a derived table."""

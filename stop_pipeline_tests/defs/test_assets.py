@@ -1,10 +1,13 @@
 """What a real run on a real instance does and shows."""
 
+import re
 from dataclasses import replace
 
 import dagster as dg
+import pytest
 
 from stop_pipeline import read_stops
+from stop_pipeline.table import merge_snapshot
 from stop_pipeline.table.store import Store
 from stop_pipeline_tests.support.loopback import reply
 from stop_pipeline_tests.support.pipeline import (
@@ -109,3 +112,21 @@ def test_a_failed_step_says_why_in_a_line_of_its_own_and_above_its_traceback(pip
     assert "SMSPARTNER_API_KEY" in sentence
     assert failure.step_failure_data.error is not None
     assert failure.step_failure_data.error.cause is None
+
+
+def test_an_unexpected_error_is_told_by_its_place_alone_since_its_text_may_hold_a_number(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        cause = KeyError("+33639980001")
+        cause.add_note("of +33639980001")
+        raise ValueError("time data “06 39 98 00 01” does not match") from cause
+
+    monkeypatch.setattr(merge_snapshot, "compare", broken)
+    result = pipeline.sync(listing(3))
+    assert not result.success
+    place = r"Unexpected error \(ValueError\) at assets\.py:\d+, .*, merge_snapshot\.py:\d+, test_assets\.py:\d+: "
+    assert re.search(place, reason_of(result))
+    events = "".join(map(repr, pipeline.instance.all_logs(result.run_id)))
+    assert "ValueError" in events
+    assert not re.search("39980001|39 98 00 01", events)

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -21,13 +21,14 @@ from pyarrow import fs
 
 REGION = "us-east-1"
 SECRET = "a-secret-key-that-is-not-shown"  # noqa: S105 – no secret
+WRITES = ("PUT", "POST", "DELETE")
 _STUCK_AFTER_SECONDS = 60
 
-Fault = Literal["refused", "busy", "elsewhere", "done, but refused", "done, but cut off", "cut off midway"]
+Fault = Literal["refused", "busy", "elsewhere", "done, but refused", "done, but cut off", "cut off midway", "lost"]
 """What a request meets: an error in place of what it asked for; an error, or no response, though it was done; or a
 response that ends in the middle."""
 
-_ERRORS = {"busy": (503, "SlowDown"), "elsewhere": (301, "PermanentRedirect")}
+_ERRORS = {"busy": (503, "SlowDown"), "elsewhere": (301, "PermanentRedirect"), "lost": (404, "NoSuchUpload")}
 _REFUSAL = (403, "AccessDenied")
 
 
@@ -48,7 +49,7 @@ class Request:
     @property
     def writes(self) -> bool:
         """Whether it changes something."""
-        return self.method in ("PUT", "POST", "DELETE")
+        return self.method in WRITES
 
 
 Choice = Callable[[Request], Fault | None]
@@ -279,10 +280,10 @@ def _without(headers: Iterable[tuple[str, str]], names: set[str]) -> dict[str, s
     return {name: value for name, value in headers if name.lower() not in names}
 
 
-def nth_write(number: int, fault: Fault) -> Choice:
-    """The fault of the write of that number, counted from 0."""
+def nth_write(number: int, fault: Fault, methods: Collection[str] = WRITES) -> Choice:
+    """The fault of the write of that number, counted from 0, or of the request of that number by some methods."""
     writes = itertools.count()
-    return lambda request: fault if request.writes and next(writes) == number else None
+    return lambda request: fault if request.method in methods and next(writes) == number else None
 
 
 def first(method: str, part: str, fault: Fault) -> Choice:

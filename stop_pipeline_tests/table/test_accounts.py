@@ -11,6 +11,7 @@ from stop_pipeline.errors import KeyRefusedError, OutdatedListError, StoreError
 from stop_pipeline.table.accounts import AccountRecord, account_record, known_accounts, register, retire
 from stop_pipeline.table.reading import current_list
 from stop_pipeline.table.store import Store
+from stop_pipeline.verify import verify
 from stop_pipeline_tests.support.syncing import Row, Syncer, response_body, rows, tree
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -117,6 +118,27 @@ def test_a_lost_commit_is_never_an_empty_list_not_even_of_a_retired_account(stor
     _assert_refused(store, lost)
     shutil.rmtree(Path(store.root, "stops/account=lyon"))
     _assert_refused(store, lost)
+
+
+def test_a_retired_account_of_which_only_responses_are_left_is_no_empty_list(store: Store) -> None:
+    Syncer(store.root, "paris", start=NOW).sync(rows(3))
+    Syncer(store.root, "lyon", start=NOW).sync([Row(9, "+33639980009")])
+    retire(store, "lyon", now=LATER)
+    for path in Path(store.root).glob("*/account=lyon*"):
+        if path.parent.name not in ("raw", "accounts"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(OutdatedListError, match=r"“lyon” has responses in .*/raw/account=lyon, but no list: restore"):
+        current_list(store.root, None, max_age=timedelta(days=9), now=LATER)
+    assert any("but no list: restore" in problem for problem in verify(store, "lyon").problems)
+    Syncer(store.root, "lyon", start=LATER).sync([Row(9, "+33639980009")])
+    retire(store, "lyon", now=LATER)
+    assert len(current_list(store.root, None, max_age=timedelta(days=9), now=LATER).numbers) == 4
+
+
+def test_an_account_is_retired_while_another_machine_syncs_it(store: Store) -> None:
+    staged = store.files.stage("paris", b"what that machine has staged in a bucket")
+    retire(store, "paris", now=NOW)
+    assert store.files.exists(staged)
 
 
 def _assert_refused(store: Store, lost: str) -> None:

@@ -10,10 +10,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,9 +23,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import requests
 
+from stop_pipeline.defs.alerts import findings_of_age
 from stop_pipeline.errors import ConfigurationError, StoreError
 from stop_pipeline.rebuild import fresh_root, rebuild
+from stop_pipeline.settings import Settings
 from stop_pipeline.table.bucket import FOOTER_BYTES, BucketFiles
 from stop_pipeline.table.files import Files
 from stop_pipeline.table.reading import read_rejected, read_stops, read_stops_per_day, read_suppression_list
@@ -32,6 +36,7 @@ from stop_pipeline.table.store import Store
 from stop_pipeline.verify import verify
 from stop_pipeline_tests.support.bucket import (
     SECRET,
+    WRITES,
     Choice,
     Fault,
     Proxy,
@@ -294,15 +299,15 @@ def test_a_damaged_month_is_told_by_its_uri(server: S3Server, prefix: str, data:
 # What is written
 
 
-def writes_of_a_sync(server: S3Server, prefix: str, direct: Direct) -> int:
-    """How many requests of a sync change something."""
+def writes_of_a_sync(server: S3Server, prefix: str, direct: Direct) -> list[str]:
+    """The methods of the requests of a sync that change something."""
     syncer = Syncer(f"s3://{prefix}")
     syncer.sync(FIRST)
     with Proxy(server.endpoint) as proxy:
         direct(proxy.endpoint)
         Syncer(f"s3://{prefix}", start=syncer.now).sync(CHANGED)
     direct(server.endpoint)
-    return sum(request.writes for request in proxy.seen)
+    return [request.method for request in proxy.seen if request.writes]
 
 
 def tables(server: S3Server, prefix: str) -> dict[str, bytes]:
@@ -348,20 +353,28 @@ class Ends:
         return ran
 
 
-@pytest.mark.parametrize("fault", ["refused", "done, but refused"])
+@pytest.mark.parametrize(
+    ("fault", "methods", "says"),
+    [
+        ("refused", WRITES, "access is refused"),
+        ("done, but refused", WRITES, "access is refused"),
+        ("lost", ("PUT",), "the store lost the upload"),
+    ],
+)
 def test_whatever_write_is_refused_readers_see_a_commit_and_the_next_sync_mends_all(
-    server: S3Server, prefix: str, direct: Direct, fault: Fault
+    server: S3Server, prefix: str, direct: Direct, fault: Fault, methods: Collection[str], says: str
 ) -> None:
-    count = writes_of_a_sync(server, f"{prefix}/counted", direct)
-    assert count >= 15
+    writes = writes_of_a_sync(server, f"{prefix}/counted", direct)
+    count = sum(method in methods for method in writes)
+    assert count >= 10
     ends = Ends.of(server, prefix)
     ran = []
     for number in range(count):
         place = f"{prefix}/{number}"
         server.copy(f"{prefix}/before", place)
-        with Proxy(server.endpoint, nth_write(number, fault)) as proxy:
+        with Proxy(server.endpoint, nth_write(number, fault, methods)) as proxy:
             direct(proxy.endpoint)
-            with pytest.raises(StoreError, match=r"^Cannot write s3://.*access is refused"):
+            with pytest.raises(StoreError, match=rf"^Cannot write s3://.*{says}"):
                 Syncer(f"s3://{place}").sync(CHANGED, at=START.replace(hour=14))
         direct(server.endpoint)
         ran.append(ends.check(server, place))
@@ -677,6 +690,23 @@ def test_a_store_that_never_responds_is_given_up_in_well_under_a_minute(prefix: 
         assert time.monotonic() - began < 45
 
 
+def test_the_ages_of_many_lists_are_given_up_together_if_the_store_never_responds(prefix: str, direct: Direct) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(64)
+        direct(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        settings = Settings(accounts=tuple(f"account_{number}" for number in range(12)), data_root=f"s3://{prefix}")
+        now = datetime.now(UTC)
+        assert findings_of_age(settings, now, now) == []
+        silent.settimeout(0)
+        asked = 0
+        with suppress(BlockingIOError):
+            while True:
+                silent.accept()[0].close()
+                asked += 1
+    assert 0 < asked <= 5  # one request, and its retries
+
+
 def test_credentials_that_are_missing_are_told_in_one_sentence(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -692,6 +722,20 @@ def test_a_variable_that_cannot_be_used_is_a_mistake_of_configuration(
     with pytest.raises(ConfigurationError, match="GOOGLE_") as told:
         BucketFiles("gs://bucket/prefix")
     assert told.value.__context__ is None
+
+
+def test_without_a_home_folder_it_is_said_what_to_set(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 3_999_999)  # as in a container
+    with pytest.raises(ConfigurationError, match=r"has no home folder.*: set HOME"):
+        BucketFiles(f"s3://{prefix}")
+
+
+def test_another_programs_object_with_an_impossible_name_is_told_as_that(server: S3Server, prefix: str) -> None:
+    url = f"{server.endpoint}/{prefix}/backup//x.txt"
+    requests.put(url, data=b"x", timeout=60).raise_for_status()
+    with pytest.raises(StoreError, match="another program's object there has a name that no file can have"):
+        BucketFiles(f"s3://{prefix}").below("")
 
 
 def test_without_obstore_a_folder_works_and_a_bucket_says_what_to_install(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -25,7 +26,8 @@ from stop_pipeline import (
     sync,
 )
 from stop_pipeline.errors import ConfigurationError, OutdatedListError, StoreError
-from stop_pipeline.table.store import Store
+from stop_pipeline.table.files import Files
+from stop_pipeline.table.store import Store, table_file
 from stop_pipeline.verify import verify
 from stop_pipeline_tests.support.syncing import IN_MEMORY, START, Row, Syncer, response_body, rows
 
@@ -410,6 +412,33 @@ def test_a_table_that_a_killed_sync_has_not_made_yet_follows_from_the_commit(
     assert not follows.equals(before)
     derive(syncer.store, "main")
     pd.testing.assert_frame_equal(read(syncer.root), follows)
+
+
+@pytest.mark.parametrize(
+    ("read", "table"), [(read_suppression_list, "suppression_list"), (read_stops_per_day, "stops_per_day")]
+)
+def test_a_table_that_vanishes_while_it_is_read_follows_from_the_commit(
+    syncer: Syncer, read: Callable[[Path], pd.DataFrame], table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncer.sync(rows(10))
+    file = syncer.root / table_file(table, "main")
+    content, expected = file.read_bytes(), read(syncer.root)
+
+    def removing(before_call: int, real: Callable[[Files, str], Any], calls: Iterator[int]) -> Callable[..., Any]:
+        def ask(files: Files, name: str) -> Any:
+            if next(calls) == before_call:
+                file.unlink()
+            return real(files, name)
+
+        return ask
+
+    for before_call in range(9):
+        file.write_bytes(content)
+        calls = count()
+        with monkeypatch.context() as patched:
+            for method in ("open", "footer", "exists", "read"):
+                patched.setattr(Files, method, removing(before_call, getattr(Files, method), calls))
+            pd.testing.assert_frame_equal(read(syncer.root), expected)
 
 
 def known_numbers() -> object:
