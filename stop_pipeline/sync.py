@@ -218,16 +218,12 @@ def _tell_acceptance(account: str, state: State, policy: RemovalPolicy) -> None:
 def _forget_old_responses(store: Store, account: str, state: State, kept_for: timedelta) -> None:
     """Remove responses that were replaced more than `kept_for` before the last one was merged or found unchanged.
 
-    Never the newest, and never the one that the commit was made from. If the disk refuses, that is a warning: the
-    commit stands, and the tables made from it must not wait for this.
+    So the one that the commit was made from stays. If the disk refuses, that is a warning: the commit stands, and the
+    tables made from it must not wait for this.
     """
     try:
-        newest, responses = store.responses.newest(account), store.responses.all(account)
-        committed = [raw.file for raw in responses if state.sha256 and state.sha256.startswith(raw.sha256_start)]
-        kept = {newest and newest.file, *committed[-1:]}
-        for raw, newer in pairwise(responses):
-            is_old = state.last_response_at is not None and state.last_response_at - newer.fetched_at > kept_for
-            if is_old and raw.file not in kept:
+        for raw, newer in pairwise(store.responses.all(account)):
+            if state.last_response_at is not None and state.last_response_at - newer.fetched_at > kept_for:
                 store.responses.forget(account, raw)
     except StoreError as error:
         log.warning("Account %s: an old response could not be removed. %s", account, error)

@@ -26,7 +26,7 @@ from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.state import SnapshotInfo
 from stop_pipeline.table.store import snapshot_file
 from stop_pipeline_tests.support.damage import flip_a_bit, overwrite_pages
-from stop_pipeline_tests.support.syncing import IN_MEMORY, Row, Syncer, response_body, rows, tree
+from stop_pipeline_tests.support.syncing import IN_MEMORY, START, Row, Syncer, response_body, rows, tree
 
 LATE = "2026-01-03 16:30:00"
 """Still too far ahead for the first three syncs."""
@@ -339,6 +339,16 @@ def test_under_another_zone_format_or_reading_rule_everything_is_parsed(in_memor
     assert len(read_stops(in_memory)) == 63
 
 
+def test_after_stored_rows_were_read_again_the_next_response_is_parsed_as_a_whole(in_memory: Path) -> None:
+    syncer = syncer_after_all(in_memory)
+    older = dataclasses.replace(syncer.store.state("main"), reading_rules="older")
+    with syncer.store.locked("main"):
+        syncer.store.write_state("main", older)
+    merge(syncer, ALL)
+    merge(syncer, [*ALL, NEW[0]])
+    assert snapshot(syncer).builds_on is None
+
+
 @pytest.mark.parametrize("appended", [b",]}", b', {"id": 7}]}', b" null]}", b", NaN]}", b', {"id": 7]}'])
 def test_a_text_that_is_not_a_list_any_more_is_unreadable_or_parsed_as_a_whole(
     in_memory: Path, appended: bytes
@@ -412,6 +422,14 @@ def test_a_response_that_was_parsed_by_a_killed_sync_is_built_upon_the_commit_th
     merge(syncer, [*ALL, *NEW])
     assert parsed_ids(syncer) == [row.id for row in NEW]
     check_open_rows(syncer, response_body([*ALL, *NEW]))
+
+
+def test_a_row_that_was_too_early_when_a_killed_sync_parsed_it_is_read_as_of_the_next_fetch(in_memory: Path) -> None:
+    syncer = Syncer(in_memory)
+    body = response_body([Row(1, created_at="2026-01-04 10:00:00")])
+    syncer.fetch(body)
+    sync.parse(syncer.store, "main", timezone=syncer.timezone)  # and killed before it is merged
+    assert syncer.sync(body, at=START + timedelta(days=3)).counts.new == 1
 
 
 def restore(syncer: Syncer, backup: Path) -> None:

@@ -160,6 +160,12 @@ def test_a_clock_that_jumps_ahead_and_back_loses_nothing(syncer: Syncer, caplog:
     assert sorted(read_stops(syncer.root, as_of=now)["id"]) == list(range(1, 31))
 
 
+def test_a_step_that_is_repeated_after_an_unchanged_list_finds_it_unchanged(syncer: Syncer) -> None:
+    for _ in range(2):
+        syncer.sync(rows(3))
+    assert syncer.merge().outcome == "unchanged"
+
+
 def test_a_response_no_later_than_the_commit_is_not_merged(syncer: Syncer) -> None:
     merge(syncer, rows(30))
     for path in (syncer.root / "raw/account=main").iterdir():

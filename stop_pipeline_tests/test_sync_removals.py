@@ -371,6 +371,22 @@ def test_a_malformed_row_whose_number_stays_on_the_list_may_end(syncer: Syncer) 
     assert len(read_rejected(syncer.root)) == 25
 
 
+def test_a_number_stays_through_an_open_row_of_any_month_but_not_through_an_ended_one(syncer: Syncer) -> None:
+    malformed = broken(50)
+    march = [Row(900 + place, row["phoneNumber"], "2025-03-01 10:00:00") for place, row in enumerate(malformed)]
+    syncer.sync([*rows(100), *march, *malformed])
+    assert syncer.sync([*rows(100), *march]).state.withheld_because is None
+    assert syncer.sync([*rows(100), *malformed], accept_removals=50).counts.removed == 50
+    assert syncer.sync(rows(100)).counts.withheld == 50
+    assert len(read_suppression_list(syncer.root)) == 150
+
+
+def test_an_incomplete_response_ends_no_malformed_row(syncer: Syncer) -> None:
+    syncer.sync([*rows(3), {"id": "x"}])
+    syncer.sync(rows(3), nb_data=9)
+    assert len(read_rejected(syncer.root)) == 1
+
+
 def test_malformed_rows_without_a_number_may_end(syncer: Syncer) -> None:
     syncer.sync([*rows(100), *({"id": f"x{number}"} for number in range(50))])
     assert syncer.sync(rows(100)).state.withheld_because is None

@@ -239,7 +239,7 @@ def _still_listed(
     are = [rows[rows["id"].isin(pd.concat(were)["id"])] for rows in _with_ids(listed, malformed)]
     blocked, blocking = (blocked_numbers(*rows).numbers for rows in (were, are))
     before, now = (numbers.loc[is_e164(numbers["phone_number"]), "id"] for numbers in (blocked, blocking))
-    rows = before[before.isin(pd.concat(are)["id"].dropna()) & ~before.isin(now)].nunique()
+    rows = before[before.isin(pd.concat(are)["id"]) & ~before.isin(now)].nunique()
     if rows == 0:
         return None
     still = "is still listed, but without a number" if rows == 1 else "are still listed, but without numbers"

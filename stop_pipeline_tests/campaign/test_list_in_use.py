@@ -11,6 +11,7 @@ import pytest
 from stop_pipeline import read_suppression_list
 from stop_pipeline.campaign.suppression import suppress, suppress_file
 from stop_pipeline.errors import OutdatedListError
+from stop_pipeline.table.reading import current_list
 from stop_pipeline_tests.campaign.lists import DAY, FREE, HOUR, STOPPED, synced
 from stop_pipeline_tests.support.syncing import Row, response_body
 
@@ -90,6 +91,13 @@ def test_one_account_whose_list_is_old_or_missing_stops_all(tmp_path: Path, monk
     synced(root, FREE, account="lyon", ago=2 * DAY)
     assert "account “lyon” was last verified" in refusal(root)
     assert blocked_of(root, [FREE, STOPPED], account="main") == [STOPPED]
+
+
+def test_of_several_lists_the_age_is_that_of_the_oldest_and_rows_without_a_number_add_up(tmp_path: Path) -> None:
+    synced(tmp_path, STOPPED, "unknown")
+    older = synced(tmp_path, "unknown", account="nice", ago=5 * HOUR)
+    current = current_list(tmp_path, None, max_age=DAY)
+    assert (current.verified_at, current.unreadable_rows) == (older.now, 2)
 
 
 def test_of_two_accounts_the_earlier_opt_out_is_given(tmp_path: Path) -> None:

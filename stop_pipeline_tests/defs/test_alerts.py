@@ -352,8 +352,18 @@ def test_without_a_webhook_the_sensor_is_stopped_and_says_what_to_set(watched: W
     assert with_one.resolve_sensor_def("alerts").default_status is dg.DefaultSensorStatus.RUNNING
 
 
+def test_an_incident_goes_on_until_its_last_problem_has_passed() -> None:
+    problems: list[dict[str, str | None]] = [{"stops": "It failed."}, {"the run": "It failed."}, {"stops": None}]
+    incidents, messages = follow({}, [Finding("main", START, found) for found in problems])
+    assert incidents["main"].open == {"the run"}
+    assert len(messages) == 2
+    incidents, messages = follow(incidents, [Finding("main", START, {"the run": None})])
+    assert incidents == {}
+    assert "all is well again" in messages[0]
+
+
 PROBLEMS = ("raw_stop_list", "stops", "check removals_plausible", "the run", OVERDUE)
-OUTCOMES = st.lists(
+FINDINGS = st.lists(
     st.tuples(st.sampled_from(["main", "lyon"]), st.dictionaries(st.sampled_from(PROBLEMS), st.booleans())).map(
         lambda drawn: Finding(
             account=drawn[0],
@@ -364,7 +374,7 @@ OUTCOMES = st.lists(
 )
 
 
-@given(OUTCOMES, st.integers(0, 10))
+@given(FINDINGS, st.integers(0, 10))
 def test_it_makes_no_difference_when_the_sensor_looks_and_that_it_was_restarted(
     findings: list[Finding], looked_after: int
 ) -> None:
@@ -376,7 +386,7 @@ def test_it_makes_no_difference_when_the_sensor_looks_and_that_it_was_restarted(
     assert (incidents, first + then) == follow({}, findings)
 
 
-@given(OUTCOMES)
+@given(FINDINGS)
 def test_a_problem_is_told_once_until_all_is_well_again(findings: list[Finding]) -> None:
     incidents, messages = follow({}, findings)
     for account in ("main", "lyon"):

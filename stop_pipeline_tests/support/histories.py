@@ -88,6 +88,7 @@ STEPS = st.builds(
 )
 HISTORIES = st.lists(STEPS, min_size=1, max_size=6)
 
+A_MALFORMED_ROW_VANISHES = [Step((0, 0, 0, 0, 0, 0, 1)), Step((0, 0, 0, 0, 0, 0, 0), accepted=False)]
 VARIED = [
     Step((0, 0, 0, 0, 0, 0, 0)),
     Step((1, 0, ABSENT, 1, 0, 1, 1)),
@@ -165,7 +166,10 @@ class History:
             return
         standing = [period for period in self.periods if period.removed_at is None]
         gone = [period for period in standing if period.entry not in self.listed]
-        rows_gone = any(period.entry.created_at is not None for period in gone)
+        gone_entries = [period.entry for period in gone]
+        still_blocked = {number for entry in self.listed for number in entry.blocks}
+        # A malformed row may go if its numbers stay.
+        rows_gone = any(entry.created_at or not still_blocked.issuperset(entry.blocks) for entry in gone_entries)
         response = Response(at, sha256, self.complete, rows_gone and not (self.complete and accepted), at)
         for period in gone if self.complete and not response.withheld else []:
             period.removed_at = at

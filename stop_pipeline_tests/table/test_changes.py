@@ -139,6 +139,15 @@ def test_a_number_is_removed_once_no_account_lists_it(tmp_path: Path) -> None:
     assert changes["at"].tolist() == [lyon.now]
 
 
+def test_a_change_is_dated_by_its_own_end_also_if_the_number_has_come_back_since(tmp_path: Path) -> None:
+    syncer = Syncer(tmp_path)
+    for count in (5, 4, 5):
+        syncer.sync(rows(count))
+    changes = changes_of(tmp_path, syncer.now - 2 * HOUR, syncer.now - HOUR)
+    assert changes["change"].tolist() == ["removed"]
+    assert changes["at"].tolist() == [syncer.now - HOUR]
+
+
 def test_an_altered_row_and_a_row_that_comes_back_do_not_change_the_list(tmp_path: Path) -> None:
     syncer = Syncer(tmp_path)
     syncer.sync(rows(9))

@@ -18,6 +18,7 @@ from stop_pipeline.table.accounts import register, retire
 from stop_pipeline.table.lookup import OptOut
 from stop_pipeline_tests.support import version_1
 from stop_pipeline_tests.support.histories import (
+    A_MALFORMED_ROW_VANISHES,
     HISTORIES,
     NUMBERS,
     SPELLINGS,
@@ -81,6 +82,7 @@ def look_at_history(steps: list[Step], spelling: str, choice: int) -> None:
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(HISTORIES, st.sampled_from(SPELLINGS), st.integers(0, 1000))
 @example(VARIED, SPELLINGS[6], 7)
+@example(A_MALFORMED_ROW_VANISHES, SPELLINGS[0], 0)
 def test_lookup_agrees_with_a_model_of_the_history(steps: list[Step], spelling: str, choice: int) -> None:
     look_at_history(steps, spelling, choice)
 

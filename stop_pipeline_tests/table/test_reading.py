@@ -486,6 +486,18 @@ def test_files_that_are_older_than_the_commit_call_no_number_clean(tmp_path: Pat
         syncer.sync([*rows(32, first_id=100), *misdated])
 
 
+def test_what_came_after_a_state_that_was_restored_is_not_there_for_readers(tmp_path: Path) -> None:
+    syncer = Syncer(tmp_path / "data")
+    syncer.sync(rows(3))
+    state = syncer.root / "state/account=main.json"
+    earlier, expected = state.read_bytes(), read_stops_per_day(syncer.root)
+    syncer.sync(rows(4))
+    state.write_bytes(earlier)
+    assert len(read_stops(syncer.root, as_of=syncer.now + timedelta(days=1))) == 3
+    pd.testing.assert_frame_equal(read_stops_per_day(syncer.root), expected)
+    assert len(syncer.store.read_commits("main", syncer.store.state("main"))) == 1
+
+
 def test_without_a_backup_the_record_of_responses_can_be_begun_anew(tmp_path: Path) -> None:
     syncer = Syncer(tmp_path / "data")
     syncer.sync(rows(30))

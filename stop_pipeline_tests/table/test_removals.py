@@ -77,6 +77,7 @@ def test_what_went_within_24_hours_counts() -> None:
 def test_the_share_is_one_of_the_rows_that_were_open_when_the_24_hours_began() -> None:
     # Rows that came meanwhile do not raise it.
     assert objection(26, 9_975, recent=[ended(25, of=1_000)]) is not None
+    assert objection(51, 2_000, recent=[ended(1, of=1_000, hours_ago=20), ended(1, of=2_000)]) is not None
     # Of 1,000 rows a person has accepted the end of 875: the others are not to follow at the pace of 1,000.
     assert objection(1, 100, recent=[ended(25, of=1_000)]) is not None
 
@@ -110,6 +111,7 @@ def test_an_acceptance_counts_for_all_ends_or_for_none() -> None:
     assert objection(60, 60, policy=policy) is None
     assert objection(60, 60, policy=policy, recent=[ended(40, of=100)]) is None
     assert objection(61, 100_000, policy=policy) is not None
+    assert objection(61, 1_000, altered=30, policy=policy) is not None
 
 
 def test_an_acceptance_never_overrides_completeness() -> None:

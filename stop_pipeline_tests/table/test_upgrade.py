@@ -179,8 +179,12 @@ def test_a_row_that_was_withheld_as_altered_and_is_read_alike_today_is_one_row(t
     assert read_stops(root)["id"].tolist().count(501) == 2
     syncer = Syncer(root, start=LATER)
     listed = version_1.responses(root)[-1]
+    before = syncer.store.state("main")
     merged = syncer.sync(listed)
     assert (merged.counts.withheld, merged.counts.withheld_altered, merged.state.doubled_open_ids) == (34, 2, 2)
+    assert (
+        len(syncer.store.read_stops("main", before, ["id"])) < before.total_rows
+    )  # as whoever has just read the state
     row = read_stops(root, history=True).query("id == 501")
     assert row["phone_number"].tolist() == ["+33639980051"]
     assert row["first_seen_at"].tolist() == [pd.Timestamp("2026-01-01 13:00", tz="UTC")]
