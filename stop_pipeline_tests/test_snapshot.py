@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline import read_stops, sync
+from stop_pipeline import read_rejected, read_stops, sync
 from stop_pipeline.errors import StoreError, UnreadableResponseError
 from stop_pipeline.results import Fetched, Merged
 from stop_pipeline.settings import Format
@@ -430,6 +430,30 @@ def test_a_row_that_was_too_early_when_a_killed_sync_parsed_it_is_read_as_of_the
     syncer.fetch(body)
     sync.parse(syncer.store, "main", timezone=syncer.timezone)  # and killed before it is merged
     assert syncer.sync(body, at=START + timedelta(days=3)).counts.new == 1
+
+
+def test_a_row_that_was_too_early_while_removals_were_withheld_is_read_as_of_the_next_fetch(in_memory: Path) -> None:
+    syncer = Syncer(in_memory)
+    syncer.sync(ALL)
+    body = response_body([ALL[0], Row(901, created_at="2026-01-04 10:00:00")])
+    assert syncer.sync(body).counts.withheld == len(ALL) - 1
+    assert syncer.sync(body, at=START + timedelta(days=3)).counts.new == 1
+
+
+def test_a_snapshot_is_merged_although_its_response_has_been_lost(in_memory: Path) -> None:
+    syncer = Syncer(in_memory)
+    syncer.fetch(response_body(ALL))
+    sync.parse(syncer.store, "main", timezone=syncer.timezone)
+    shutil.rmtree(in_memory / "raw")
+    assert sync.merge(syncer.store, "main", RemovalPolicy()).counts.new == len(ALL)
+
+
+def test_appended_rows_bring_no_malformed_row_back_that_has_ended(in_memory: Path) -> None:
+    syncer = Syncer(in_memory)
+    for body in (response_body([*ALL, MALFORMED]), response_body(ALL), response_body([*ALL, *NEW])):
+        syncer.sync(body)
+    assert snapshot(syncer).builds_on is not None
+    assert read_rejected(in_memory).empty
 
 
 def restore(syncer: Syncer, backup: Path) -> None:

@@ -280,6 +280,13 @@ def test_a_time_before_the_first_sync_gives_nothing_and_warns_when_the_history_b
         read_stops(shared.root, as_of=START + timedelta(hours=1))
 
 
+def test_the_history_of_several_accounts_begins_with_the_first_of_them(tmp_path: Path) -> None:
+    Syncer(tmp_path, "lyon").sync(rows(3))
+    Syncer(tmp_path, "paris", start=START + timedelta(days=9)).sync(rows(3))
+    with warnings.catch_warnings(action="error"):
+        assert len(read_stops(tmp_path, as_of=START + timedelta(days=5))) == 3
+
+
 def test_before_any_sync_every_time_is_before_the_first(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="There has been no sync yet: nothing is known about"):
         assert read_stops(tmp_path, as_of="2026-01-01").empty
