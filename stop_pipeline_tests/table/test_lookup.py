@@ -199,6 +199,12 @@ def test_a_number_that_cannot_be_read_is_refused_with_what_was_understood(
     assert not re.search(r"\d[\d ]{4,}", str(refused.value).replace("0033", ""))
 
 
+def test_a_number_that_several_overseas_codes_share_is_found_under_any_of_them(tmp_path: Path) -> None:
+    Syncer(tmp_path).sync([*rows(3), Row(9, "+590976123456")])
+    for spelling in ("0976 12 34 56", "+596976123456"):
+        assert lookup(spelling, root=tmp_path, max_age=ANY_AGE).may_be_texted is False
+
+
 @pytest.mark.parametrize("listed", ["+447700900123", "12345", "(12 345)"])
 def test_a_listed_spelling_that_cannot_be_read_is_found_as_a_campaign_finds_it(tmp_path: Path, listed: str) -> None:
     Syncer(tmp_path).sync([*rows(3), Row(9, listed)])
