@@ -122,8 +122,9 @@ def test_an_altered_row_ends_and_is_added_in_the_month_that_it_moved_to(syncer: 
 
 @pytest.mark.parametrize("altered", [Row(1, created_at="2025-06-01 10:00:01"), Row(1, "+33639980002"), Row(2)])
 def test_whatever_is_altered_of_a_row_within_its_month_is_seen(syncer: Syncer, altered: Row) -> None:
-    syncer.sync([Row(1), *rows(30, first_id=100)])
-    syncer.sync([altered, *rows(30, first_id=100)])
+    others = rows(30, first_id=100, month="2025-07")  # so that the rows of June stay in their order
+    syncer.sync([Row(1), *others])
+    syncer.sync([altered, *others])
     found = read_stops(syncer.root).query("id < 100")
     assert [*zip(found["id"], found["phone_number"], found["created_at_local"].astype("str"), strict=True)] == [
         (altered.id, altered.phone_number, altered.created_at)
