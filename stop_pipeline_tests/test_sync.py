@@ -285,6 +285,13 @@ def test_a_rejected_row_stays_while_removals_are_withheld(
     assert len(read_rejected(syncer.root)) == 1
 
 
+def test_of_a_conflicting_row_the_text_is_kept_as_it_was_spelled(syncer: Syncer) -> None:
+    syncer.sync([Row(1, "0639980001"), Row(1, "0639980002")])
+    assert read_rejected(syncer.root)["raw"].tolist() == [
+        '{"createdAt":"2025-06-01 10:00:00","id":1,"phoneNumber":"0639980002"}'
+    ]
+
+
 def test_every_number_of_an_open_row_is_suppressed_once(syncer: Syncer) -> None:
     syncer.sync([Row(1, "0639980001"), Row(2, "+33639980001", "2025-07-01 10:00:00"), Row(3, "+33639980002")])
     suppressed = read_suppression_list(syncer.root)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
@@ -74,6 +75,21 @@ def test_removals_that_a_person_accepts_are_applied(pipeline: Pipeline) -> None:
     assert values(accepted, "stops")["accepted_removals"] == 70
     assert len(read_stops(pipeline.root)) == 30
     assert "accepted_removals" not in values(pipeline.sync(listing(30)), "stops")
+
+
+def test_a_clock_that_was_ahead_fails_the_checks_of_order_until_then(pipeline: Pipeline) -> None:
+    assert pipeline.sync(listing(30)).success
+    store = Store(pipeline.root)
+    state, ahead = store.state("main"), datetime.now(UTC) + timedelta(days=1)
+    with store.locked("main"):
+        store.write_state("main", replace(state, applied_at=ahead, verified_at=ahead))
+    result = pipeline.sync(listing(31))
+    assert result.success
+    assert failed_checks(result) == {"applied_in_order"}
+    assert values(result, "stops")["outcome"] == "older"
+    latest = pipeline.root / "raw/account=main/latest.json"
+    latest.write_text(re.sub('"fetched_at": "[^"]*"', f'"fetched_at": "{ahead.isoformat()}"', latest.read_text()))
+    assert failed_checks(pipeline.sync(listing(32))) == {"fetched_in_order", "applied_in_order"}
 
 
 def test_a_foreign_list_fails_the_run_and_no_dagster_retry_repeats_it(pipeline: Pipeline) -> None:
