@@ -118,7 +118,7 @@ def test_the_earlier_list_with_the_changes_applied_is_the_later_list(
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ACCOUNTS, TIMES)
 def test_so_it_is_for_many_histories(steps: dict[str, list[Step]], places: list[int]) -> None:
     look_at_changes(steps, places)

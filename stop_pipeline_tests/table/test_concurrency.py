@@ -177,7 +177,7 @@ def _sync_again_and_again(root: Path, work: Path, syncs: int, times: Mapping[int
 
 
 @pytest.mark.parametrize("clock", ["running", "jumping"])
-@pytest.mark.parametrize("syncs", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("syncs", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_eight_processes_sync_one_account_and_the_newest_response_wins(
     syncs: int, clock: str, processes: ProcessPoolExecutor, tmp_path: Path, figures: Figures
 ) -> None:
@@ -475,7 +475,7 @@ def _read_commits(root: Path, folder: Path, syncs: int, parties: int) -> Reading
     return readings
 
 
-@pytest.mark.parametrize("syncs", [10, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("syncs", [10, pytest.param(45, marks=pytest.mark.slow)])
 def test_readers_never_fail_and_never_miss_a_committed_row_while_syncs_go_on(
     syncs: int, processes: ProcessPoolExecutor, tmp_path: Path, figures: Figures
 ) -> None:

@@ -126,6 +126,7 @@ def test_a_sync_killed_at_any_call_leaves_every_commit_and_the_next_one_ends_as_
     assert_kills_lose_nothing(pool, scenario, expected, kill_plans(expected.built.calls), figures, nexts=1)
 
 
+@pytest.mark.slow
 def test_an_upgrade_killed_at_a_file_of_its_commits_is_made_good(
     pool: ProcessPoolExecutor, roots: Path, figures: Figures
 ) -> None:

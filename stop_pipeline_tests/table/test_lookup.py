@@ -88,7 +88,7 @@ def test_lookup_agrees_with_a_model_of_the_history(steps: list[Step], spelling: 
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(HISTORIES, st.sampled_from(SPELLINGS), st.integers(0, 1000))
 def test_lookup_agrees_with_a_model_of_many_histories(steps: list[Step], spelling: str, choice: int) -> None:
     look_at_history(steps, spelling, choice)

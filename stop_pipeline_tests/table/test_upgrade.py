@@ -113,7 +113,12 @@ def test_a_first_sync_of_the_earlier_version_that_was_killed_has_left_nothing_to
         blocked(root)
 
 
-@pytest.mark.parametrize("name", version_1.ROOTS)
+IN_SHORT = ("several_months", "killed_halfway")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in IN_SHORT else pytest.param(name, marks=pytest.mark.slow) for name in version_1.ROOTS]
+)
 def test_after_the_first_sync_it_is_what_a_fresh_data_root_would_be(name: str, tmp_path: Path) -> None:
     root = version_1.unpack(name, tmp_path)
     fresh = replayed(root, tmp_path / "fresh")
