@@ -42,8 +42,8 @@ class _Commands(click.Group):
         except StopPipelineError as error:
             click.echo(str(error), err=True)
             code = error.exit_code
-        except (click.ClickException, click.Abort, click.exceptions.Exit):
-            raise
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise  # click ends with them
         except Exception as error:  # noqa: BLE001 – any; cron mails what it prints
             click.echo(unexpected(error), err=True)
             code = 1

@@ -341,6 +341,24 @@ def test_run_as_another_user_than_the_owner_of_the_data_root_is_a_warning(machin
     assert warning.startswith("Warning: the data root data belongs to user 4242, who will not be able to use the files")
 
 
+def test_a_reader_that_has_gone_away_is_no_error_to_tell(tmp_path: Path) -> None:
+    Syncer(tmp_path / "data").sync(rows(3))
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(
+            [COMMAND, "accounts"],
+            cwd=tmp_path,
+            env=clean_environment(),
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_accounts_are_listed_with_their_state_and_can_be_retired(machine: Machine) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     Syncer(machine.root, "lyon").sync(rows(5), at=now - timedelta(hours=1))
