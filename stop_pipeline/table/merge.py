@@ -117,7 +117,7 @@ def compare(stops: pd.DataFrame, listed: pd.DataFrame) -> Diff:
     ]
     added = listed[~listed.index.isin(unchanged["index_listed"])]
     return Diff(
-        added=added.assign(restored=_is_in(added, stops)),
+        added=added.assign(restored=_is_in(added, stops[stops["removed_at"].notna()])),
         ended=standing[~standing.index.isin(unchanged["index"])],
         open_rows=len(standing),
         shares_ids=not pairs.empty,
