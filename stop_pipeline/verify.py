@@ -72,7 +72,8 @@ class _Inspection:
         kept = self._check_responses(newest)
         state = self._attempt(store.state, account)
         self._state = state or State()
-        self._attempt(refuse_lost_list, store, account, record, self._state)
+        if state and record and record.retired_at:  # a damaged one is reported already
+            self._attempt(refuse_lost_list, store, account, self._state)
         self._look_for_strays()
         months, rows = self._check_tables(newest, kept) if state else (0, 0)
         return Verified(months, rows, tuple(self._remarks), tuple(self._problems))

@@ -47,10 +47,9 @@ def retire(store: Store, account: str, *, now: datetime) -> None:
             _write(store, account, dataclasses.replace(record, retired_at=now))
 
 
-def refuse_lost_list(store: Store, account: str, record: AccountRecord | None, state: State) -> None:
+def refuse_lost_list(store: Store, account: str, state: State) -> None:
     """Refuse a retired account that has responses but no commit: its numbers must stay blocked, and no sync follows."""
-    is_retired = record is not None and record.retired_at is not None
-    if is_retired and state.commit is None and store.responses.all(account):
+    if state.commit is None and store.responses.all(account):
         raise StoreError(
             f"The retired account “{account}” has responses in {store.files.shown(f'raw/account={account}')}, but no "
             "list: restore that from a backup, “state” last, or sync the account once more."

@@ -241,8 +241,8 @@ def check_current(store: Store, account: str, *, now: datetime, max_age: Age) ->
     allowed = parse_age(max_age) if isinstance(max_age, str) else max_age
     record, state = account_record(store, account), store.state(account)
     verified_at = state.verified_at
-    refuse_lost_list(store, account, record, state)
     if record is not None and record.retired_at is not None:
+        refuse_lost_list(store, account, state)
         return verified_at
     the_list, run = f"The list of the account “{account}”", f"run “stop-pipeline run --account {account}” first"
     if state.commit is None:
