@@ -141,7 +141,7 @@ def test_run_says_what_changed_and_finds_an_unchanged_list(machine: Machine) -> 
     assert [done.exit_code for done in (first, second, third)] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("full", ["stdout", "stderr"])
+@pytest.mark.parametrize("full", [pytest.param("stdout", marks=pytest.mark.slow), "stderr"])
 def test_a_full_disk_behind_the_output_does_not_stop_the_sync(machine: Machine, tmp_path: Path, full: str) -> None:
     with listing(response_body(rows(30))) as server, Path("/dev/full").open("w") as device:
         outputs: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {full: device}
@@ -286,6 +286,7 @@ def test_a_failed_account_does_not_stop_the_others(machine: Machine, accounts_pe
     assert alone.stdout.startswith("lyon: 4 rows = 4 kept + 0 duplicates collapsed + 0 rejected; 1 new")
 
 
+@pytest.mark.slow
 def test_a_failed_check_names_its_account(machine: Machine) -> None:
     variables = {
         "SMSPARTNER_ACCOUNTS": "paris,lyon",

@@ -342,6 +342,7 @@ def _dev(folder: Path, home: Path, *arguments: str) -> Iterator[tuple[subprocess
         process.communicate(timeout=90)
 
 
+@pytest.mark.slow
 def test_dev_says_where_the_ui_is_and_is_the_only_one_and_ends_as_a_whole_even_if_it_is_killed(
     home: Path, tmp_path: Path
 ) -> None:

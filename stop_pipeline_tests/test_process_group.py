@@ -14,7 +14,7 @@ from stop_pipeline_tests.support.commands import wait_until
 COMMAND = """
 import pathlib, signal, subprocess, sys, time
 {ignores}
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+child = subprocess.Popen(["sleep", "600"])  # which no signal finds still starting
 pathlib.Path("pids").write_text(f"{{child.pid}} {{__import__('os').getpid()}}")
 time.sleep(600)
 """

@@ -283,7 +283,7 @@ def test_a_run_whose_process_died_is_told(watched: Watched) -> None:
     assert "all is well again" in watched.evaluate()[0]
 
 
-@pytest.mark.parametrize("unreadable", ["damaged", "not to be opened"])
+@pytest.mark.parametrize("unreadable", ["damaged", pytest.param("not to be opened", marks=pytest.mark.slow)])
 def test_a_run_whose_events_cannot_be_read_is_told_and_the_others_are_not_held_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: str
 ) -> None:

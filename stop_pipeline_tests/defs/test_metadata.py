@@ -47,6 +47,7 @@ def test_every_sync_shows_the_charts_of_its_commit(pipeline: Pipeline) -> None:
     assert "Half listed within" in charts_of(changed)[0]
 
 
+@pytest.mark.slow
 def test_the_charts_cost_less_than_a_megabyte_a_day_in_the_database(on_disk: Pipeline, tmp_path: Path) -> None:
     # Counts all over the scale, which make the longest charts.
     listed = [row for month in range(60) for row in _in_month(month)]

@@ -45,6 +45,10 @@ PLAIN_SENTENCE = re.compile(r"^[A-Z][^\n]* [^\n]*: [^\n]*\. [A-Z][^\n]*\.$")
 NOT_PLAIN = re.compile(r"Traceback|Errno|errno|Detail|Error\(|63998\d")
 
 
+EVERY = pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)], ids=["a third", "all"])
+"""The calls that are tried: in the short form one in three."""
+
+
 def in_short(name: str, names: Sequence[str]) -> Any:
     """A scenario that only the long form tries, unless it is one of these."""
     return name if name in names else pytest.param(name, marks=pytest.mark.slow)
@@ -118,12 +122,14 @@ def every(step: int, plans: list[Plan], name: str) -> list[Plan]:
     return plans[list(ALL).index(name) % step :: step]
 
 
+@EVERY
 def test_a_sync_killed_at_any_call_leaves_every_commit_and_the_next_one_ends_as_if_it_had_never_run(
-    pool: ProcessPoolExecutor, roots: Path, figures: Figures
+    pool: ProcessPoolExecutor, roots: Path, figures: Figures, step: int
 ) -> None:
     scenario = ALL["appended rows"]
     expected = expectation(pool, scenario, roots)
-    assert_kills_lose_nothing(pool, scenario, expected, kill_plans(expected.built.calls), figures, nexts=1)
+    plans = kill_plans(expected.built.calls)[::step]
+    assert_kills_lose_nothing(pool, scenario, expected, plans, figures, nexts=1)
 
 
 @pytest.mark.slow
@@ -178,14 +184,15 @@ def assert_kills_lose_nothing(
     assert through.complete
 
 
+@EVERY
 def test_a_disk_that_is_full_ends_the_sync_with_a_sentence_at_any_call_that_needs_space(
-    pool: ProcessPoolExecutor, roots: Path, figures: Figures
+    pool: ProcessPoolExecutor, roots: Path, figures: Figures, step: int
 ) -> None:
     scenario = ALL["an altered row"]
     expected = expectation(pool, scenario, roots)
     needs_space = ("mkdir", "open to write", "write", "rename")
     calls = [number for number, call in enumerate(expected.built.calls) if call.kind in needs_space]
-    plans = [Plan(number, errno=errno.ENOSPC) for number in calls]
+    plans = [Plan(number, errno=errno.ENOSPC) for number in calls[::step]]
     assert_faults_lose_nothing(pool, scenario, expected, plans, figures, nexts=1)
 
 
@@ -239,7 +246,8 @@ def is_plain(sentence: str) -> bool:
 # What is synced when, so that a power cut loses nothing either
 
 
-@pytest.mark.parametrize("name", [in_short(name, ["a removal"]) for name in ALL])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
 def test_a_power_cut_that_leaves_only_what_was_synced_is_made_good_as_well(
     pool: ProcessPoolExecutor, roots: Path, figures: Figures, name: str
 ) -> None:
