@@ -136,15 +136,12 @@ def _failures(result: dg.ExecuteInProcessResult, accounts: Sequence[str]) -> dic
     failures = result.get_step_failure_events()
     if not failures:
         return dict.fromkeys(accounts, "the run failed before its first step; the Dagster UI shows more")
-    if reasons := failed_accounts(failures[0], accounts):
-        return reasons
-    kind, sentence = error_of(failures[0])
-    name = kind.rpartition(".")[2]
-    if name == "DagsterExecutionInterruptedError":
+    kind, message = error_of(failures[0])
+    if kind == "DagsterExecutionInterruptedError":
         raise KeyboardInterrupt
-    if refusal := re.match(r"\(sqlite3\.\w+\) (.*)", sentence):  # Dagster's own, in the course of the step
+    if refusal := re.match(r"\(sqlite3\.\w+\) (.*)", message):  # Dagster's own, in the course of the step
         return dict.fromkeys(accounts, str(_history_refused(Path(os.environ["DAGSTER_HOME"]), refusal[1])))
-    return dict.fromkeys(accounts, f"unexpected error ({name}); the run's page in the Dagster UI shows more")
+    return failed_accounts(failures[0], accounts)
 
 
 def _refuse_ticks_in_the_future(instance: dg.DagsterInstance, home: Path) -> None:

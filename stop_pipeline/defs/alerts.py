@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from sqlalchemy.exc import DBAPIError
 from urllib3.exceptions import HTTPError
 
-from stop_pipeline.defs.schedules import SYNC_JOB, accounts_of, error_of, failed_accounts
+from stop_pipeline.defs.schedules import SYNC_JOB, accounts_of, failed_accounts
 from stop_pipeline.errors import StoreError, redacted_logs
 from stop_pipeline.schema import ASSET_TABLES
 from stop_pipeline.settings import Settings
@@ -94,7 +94,7 @@ def alert_sensor(settings: Settings) -> dg.SensorDefinition:
             finding
             for record in records
             if _is_new(record, before)
-            for finding in _findings_of_ended(context.instance, record, settings.accounts)
+            for finding in _findings_of_run(context.instance, record, settings.accounts)
         ]
         ages_read_at = before.ages_read_at
         if ages_read_at is None or not timedelta(0) <= now - ages_read_at < settings.alert_after / 10:
@@ -189,61 +189,47 @@ def _ended_at(record: dg.RunRecord) -> datetime:
     return record.update_timestamp if record.end_time is None else datetime.fromtimestamp(record.end_time, UTC)
 
 
-def _findings_of_ended(
-    instance: dg.DagsterInstance, record: dg.RunRecord, all_accounts: Sequence[str]
-) -> list[Finding]:
-    """What a run came to, also if its events cannot be read, such as those of another user's run."""
-    try:
-        return _findings_of_run(instance, record, all_accounts)
-    except DBAPIError as error:
-        if not isinstance(error.orig, sqlite3.DatabaseError) or "locked" in str(error.orig):
-            raise  # the next evaluation can read them
-        run, at = record.dagster_run, _ended_at(record)
-        why = (
-            f"the events of the run {run.run_id[:8]}, which ended at {_utc(at)}, cannot be read: see whom the files in "
-            "Dagster's home belong to."
-        )
-        return [Finding(account, at, {THE_RUN: why}) for account in accounts_of(run, all_accounts)]
-
-
 def _findings_of_run(instance: dg.DagsterInstance, record: dg.RunRecord, all_accounts: Sequence[str]) -> list[Finding]:
     """What a run came to, for each account that it synced. A failed check that only warns is left out."""
     run, ended_at = record.dagster_run, _ended_at(record)
     accounts = accounts_of(run, all_accounts)
+    try:
+        events = [entry.get_dagster_event() for entry in instance.all_logs(run.run_id, of_type=_EVENTS)]
+    except DBAPIError as error:
+        if not isinstance(error.orig, sqlite3.DatabaseError) or "locked" in str(error.orig):
+            raise  # the next evaluation can read them
+        why = (
+            f"the events of the run {run.run_id[:8]}, which ended at {_utc(ended_at)}, cannot be read: see whom the "
+            "files in Dagster's home belong to."
+        )
+        return [Finding(account, ended_at, {THE_RUN: why}) for account in accounts]
     problems: dict[str, dict[str, str | None]] = {account: {} for account in accounts}
 
-    def note(account: str, problem: str, why: str | None) -> None:
-        if account in problems:  # else it is no longer configured
-            failed = f"{problem} failed at {_utc(ended_at)} (run {run.run_id[:8]})."
-            problems[account][problem] = why if why is None else f"{failed} {why}"
+    def note(problem: str, reasons: Mapping[str, str | None]) -> None:
+        failed = f"{problem} failed at {_utc(ended_at)} (run {run.run_id[:8]})."
+        for account in problems.keys() & reasons:  # the others are no longer configured
+            reason = reasons[account]
+            problems[account][problem] = reason if reason is None else f"{failed} {reason}"
 
-    stopped_in_a_step = False
-    for entry in instance.all_logs(run.run_id, of_type=_EVENTS):
-        event = entry.get_dagster_event()
-        stopped_in_a_step |= event.is_step_failure
-        if event.step_key not in _NAMES:  # one run can materialize assets of several projects
-            continue
-        if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-            check = event.asset_check_evaluation_data
-            if check.passed or check.severity is dg.AssetCheckSeverity.ERROR:
-                why = None if check.passed else check.description or ""
-                note(check.partition or accounts[0], f"check {check.check_name}", why)
-        else:
-            reasons = _reasons(event, accounts) if event.is_step_failure else {}
-            for account in accounts:
-                note(account, str(event.step_key), reasons.get(account))
-    if not stopped_in_a_step:
-        why = None if run.is_success else "It ended without giving a reason; see the run's page in the Dagster UI."
-        for account in accounts:
-            note(account, THE_RUN, why)
+    for event in events:
+        if event.step_key in _NAMES:  # one run can materialize assets of several projects
+            note(*_outcome(event, accounts))
+    if not any(event.is_step_failure for event in events):
+        ended = None if run.is_success else "It ended without giving a reason; see the run's page in the Dagster UI."
+        note(THE_RUN, dict.fromkeys(accounts, ended))
     return [Finding(account, ended_at, problems[account]) for account in accounts]
 
 
-def _reasons(step_failure: dg.DagsterEvent, accounts: Sequence[str]) -> dict[str, str]:
-    """Why a step failed, for each account that it failed for."""
-    kind, _ = error_of(step_failure)  # its text may hold a key or a number
-    unexpected = f"Unexpected error ({kind}); see the run's page in the Dagster UI."
-    return failed_accounts(step_failure, accounts) or dict.fromkeys(accounts, unexpected)
+def _outcome(event: dg.DagsterEvent, accounts: Sequence[str]) -> tuple[str, dict[str, str | None]]:
+    """What a step or a check is called as a problem, and for each of its accounts why it failed; None if it passed."""
+    if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+        check = event.asset_check_evaluation_data
+        problem, account = f"check {check.check_name}", check.partition or accounts[0]
+        if check.passed:
+            return problem, {account: None}
+        return problem, {account: check.description or ""} if check.severity is dg.AssetCheckSeverity.ERROR else {}
+    passed: dict[str, str | None] = dict.fromkeys(accounts)
+    return str(event.step_key), passed | (failed_accounts(event, accounts) if event.is_step_failure else {})
 
 
 def follow(

@@ -43,7 +43,10 @@ def sync_schedule(settings: Settings) -> dg.ScheduleDefinition:
 
     def requests(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         if not settings.accounts_with_key():
-            yield dg.SkipReason(f"No API key is set: {_how_to_set_one(settings)}.")
+            how = f"set {' or '.join(map(key_variable, settings.accounts))}, then restart Dagster"
+            if settings.accounts_file is not None:
+                how = f"write one into {settings.accounts_file}"
+            yield dg.SkipReason(f"No API key is set: {how}.")
             return
         interval = interval_around(context.scheduled_execution_time, intervals)
         due = due_in_minute(runs, context.scheduled_execution_time, interval)
@@ -124,20 +127,20 @@ def accounts_of(run: dg.DagsterRun, accounts: Sequence[str]) -> Sequence[str]:
 
 
 def failed_accounts(step_failure: dg.DagsterEvent, accounts: Sequence[str]) -> dict[str, str]:
-    """Why a step failed, for which of the accounts that it synced (see `partitions`); empty if that was unexpected."""
-    failure = step_failure.step_failure_data.user_failure_data
-    if failure is None:
-        return {}
+    """Why a step failed, as a sentence for each account that it failed for (see `partitions`)."""
+    if (failure := step_failure.step_failure_data.user_failure_data) is None:
+        kind, _ = error_of(step_failure)  # its text may hold a key or a number
+        return dict.fromkeys(accounts, f"Unexpected error ({kind}); see the run's page in the Dagster UI.")
     reasons = {account: str(reason.value) for account, reason in failure.metadata.items()}
     return reasons or dict.fromkeys(accounts, failure.description or "")
 
 
 def error_of(step_failure: dg.DagsterEvent) -> tuple[str, str]:
-    """The error that ended a step: its class, with the module unless it is built in, and its message."""
+    """The error that ended a step: the name of its class, and its message."""
     error = step_failure.step_failure_data.error
     error = error and (error.cause or error)
     kind, _, message = error.message.partition(": ") if error else ("", "", "")
-    return kind.strip(), message.strip()
+    return kind.strip().rpartition(".")[2], message.strip()
 
 
 def history_schedule(settings: Settings) -> dg.ScheduleDefinition:
@@ -191,9 +194,3 @@ def forget_runs(instance: dg.DagsterInstance, before: datetime, at_most: int = 5
         with connect() as connection:
             connection.execute(delete(_CHECK_RESULTS).where(_RUN_ID.in_(run_ids)))
     return len(run_ids)
-
-
-def _how_to_set_one(settings: Settings) -> str:
-    if settings.accounts_file is not None:
-        return f"write one into {settings.accounts_file}"
-    return f"set {' or '.join(map(key_variable, settings.accounts))}, then restart Dagster"
