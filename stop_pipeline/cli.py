@@ -121,7 +121,7 @@ def dev(port: int, *, sandbox: bool) -> int:
     with _sandboxed() if sandbox else nullcontext():
         settings = Settings.from_environment()
         _warn_of_another_owner(settings.data_root)
-        return serve(settings, port, lambda url: click.echo(f"Open {url} in a browser. Ctrl-C ends it."))
+        return serve(settings, port)
 
 
 @main.command()
@@ -139,10 +139,8 @@ def sandbox(port: int, rows: int, seed: int, accounts: str | None) -> int:
     try:
         server = Sandbox(port=port, rows=rows, seed=seed, api_keys=tuple(keys.values()))
     except OSError as error:
-        click.echo(
-            f"The stand-in cannot listen on port {port} ({error.strerror}): choose another with --port.", err=True
-        )
-        return 1
+        problem = f"The stand-in cannot listen on port {port} ({error.strerror})"
+        raise StopPipelineError(f"{problem}: choose another with --port.") from None
     variables = {
         "SMSPARTNER_BASE_URL": server.base_url,
         **({"SMSPARTNER_ACCOUNTS": ",".join(names)} if len(names) > 1 else {}),
@@ -163,13 +161,18 @@ def sandbox(port: int, rows: int, seed: int, accounts: str | None) -> int:
 @main.command()
 def demo() -> int:
     """Show a whole sync without a key: a stand-in for SMS Partner, one sync, and the result, verified."""
-    from stop_pipeline.commands import print_how_to_read, verify_accounts
+    from stop_pipeline import commands
 
     with _sandboxed():
         settings = Settings.from_environment()
-        code = _sync(settings, settings.accounts, None) or verify_accounts(settings, None)
+        code = _sync(settings, settings.accounts, None) or commands.verify_accounts(settings)
     if code == 0:
-        print_how_to_read(settings)
+        click.echo(
+            f"The Parquet files are in {Path(DEMO_ROOT, 'stops').absolute()}. To read them:\n\n"
+            "    from stop_pipeline import read_stops\n"
+            f'    stops = read_stops("{Path(DEMO_ROOT).absolute()}")\n'
+            '    print(stops.groupby("created_month").size())\n'
+        )
     return code
 
 
@@ -309,19 +312,14 @@ def _sync(settings: Settings, accounts: tuple[str, ...], accept_removals: int | 
 
 def _warn_of_another_owner(root: str) -> None:
     """Only the owner of a file can read it, so the files of this process would lock the owner of the root out."""
-    path, owner = Path(root), os.geteuid()
     with suppress(OSError):  # there is none yet, or it is in a bucket
-        owner = path.stat().st_uid
-    if owner == os.geteuid():
-        return
-    name = f"user {owner}"
-    with suppress(KeyError):
-        name = path.owner()
-    click.echo(
-        f"Warning: the data root {root} belongs to {name}, who will not be able to use the files that this process "
-        "writes: run it as that user, or give that user the files afterwards (chown -R, of Dagster's home as well).",
-        err=True,
-    )
+        if (owner := Path(root).stat().st_uid) != os.geteuid():
+            click.echo(
+                f"Warning: the data root {root} belongs to user {owner}, who will not be able to use the files that "
+                "this process writes: run it as that user, or give that user the files afterwards (chown -R, of "
+                "Dagster's home as well).",
+                err=True,
+            )
 
 
 @contextmanager

@@ -117,17 +117,6 @@ def retire_account(settings: Settings, name: str) -> None:
     click.echo(f"{name} is retired: its numbers stay blocked, and its list no longer has to be up to date.")
 
 
-def print_how_to_read(settings: Settings) -> None:
-    """Print how to read the tables in Python."""
-    store = Store(settings.data_root)
-    click.echo(
-        f"The Parquet files are in {store.files.shown('stops')}. To read them:\n\n"
-        "    from stop_pipeline import read_stops\n"
-        f'    stops = read_stops("{store.root}")\n'
-        '    print(stops.groupby("created_month").size())\n'
-    )
-
-
 def _open_accounts(settings: Settings, account: str | None) -> tuple[Store, list[str]]:
     """The data root, and the accounts that it holds, or the one that was asked for."""
     store = Store.existing(settings.data_root)

@@ -13,7 +13,7 @@ import socket
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+import click
 import dagster as dg
 import filelock
 
@@ -70,11 +71,11 @@ def run_syncs(
     return _reports(result, accounts)
 
 
-def serve(settings: Settings, port: int, ready: Callable[[str], None]) -> int:
+def serve(settings: Settings, port: int) -> int:
     """Run the Dagster UI and its daemon until this process is asked to end; they end when it does, however it ends.
 
-    `ready` is called with the address of the UI once it responds. Returns the exit code: 0 if this process was asked to
-    end, else that of `dagster dev`. A StoreError says that another `dev` uses the home, or that the port is taken.
+    Prints the address of the UI once it responds. Returns the exit code: 0 if this process was asked to end, else that
+    of `dagster dev`. A StoreError says that another `dev` uses the home, or that the port is taken.
     """
     home = _home_of(settings)
     _refuse_taken(port)
@@ -87,7 +88,7 @@ def serve(settings: Settings, port: int, ready: Callable[[str], None]) -> int:
             while process.poll() is None and not _responds(port):
                 time.sleep(_LOOK_SECONDS)
             if process.poll() is None:
-                ready(f"http://localhost:{port}")
+                click.echo(f"Open http://localhost:{port} in a browser. Ctrl-C ends it.")
             return process.wait()
     except KeyboardInterrupt:
         return 0

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -86,13 +86,14 @@ def of_parsed(parsed: Parsed, uri: str) -> Metadata:
 
 def of_merged(context: dg.AssetExecutionContext, store: Store, account: str, merged: Merged) -> Metadata:
     """What a sync did to `stops`, and the state of the table, the most important first."""
-    state, info = merged.state, merged.info
+    state, info, months = merged.state, merged.info, merged.months_written
 
     def draw() -> Metadata:
         hours = charts.delays(store.read_stops(account, state, ["id", "created_at", "first_seen_at"]))
         newest = store.read_stops(account, state, _PREVIEW_COLUMNS, [*state.months][-PREVIEW_MONTHS:])
+        chart = charts.markdown("Delay until an opt-out is listed", charts.delay_chart(hours))
         return {
-            "delays": _image("Delay until an opt-out is listed", charts.delay_chart(hours)),
+            "delays": dg.MetadataValue.md(chart),
             **charts.delay_figures(hours),
             "preview": _preview(newest, "created_at"),
         }
@@ -108,8 +109,8 @@ def of_merged(context: dg.AssetExecutionContext, store: Store, account: str, mer
         "rejected": info.rejected,
         "rows": _sum_of_rows(info),
         "standing": state.open_rows,
-        "months_written": len(merged.months_written),
-        "months": _month_names(merged.months_written),
+        "months_written": len(months),
+        "months": ", ".join(months) or "none" if len(months) <= MONTHS_SHOWN else f"{months[0]} … {months[-1]}",
         "commit": state.commit,
         "fetched_at": dg.MetadataValue.timestamp(info.fetched_at),
         "applied_at": state.applied_at and dg.MetadataValue.timestamp(state.applied_at),
@@ -131,8 +132,8 @@ def of_derived(
         if table is SUPPRESSION_LIST:
             return {"preview": _preview(rows, "last_stop_at")}
         return {
-            "per_day": _image("Opt-outs per day", charts.day_chart(rows)),
-            "per_month": _image("Opt-outs per month", charts.month_chart(rows)),
+            "per_day": dg.MetadataValue.md(charts.markdown("Opt-outs per day", charts.day_chart(rows))),
+            "per_month": dg.MetadataValue.md(charts.markdown("Opt-outs per month", charts.month_chart(rows))),
             "countries": charts.countries(rows),
         }
 
@@ -169,21 +170,11 @@ def _preview(rows: pd.DataFrame, time: str) -> dg.TableMetadataValue:
     return dg.MetadataValue.table([dg.TableRecord(record) for record in records], dg.TableSchema(columns))
 
 
-def _month_names(months: Sequence[str]) -> str:
-    """The months, or the first and the last of many."""
-    return ", ".join(months) or "none" if len(months) <= MONTHS_SHOWN else f"{months[0]} … {months[-1]}"
-
-
 def _sum_of_rows(info: SnapshotInfo) -> str:
-    """The sum that shows that no row was dropped."""
     return (
         f"{counted(info.rows, 'row')} = {info.listed:,} kept + {info.duplicates:,} duplicates collapsed "
         f"+ {info.rejected:,} rejected"
     )
-
-
-def _image(title: str, svg: str) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(charts.markdown(title, svg))
 
 
 def _pictures(
