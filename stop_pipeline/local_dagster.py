@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -220,9 +219,8 @@ def _open_instance(home: Path, *, with_launcher: bool = False) -> Iterator[dg.Da
         # Two processes that start at once would both create its files and tables.
         with filelock.FileLock(home / ".opening.lock", mode=0o600), _plain_errors(home, is_opening=True):
             if not (home / _CONFIGURATION).exists() and not (home / "history").exists():
-                with as_file(files("stop_pipeline") / _CONFIGURATION) as defaults:
-                    # In one step: of half a file, Dagster would take its own defaults for the rest.
-                    Path(shutil.copyfile(defaults, home / ".new")).replace(home / _CONFIGURATION)
+                # In one step: of half a file, Dagster would take its own defaults for the rest.
+                shutil.copyfile(Path(__file__).with_name(_CONFIGURATION), home / ".new").replace(home / _CONFIGURATION)
             _refuse_another_owner(home / _CONFIGURATION)
             os.environ["DAGSTER_HOME"] = str(home)
             instance = stack.enter_context(dg.DagsterInstance.from_config(str(home)))
