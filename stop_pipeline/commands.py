@@ -310,13 +310,12 @@ class _Shown(logging.Handler):
         self.moving_line = self._console.status("Starting …")
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
         is_warning = record.levelno >= logging.WARNING
+        text = f"Warning: {record.getMessage()}" if is_warning else record.getMessage()
         with suppress(OSError):  # such as of a full disk that stderr goes to: the sync matters more
             if self._console.is_terminal and not is_warning:
                 self.moving_line.update(text)
             else:
-                text = f"Warning: {text}" if is_warning else text
                 self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

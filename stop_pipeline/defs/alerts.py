@@ -78,10 +78,7 @@ CURSOR = TypeAdapter(Cursor)  # to the JSON that Dagster keeps, and back
 
 
 def alert_sensor(settings: Settings) -> dg.SensorDefinition:
-    """Post failed runs, failed checks of severity ERROR and overdue lists to STOP_PIPELINE_ALERT_WEBHOOK.
-
-    The sensor is stopped by default while that variable is not set.
-    """
+    """Post to STOP_PIPELINE_ALERT_WEBHOOK; the sensor is stopped by default while that variable is not set."""
     webhook, loaded_at = settings.alert_webhook, datetime.now(UTC)
 
     def evaluate(context: dg.SensorEvaluationContext) -> dg.SensorResult:
