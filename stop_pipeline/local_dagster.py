@@ -82,8 +82,13 @@ def serve(settings: Settings, port: int) -> int:
     command += ["-m", "stop_pipeline.definitions", "-h", _LOOPBACK, "-p", str(port), "--log-level", "warning"]
     with _open_instance(home, with_launcher=True) as instance:  # its databases are made now
         _refuse_ticks_in_the_future(instance, home)
+    # It runs in the home: a file `.env` in the folder that this command was called in would replace variables for it.
+    if not is_remote(settings.data_root):
+        os.environ["STOP_PIPELINE_DATA"] = str(Path(settings.data_root).absolute())
+    if settings.accounts_file is not None:
+        os.environ["SMSPARTNER_ACCOUNTS_FILE"] = str(settings.accounts_file)
     try:
-        with _only_one_dev(home) as lock, process_group(command, kept_open=[lock]) as process:
+        with _only_one_dev(home) as lock, process_group(command, cwd=home, kept_open=[lock]) as process:
             while process.poll() is None and not _responds(port):
                 time.sleep(_LOOK_SECONDS)
             if process.poll() is None:

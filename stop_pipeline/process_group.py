@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 STOP_SECONDS = 30
 """How long the command may take to end when it is interrupted, before it is killed."""
@@ -20,14 +21,16 @@ _ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def process_group(command: Sequence[str], *, kept_open: Sequence[int] = ()) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command for the length of the block; gives a process that ends when it does, with its exit code.
+def process_group(
+    command: Sequence[str], *, cwd: Path | None = None, kept_open: Sequence[int] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a folder, for the length of the block; gives a process that ends when it does, with its code.
 
     File descriptors that are `kept_open`, such as that of a lock, stay open until everything has ended.
     """
     watcher = [sys.executable, "-m", __name__, *command]
     with subprocess.Popen(  # noqa: S603 – our own arguments
-        watcher, stdin=subprocess.PIPE, start_new_session=True, pass_fds=kept_open
+        watcher, cwd=cwd, stdin=subprocess.PIPE, start_new_session=True, pass_fds=kept_open
     ) as process:
         try:
             yield process

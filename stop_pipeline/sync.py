@@ -211,7 +211,9 @@ def _tell_acceptance(account: str, state: State, policy: RemovalPolicy) -> None:
     log.info("Account %s: this response was merged before", account)
     if policy.accept_removals is not None and state.withheld_because is not None:
         log.warning(
-            "Account %s: the withheld removals are accepted with the next response: materialize all assets.", account
+            "Account %s: no removal is accepted, because this response was merged before: materialize all assets with "
+            "this run config.",
+            account,
         )
 
 

@@ -1,6 +1,7 @@
 """`run` and `dev` on this machine: what can be wrong with Dagster's home is one sentence, and `dev` ends as a whole."""
 
 import contextlib
+import json
 import logging
 import os
 import resource
@@ -364,6 +365,30 @@ def test_dev_says_where_the_ui_is_and_is_the_only_one_and_ends_as_a_whole_even_i
         process.kill()
         wait_until(lambda: not _any_left(processes), "the end of all processes")
         assert process.communicate()[0] == "", "Dagster's notices were shown"
+
+
+@pytest.mark.slow
+def test_dev_takes_no_variable_from_a_file_in_the_folder_that_it_is_called_in(home: Path, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("STOP_PIPELINE_DATA=a-real-one\nSMSPARTNER_BASE_URL=https://real.example\n")
+    query = (
+        '{allTopLevelResourceDetailsOrError(repositorySelector: {repositoryName: "__repository__", '
+        'repositoryLocationName: "stop_pipeline.definitions"}) {... on ResourceDetailsList '
+        "{results {name configuredValues {key value}}}}}"
+    )
+    port = _free_port()
+    with _dev(tmp_path, home, "--sandbox", "--port", str(port)):
+
+        def resources() -> dict[str, dict[str, str]]:
+            response = requests.post(f"http://127.0.0.1:{port}/graphql", json={"query": query}, timeout=60).json()
+            found = response["data"]["allTopLevelResourceDetailsOrError"].get("results", [])
+            return {
+                each["name"]: {value["key"]: json.loads(value["value"]) for value in each["configuredValues"]}
+                for each in found
+            }
+
+        configured = wait_until(resources, "the definitions")
+    assert configured["store"]["root"] == str(tmp_path / "demo" / "data")
+    assert configured["sms_partner"]["base_url"].startswith("http://127.0.0.1:")
 
 
 @pytest.mark.slow

@@ -102,7 +102,7 @@ def test_an_acceptance_without_a_new_response_changes_nothing_and_says_what_to_d
     merged = syncer.merge(accept_removals=60)  # `stops` alone, as one can materialize it in the UI
 
     assert merged.outcome == "unchanged"
-    assert "are accepted with the next response: materialize all assets" in caplog.text
+    assert "no removal is accepted, because this response was merged before: materialize all assets" in caplog.text
     assert tree(syncer.root) == before
     assert merge(syncer, rows(40), accept_removals=60).counts.removed == 60
 

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from sqlalchemy.exc import DBAPIError
 from urllib3.exceptions import HTTPError
 
-from stop_pipeline.defs.schedules import SYNC_JOB, accounts_of, failed_accounts
+from stop_pipeline.defs.schedules import SYNC_TAG, accounts_of, failed_accounts
 from stop_pipeline.errors import StoreError, redacted_logs
 from stop_pipeline.schema import ASSET_TABLES
 from stop_pipeline.settings import Settings
@@ -33,7 +33,7 @@ TIMEOUT_SECONDS = (5, 15)  # to connect to the webhook, and for its response: wi
 FIRST_LOOK_BACK = timedelta(hours=1)  # how far back the first evaluation looks for failures
 OVERLAP = timedelta(minutes=2)  # a machine whose clock is behind writes runs that end “before” one that was read
 RUNS_READ = 200  # in one evaluation, so that a backlog does not exceed the minute that a sensor has
-LINES_POSTED = 20  # when many accounts fail at once, the lines beyond these are only counted
+LINES_POSTED = 20  # when many accounts fail at once, the lines before these are only counted
 
 THE_RUN = "the run"  # the problem of a run that ended outside any step: its process was killed, or never started
 OVERDUE = "overdue list"  # the problem of an account without a complete list for too long, whatever the reason
@@ -97,7 +97,8 @@ def alert_sensor(settings: Settings) -> dg.SensorDefinition:
         if ages_read_at is None or not timedelta(0) <= now - ages_read_at < settings.alert_after / 10:
             ages_read_at = now
             findings += findings_of_age(settings, now, loaded_at)
-        incidents, messages = follow(before.incidents, sorted(findings, key=lambda finding: finding.at))
+        known = {account: before.incidents[account] for account in before.incidents.keys() & settings.accounts}
+        incidents, messages = follow(known, sorted(findings, key=lambda finding: finding.at))
         if messages and (refused := post(webhook, joined(messages))):
             return dg.SensorResult(skip_reason=f"{refused} The next try is in {INTERVAL_SECONDS} s.")
         since = min(now, max([before.since, *(record.update_timestamp for record in records)]))
@@ -111,7 +112,8 @@ def alert_sensor(settings: Settings) -> dg.SensorDefinition:
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.STOPPED if webhook is None else dg.DefaultSensorStatus.RUNNING,
         description="Posts failed runs, failed checks and overdue lists to STOP_PIPELINE_ALERT_WEBHOOK: one message "
-        "for each problem of an incident, and one when it is over. Off until that variable is set.",
+        "for each problem of an incident, and one when it is over; a test evaluation posts as well. Off until that "
+        "variable is set.",
     )
 
 
@@ -176,10 +178,14 @@ def _ended_runs(instance: dg.DagsterInstance, cursor: Cursor) -> Sequence[dg.Run
 def _is_new(record: dg.RunRecord, cursor: Cursor) -> bool:
     """Whether a run was not read before, and was a sync or made some of the assets: others may share the instance."""
     run = record.dagster_run
-    made = {key.path[-1] for key in run.asset_selection or () if len(key.path) == 1}
     # A run that ended long ago but was written since was given a tag; it was read when it ended.
     is_new = run.run_id not in cursor.read and _ended_at(record) >= cursor.since - OVERLAP
-    return is_new and (run.job_name == SYNC_JOB.name or not _NAMES.isdisjoint(made))
+    return is_new and (SYNC_TAG in run.tags or not _NAMES.isdisjoint(_selected(run)))
+
+
+def _selected(run: dg.DagsterRun) -> set[str]:
+    """The assets that a run was to make, unless it was to make all of a job."""
+    return {key.path[-1] for key in run.asset_selection or () if len(key.path) == 1}
 
 
 def _ended_at(record: dg.RunRecord) -> datetime:
@@ -208,25 +214,35 @@ def _findings_of_run(instance: dg.DagsterInstance, record: dg.RunRecord, all_acc
             reason = reasons[account]
             problems[account][problem] = reason if reason is None else f"{failed} {reason}"
 
+    makes_all = (_selected(run) or _NAMES) >= _NAMES
+    # With several accounts one step makes all assets, so that of a run of some of them says nothing of the others.
+    passed = accounts if makes_all or len(all_accounts) == 1 else []
     for event in events:
         if event.step_key in _NAMES:  # one run can materialize assets of several projects
-            note(*_outcome(event, accounts))
-    if not any(event.is_step_failure for event in events):
-        ended = None if run.is_success else "It ended without giving a reason; see the run's page in the Dagster UI."
-        note(THE_RUN, dict.fromkeys(accounts, ended))
+            note(*_outcome(event, accounts, passed))
+    unexplained = "It ended without giving a reason; see the run's page in the Dagster UI."
+    if run.is_success and makes_all:
+        note(THE_RUN, dict.fromkeys(accounts))
+    elif not run.is_success and not any(event.is_step_failure for event in events):
+        note(THE_RUN, dict.fromkeys(accounts, unexplained))
     return [Finding(account, ended_at, problems[account]) for account in accounts]
 
 
-def _outcome(event: dg.DagsterEvent, accounts: Sequence[str]) -> tuple[str, dict[str, str | None]]:
-    """What a step or a check is called as a problem, and for each of its accounts why it failed; None if it passed."""
+def _outcome(
+    event: dg.DagsterEvent, accounts: Sequence[str], passed: Sequence[str]
+) -> tuple[str, dict[str, str | None]]:
+    """What a step or a check is called as a problem, and for each of its accounts why it failed; None if it passed.
+
+    `passed` are the accounts for which a step has passed unless it failed for them.
+    """
     if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
         check = event.asset_check_evaluation_data
         problem, account = f"check {check.check_name}", check.partition or accounts[0]
         if check.passed:
             return problem, {account: None}
         return problem, {account: check.description or ""} if check.severity is dg.AssetCheckSeverity.ERROR else {}
-    passed: dict[str, str | None] = dict.fromkeys(accounts)
-    return str(event.step_key), passed | (failed_accounts(event, accounts) if event.is_step_failure else {})
+    failed = failed_accounts(event, accounts) if event.is_step_failure else {}
+    return str(event.step_key), {**dict.fromkeys(passed), **failed}
 
 
 def follow(
@@ -254,8 +270,8 @@ def follow(
 def joined(messages: Sequence[str]) -> str:
     """The messages as one text, a line each."""
     more = len(messages) - LINES_POSTED
-    rest = [f"… and {more:,} more, which the Dagster UI shows."] if more > 0 else []
-    return "\n".join([*messages[:LINES_POSTED], *rest])
+    left_out = [f"{more:,} earlier messages are left out here; the Dagster UI shows them."] if more > 0 else []
+    return "\n".join([*left_out, *messages[-LINES_POSTED:]])
 
 
 def _utc(time: datetime) -> str:

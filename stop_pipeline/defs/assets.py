@@ -126,7 +126,7 @@ def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreRe
     merged = sync.merge(tables, account, policy, raw_days=store.raw_days)
     return dg.MaterializeResult(
         metadata=metadata.of_merged(context, tables, account, merged),
-        data_version=dg.DataVersion(merged.state.sha256 or merged.info.sha256),
+        data_version=dg.DataVersion(merged.state.commit or merged.info.sha256),
         check_results=checks.of_merged(merged, tables, account),
     )
 

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -86,7 +86,7 @@ def of_parsed(parsed: Parsed, uri: str) -> Metadata:
 
 def of_merged(context: dg.AssetExecutionContext, store: Store, account: str, merged: Merged) -> Metadata:
     """What a sync did to `stops`, and the state of the table, the most important first."""
-    state, info, months = merged.state, merged.info, merged.months_written
+    state, info, months, now = merged.state, merged.info, merged.months_written, datetime.now(UTC)
 
     def draw() -> Metadata:
         hours = charts.delays(store.read_stops(account, state, ["id", "created_at", "first_seen_at"]))
@@ -99,13 +99,14 @@ def of_merged(context: dg.AssetExecutionContext, store: Store, account: str, mer
         }
 
     shown = {
-        "health": health(state, info.fetched_at),
-        "age_hours": state.verified_at and round((info.fetched_at - state.verified_at) / timedelta(hours=1), 2),
+        "health": health(state, now),
+        "age_hours": state.verified_at and round((now - state.verified_at) / timedelta(hours=1), 2),
         **_pictures(context, state.commit, draw, made_again=merged.reread),
         "dagster/row_count": state.total_rows,
         "dagster/uri": store.uri(STOPS.name, account),
         "outcome": merged.outcome,
         **dataclasses.asdict(merged.counts),
+        "withheld": state.counts.withheld,  # also if this response was merged before
         "rejected": info.rejected,
         "rows": _sum_of_rows(info),
         "standing": state.open_rows,

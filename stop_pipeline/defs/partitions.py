@@ -43,17 +43,14 @@ def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Sett
         # A check without partitions would only show the account that was synced last.
         check_specs=[spec._replace(partitions_def=partitions) for asset in assets for spec in asset.check_specs],
         can_subset=True,
-        backfill_policy=dg.BackfillPolicy.multi_run(settings.accounts_per_run),
+        # Of a run over a range, even of one account, Dagster does not keep the check results of each partition.
+        backfill_policy=dg.BackfillPolicy.multi_run(per_run) if (per_run := settings.accounts_per_run) > 1 else None,
     )
     def sync_accounts(
         context: dg.AssetExecutionContext, config: StopsConfig, sms_partner: SmsPartnerResource, store: StoreResource
     ) -> Iterator[Reported]:
         """Sync the accounts of the run one after the other; one that fails does not stop the others."""
-        if not context.has_partition_key and not context.has_partition_key_range:
-            raise dg.Failure("A sync and its checks belong to one account: materialize the partition of an account.")
-        accounts = context.partition_keys
-        if config.accept_removals is not None and len(accounts) > 1:
-            raise dg.Failure("accept_removals is for one account: start a run of its partition alone.")
+        accounts = _accounts_of(context, config)
         selected = [asset for asset in assets if asset.key in context.selected_asset_keys]
         resources = {"sms_partner": sms_partner, "store": store}
         failures: dict[str, str] = {}
@@ -75,6 +72,20 @@ def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Sett
             )
 
     return [sync_accounts]
+
+
+def _accounts_of(context: dg.AssetExecutionContext, config: StopsConfig) -> Sequence[str]:
+    """The accounts of a run; a Failure says why it must not be run."""
+    if not context.has_partition_key and not context.has_partition_key_range:
+        raise dg.Failure("A sync and its checks belong to one account: materialize the partition of an account.")
+    if not context.selected_asset_keys:
+        raise dg.Failure("A check is made together with its asset: materialize that.")
+    accounts: Sequence[str] = context.partition_keys
+    if not accounts:
+        raise dg.Failure("The order of the accounts has changed, and this range holds none now: start a new run.")
+    if config.accept_removals is not None and (len(accounts) > 1 or "dagster/backfill" in context.run.tags):
+        raise dg.Failure("accept_removals is for one account: start a run of its partition alone, not a backfill.")
+    return accounts
 
 
 def _sync(

@@ -50,13 +50,10 @@ class StopsConfig(dg.Config):
 
     accept_removals: int | None = Field(
         default=None,
-        ge=0,
         description="Accept up to this many removals, whatever their share, if the response is complete.",
     )
     max_removed_share: float = Field(
         default=MAX_REMOVED_SHARE,
-        ge=0,
-        le=1,
         description="Share of the open rows that may be removed within 24 hours without being accepted.",
     )
 

@@ -21,6 +21,7 @@ SYNC_JOB = dg.define_asset_job(
     "sync",
     selection=dg.AssetSelection.groups(GROUP),
     description="One sync: fetch the list, parse it, merge it into the table, derive the tables made from that.",
+    tags={(SYNC_TAG := "stop_pipeline/sync"): "yes"},  # other projects that share the instance may have a job “sync”
 )
 
 _PARTITION = "dagster/partition"

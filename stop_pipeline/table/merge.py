@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 import pandas as pd
 
-from stop_pipeline.errors import ForeignListError, counted
+from stop_pipeline.errors import ConfigurationError, ForeignListError, counted
 from stop_pipeline.phone_numbers import is_e164
 from stop_pipeline.schema import REJECTED, REJECTED_ROWS, STOPS, TableSchema
 from stop_pipeline.table.derive import blocked_numbers
@@ -40,6 +40,13 @@ class RemovalPolicy:
 
     max_removed_share: float = MAX_REMOVED_SHARE
     accept_removals: int | None = None  # the largest number of ends that a person allows this once
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_removed_share <= 1 or (self.accept_removals or 0) < 0:
+            raise ConfigurationError(
+                f"max_removed_share is {self.max_removed_share} and accept_removals {self.accept_removals}: the one "
+                "must be from 0 to 1, and the other 0 or more."
+            )
 
     def objection(
         self,

@@ -169,6 +169,39 @@ def test_a_run_of_accounts_that_are_no_longer_set_up_as_they_were_does_not_stop_
     assert text.startswith(f"STOP list of {accounts[0]}: ")
 
 
+def test_a_job_of_another_project_that_is_called_sync_is_none_of_ours(watched: Watched) -> None:
+    @dg.job
+    def sync() -> None:
+        """A job without steps."""
+
+    watched.pipeline.instance.report_run_failed(watched.pipeline.instance.create_run_for_job(sync))
+    assert watched.evaluate() == []
+
+
+def test_of_several_accounts_a_run_of_some_assets_does_not_make_all_well_again(watched: Watched) -> None:
+    watched.use(accounts=("main", "lyon"))
+    watched.sync(listing(3), REFUSED, account="main")
+    (text,) = watched.evaluate()
+    assert beginnings(text) == ["STOP list of main: stops failed"]
+    assert watched.pipeline.sync(account="main", assets=["stops_per_day"]).success
+    assert watched.evaluate() == []
+    watched.sync(listing(3), account="main")
+    (text,) = watched.evaluate()
+    assert beginnings(text) == ["STOP list of main: all is well again"]
+
+
+def test_an_account_that_is_set_up_again_is_told_of_again(watched: Watched) -> None:
+    watched.use(accounts=("main", "lyon"))
+    watched.sync(REFUSED, account="lyon")
+    assert len(watched.evaluate()) == 1
+    watched.use(accounts=("main", "nice"))
+    assert watched.evaluate() == []
+    watched.use(accounts=("main", "lyon"))
+    watched.sync(REFUSED, account="lyon")
+    (text,) = watched.evaluate()
+    assert beginnings(text) == ["STOP list of lyon: stops failed"]
+
+
 def test_a_list_that_is_overdue_is_told_once_whatever_the_reason_and_when_it_came(watched: Watched) -> None:
     watched.use(accounts=("main", "lyon"))
     watched.sync(listing(3), account="main")
@@ -275,7 +308,8 @@ def test_a_run_that_was_tagged_after_it_was_told_is_not_told_again(watched: Watc
 
 def test_a_run_whose_process_died_is_told(watched: Watched) -> None:
     instance = watched.pipeline.instance
-    instance.report_run_failed(instance.create_run_for_job(build_definitions(Settings()).resolve_job_def("sync")))
+    job = build_definitions(Settings()).resolve_job_def("sync")
+    instance.report_run_failed(instance.create_run_for_job(job, tags=job.run_tags))  # as Dagster's daemon makes it
     (text,) = watched.evaluate()
     assert beginnings(text) == ["STOP list of main: the run failed"]
     assert "ended without giving a reason" in text
@@ -417,7 +451,8 @@ def test_a_cursor_of_an_earlier_version_is_read() -> None:
 def test_when_many_accounts_fail_at_once_the_text_stays_short() -> None:
     text = joined(tuple(f"STOP list of a{n}: raw_stop_list failed." for n in range(1_000)))
     assert len(text.splitlines()) == 21
-    assert text.endswith("… and 980 more, which the Dagster UI shows.")
+    assert text.startswith("980 earlier messages are left out here; the Dagster UI shows them.\n")
+    assert text.endswith("a999: raw_stop_list failed.")  # what still stands is among the newest
 
 
 def test_the_address_is_in_no_error_and_no_log(caplog: pytest.LogCaptureFixture) -> None:

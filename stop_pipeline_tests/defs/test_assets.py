@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -56,13 +57,37 @@ def test_every_count_is_a_number_that_dagster_can_plot(pipeline: Pipeline) -> No
     assert stops["age_hours"].value == 0
 
 
-def test_the_data_version_is_the_sha256_of_the_response(pipeline: Pipeline) -> None:
-    result = pipeline.sync(listing(5))
-    kept = Store(pipeline.root).responses.newest("main")
-    sha256 = kept and kept.sha256
-    for asset in ("raw_stop_list", "stop_snapshot", "stops"):
-        (event,) = result.asset_materializations_for_node(asset)
-        assert (event.tags or {})["dagster/data_version"] == sha256
+def test_the_data_version_is_that_of_the_response_and_from_stops_on_the_commit(pipeline: Pipeline) -> None:
+    def versions(result: dg.ExecuteInProcessResult) -> list[str]:
+        made = [result.asset_materializations_for_node(asset) for asset in ASSETS]
+        return [(events[0].tags or {})["dagster/data_version"] for events in made]
+
+    store = Store(pipeline.root)
+    pipeline.sync(listing(100))
+    withheld = versions(pipeline.sync(listing(30)))
+    kept, commit = store.responses.newest("main"), store.state("main").commit
+    assert kept is not None
+    assert withheld == [kept.sha256, kept.sha256, commit, commit, commit]
+    # The same response, of which more is applied, gives other tables.
+    accepted = versions(pipeline.sync(listing(30), accept_removals=70))
+    assert accepted[:2] == withheld[:2]
+    assert accepted[2:] == [store.state("main").commit] * 3 != withheld[2:]
+
+
+@pytest.mark.parametrize("config", [{"max_removed_share": 2.0}, {"max_removed_share": -0.1}, {"accept_removals": -1}])
+def test_a_run_config_that_makes_no_sense_is_told_in_a_sentence(pipeline: Pipeline, config: dict[str, Any]) -> None:
+    pipeline.sync(listing(3))
+    ((name, value),) = config.items()
+    failed = pipeline.sync(listing(4), **config)
+    assert re.search(rf"\b{name}( is)? {re.escape(str(value))}\b", reason_of(failed))
+    assert "ValidationError" not in reason_of(failed)
+    assert len(read_stops(pipeline.root)) == 3
+
+
+def test_a_step_that_is_repeated_shows_what_is_withheld(pipeline: Pipeline) -> None:
+    pipeline.sync(listing(100))
+    pipeline.sync(listing(30))
+    assert values(pipeline.sync(assets=["stops"]), "stops")["withheld"] == 70
 
 
 def test_removals_that_a_person_accepts_are_applied(pipeline: Pipeline) -> None:

@@ -42,16 +42,19 @@ class Fleet:
         self._file.write_text("[accounts]\n" + "".join(f'{account} = "{key}"\n' for account, key in keys.items()))
         self.settings = replace(self.settings, accounts=tuple(keys))
 
-    def run(self, first: str, last: str | None = None, **config: Any) -> dg.ExecuteInProcessResult:
+    def run(
+        self, first: str, last: str | None = None, *, tags: Mapping[str, str] | None = None, **config: Any
+    ) -> dg.ExecuteInProcessResult:
         """Run the job for one partition, or for a range of them."""
-        tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
+        if last:
+            tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
         return (
             build_definitions(self.settings)
             .resolve_job_def("sync")
             .execute_in_process(
                 QUIET | ({"ops": {"stops": {"config": config}}} if config else {}),
                 instance=self.instance,
-                tags=tags if last else None,
+                tags=tags,
                 partition_key=None if last else first,
                 raise_on_error=False,
             )
@@ -204,8 +207,25 @@ def test_removals_are_accepted_for_one_account_only(fleet: Fleet) -> None:
     fleet.run("lille", "lyon")
     fleet.lists |= {"lille": 30, "lyon": 30}
     assert "accept_removals is for one account" in reason_of(fleet.run("lille", "lyon", accept_removals=70))
+    # A backfill gives the same number to the run of each account.
+    backfill = fleet.run("lille", tags={"dagster/backfill": "abcdefgh"}, accept_removals=70)
+    assert "accept_removals is for one account" in reason_of(backfill)
     assert fleet.run("lyon", accept_removals=70).success
     assert fleet.rows == {"lille": 100, "lyon": 30}
+
+
+def test_a_range_that_holds_no_account_fails(fleet: Fleet) -> None:
+    assert "this range holds none now: start a new run" in reason_of(fleet.run("nice", "lille"))
+
+
+def test_a_check_alone_is_no_run_that_succeeds(fleet: Fleet) -> None:
+    check = dg.AssetCheckKey(dg.AssetKey("stops"), "removals_plausible")
+    job = dg.define_asset_job("one_check", selection=dg.AssetSelection.checks(check))
+    definitions = dg.Definitions.merge(build_definitions(fleet.settings), dg.Definitions(jobs=[job]))
+    result = definitions.resolve_job_def("one_check").execute_in_process(
+        QUIET, instance=fleet.instance, tags={"dagster/partition": "lyon"}, raise_on_error=False
+    )
+    assert "A check is made together with its asset: materialize that." in reason_of(result)
 
 
 def test_the_data_of_one_account_stays_when_another_joins_it(fleet: Fleet) -> None:
@@ -225,6 +245,10 @@ def test_the_data_of_one_account_stays_when_another_joins_it(fleet: Fleet) -> No
 
 
 def test_a_backfill_takes_as_many_accounts_into_a_run_as_the_schedule_does() -> None:
-    settings = Settings(accounts=ACCOUNTS, accounts_per_run=3)
-    (policy,) = {asset.backfill_policy for asset in build_definitions(settings).assets or []}  # type: ignore[union-attr]
-    assert policy == dg.BackfillPolicy.multi_run(3)
+    def policy(accounts_per_run: int) -> dg.BackfillPolicy | None:
+        definitions = build_definitions(Settings(accounts=ACCOUNTS, accounts_per_run=accounts_per_run))
+        (found,) = {asset.backfill_policy for asset in definitions.assets or []}  # type: ignore[union-attr]
+        return found
+
+    assert policy(3) == dg.BackfillPolicy.multi_run(3)
+    assert policy(1) is None  # a run of a partition, of which Dagster keeps the check results

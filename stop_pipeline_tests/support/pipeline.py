@@ -1,6 +1,6 @@
 """The definitions on a Dagster instance, against a loopback server in place of SMS Partner."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,12 @@ class Pipeline:
             yield cls(root, instance, server, responses)
 
     def sync(
-        self, *responses: Script, account: str | None = None, tags: dict[str, str] | None = None, **config: Any
+        self,
+        *responses: Script,
+        account: str | None = None,
+        tags: dict[str, str] | None = None,
+        assets: Sequence[str] | None = None,
+        **config: Any,
     ) -> dg.ExecuteInProcessResult:
         """Run the job once.
 
@@ -53,6 +58,7 @@ class Pipeline:
             responses: What SMS Partner responds with, request by request.
             account: Account to sync; its partition.
             tags: Tags of the run, such as those of a range of partitions.
+            assets: Those to make, by default all.
             config: Config of `stops`.
         """
         self._responses[:] = responses
@@ -63,6 +69,7 @@ class Pipeline:
                 QUIET | ({"ops": {"stops": {"config": config}}} if config else {}),
                 instance=self.instance,
                 partition_key=account,
+                asset_selection=None if assets is None else [dg.AssetKey(name) for name in assets],
                 tags=tags,
                 raise_on_error=False,
             )
