@@ -146,7 +146,7 @@ class StopListClient:
         status = response.status_code
         if status >= HTTPStatus.BAD_REQUEST:
             body = _start_of(response.raw)
-            undocumented = Envelope(success=None, code=None, message=body.decode("utf-8", "replace"))
+            undocumented = Envelope(message=body.decode("utf-8", "replace"))
             raise refusal(read_envelope(body) or undocumented, status=status, secrets=self.secrets)
         if status >= HTTPStatus.MULTIPLE_CHOICES:
             target = redact(response.headers.get("Location", ""), self.secrets)

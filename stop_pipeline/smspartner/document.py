@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from stop_pipeline.errors import UnreadableResponseError, excerpt, redact
 from stop_pipeline.smspartner import json_rows, xml_rows
 from stop_pipeline.smspartner.envelope import refusal
+from stop_pipeline.smspartner.rows import Document
 
 _END_BYTES = 64 * 1024
 _BLOCK_BYTES = 16_000_000
@@ -51,21 +52,16 @@ def open_list(path: Path, response_format: str, *, secrets: Collection[str] | No
         UnreadableResponseError: it is cut off, or not a list; an unreadable response is never taken for an empty list.
         ApiError: it says that there is no list.
     """
-    module = MODULES[response_format]
     with path.open("rb") as file:
-        found = _find_list(file, module)
-        around, span = found or (_load(file, response_format, secrets), None)
-        code, nb_data = _check_envelope(around, file, response_format, secrets)
-    return ListDocument(path, response_format, code, nb_data, span)
+        found = _find_list(file, MODULES[response_format])
+        document, span = found or (_load(file, response_format, secrets), None)
+    return ListDocument(path, response_format, document.envelope.code, document.nb_data, span)
 
 
 def load_rows(document: ListDocument) -> list[Any]:
     """All rows of a response, as its parser gives them. Errors are those of `open_list`, but quote nothing."""
     with document.path.open("rb") as file:
-        whole = _load(file, document.format, None)
-        _check_envelope(whole, file, document.format, None)
-    rows: list[Any] = MODULES[document.format].rows_of(whole)
-    return rows
+        return _load(file, document.format, None).rows or []
 
 
 def text_sha256(document: ListDocument, span: tuple[int, int]) -> str:
@@ -73,10 +69,8 @@ def text_sha256(document: ListDocument, span: tuple[int, int]) -> str:
     digest = hashlib.sha256()
     with document.path.open("rb") as file:
         file.seek(span[0])
-        remaining = span[1] - span[0]
-        while remaining and (chunk := file.read(min(_COPY_BYTES, remaining))):
-            digest.update(chunk)
-            remaining -= len(chunk)
+        for start in range(*span, _COPY_BYTES):
+            digest.update(file.read(min(_COPY_BYTES, span[1] - start)))
     return digest.hexdigest()
 
 
@@ -117,7 +111,7 @@ def blocks(document: ListDocument, span: tuple[int, int]) -> Iterator[bytes]:
         yield text.strip(_WHITE_SPACE)
 
 
-def _find_list(file: BinaryIO, module: ModuleType) -> tuple[Any, tuple[int, int]] | None:
+def _find_list(file: BinaryIO, module: ModuleType) -> tuple[Document, tuple[int, int]] | None:
     """The document without its rows, and the span of their text; None if the two ends do not show it."""
     size = os.fstat(file.fileno()).st_size
     head = os.pread(file.fileno(), _END_BYTES, 0)
@@ -129,8 +123,8 @@ def _find_list(file: BinaryIO, module: ModuleType) -> tuple[Any, tuple[int, int]
     ends_at = tail.rfind(module.LIST_ENDS)
     if ends_at < 0:
         return None
-    around = module.decode_around(head[: begins.end()], tail[ends_at:])
-    if around is None:
+    around: Document | None = module.read_around(head[: begins.end()], tail[ends_at:])
+    if around is None or around.envelope.refused:
         return None
     first, last = head[begins.end() :], tail[:ends_at]
     start = begins.end() + len(first) - len(first.lstrip(_WHITE_SPACE))
@@ -138,29 +132,16 @@ def _find_list(file: BinaryIO, module: ModuleType) -> tuple[Any, tuple[int, int]
     return around, (start, max(start, end))
 
 
-def _load(file: BinaryIO, response_format: str, secrets: Collection[str] | None) -> Any:
-    """The whole document."""
+def _load(file: BinaryIO, response_format: str, secrets: Collection[str] | None) -> Document:
+    """The whole document, which is a list."""
     file.seek(0)
-    document, problem = MODULES[response_format].decode_whole(file.read())
-    if problem is not None:
-        raise _unreadable(file, response_format, problem, secrets)
-    return document
-
-
-def _check_envelope(
-    document: Any, file: BinaryIO, response_format: str, secrets: Collection[str] | None
-) -> tuple[int | None, int | None]:
-    """Code and `nbData` of a document that says that it is a list."""
-    module = MODULES[response_format]
-    envelope = module.envelope_of(document)
-    if envelope.refused:
-        quoted = dataclasses.replace(envelope, message=None) if secrets is None else envelope
+    document: Document = MODULES[response_format].read_document(file.read())
+    if document.envelope.refused:
+        quoted = dataclasses.replace(document.envelope, message=None) if secrets is None else document.envelope
         raise refusal(quoted, secrets=secrets or ())
-    if envelope.success is None:
-        raise _unreadable(file, response_format, module.NOT_SUCCESS, secrets)
-    if module.rows_of(document) is None:
-        raise _unreadable(file, response_format, module.NOT_A_LIST, secrets)
-    return envelope.code, module.count_of(document)
+    if document.problem is not None:
+        raise _unreadable(file, response_format, document.problem, secrets)
+    return document
 
 
 def _unreadable(

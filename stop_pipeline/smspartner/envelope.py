@@ -19,9 +19,9 @@ from stop_pipeline.errors import ApiError, KeyRefusedError, TransientApiError, e
 class Envelope:
     """`success`, `code` and `message` of a response; None where a value is missing or of the wrong type."""
 
-    success: bool | None
-    code: int | None
-    message: str | None
+    success: bool | None = None
+    code: int | None = None
+    message: str | None = None
 
     @property
     def refused(self) -> bool:

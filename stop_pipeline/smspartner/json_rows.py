@@ -10,16 +10,12 @@ import pyarrow as pa
 import pyarrow.json
 
 from stop_pipeline.smspartner.envelope import envelope_of_object, whole_count
-from stop_pipeline.smspartner.rows import NumberText, Rows, check_rows
+from stop_pipeline.smspartner.rows import Document, NumberText, Rows, check_rows
 
 LIST_BEGINS = re.compile(rb'"data"[ \t\n\r]*:[ \t\n\r]*\[')
 LIST_ENDS = b"]"
 SEPARATOR = b","
-NOT_SUCCESS = "its “success” is neither true nor false"
-NOT_A_LIST = "its “data” is not a list"
-envelope_of = envelope_of_object
 
-_MARKER = "rows"
 _SCHEMA = pa.schema([("id", pa.int64()), ("phoneNumber", pa.string()), ("createdAt", pa.string())])
 _ROW_OPTIONS = pyarrow.json.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="error")
 _MALFORMED_DOCUMENT = (UnicodeDecodeError, json.JSONDecodeError, RecursionError)
@@ -29,18 +25,15 @@ class RepeatedKeys(list[list[Any]]):
     """An object that repeats a key, as its keys and values: as a `dict` it would lose some."""
 
 
-def decode_around(before: bytes, after: bytes) -> dict[str, Any] | None:
+def read_around(before: bytes, after: bytes) -> Document | None:
     """The document with a marker in place of its rows; None if the marker is not where the rows are."""
-    around = before + json.dumps(_MARKER).encode() + after
+    around = before + b'"rows"' + after
     # Without a backslash, the only "data" is either a key or a value; and only as the key of the list at the top does
     # it lead to the marker.
     if b"\\" in around or around.count(b'"data"') != 1:
         return None
-    try:
-        document = _loads(around)
-    except _MALFORMED_DOCUMENT:
-        return None
-    return document if isinstance(document, dict) and document.get("data") == [_MARKER] else None
+    document = read_document(around)
+    return document if document.rows == ["rows"] else None
 
 
 def last_cut(text: bytes) -> tuple[int, int] | None:
@@ -96,9 +89,8 @@ def _row_lines(block: bytes) -> bytes | None:
     return lines if block[:1] == b"{" and block[-1:] == b"}" and one_object_a_row else None
 
 
-def decode_whole(body: bytes) -> tuple[Any, str | None]:
-    """The whole document, and what is wrong with it, if anything."""
-    problem = None
+def read_document(body: bytes) -> Document:
+    """The whole document, or why it is not a list."""
     try:
         document = _loads(body)
     except UnicodeDecodeError as error:
@@ -107,15 +99,17 @@ def decode_whole(body: bytes) -> tuple[Any, str | None]:
         problem = _problem(error, body)
     except RecursionError:
         problem = "it is nested too deeply"
-    if problem is not None:
-        return None, problem
-    if isinstance(document, RepeatedKeys):
-        return None, "it repeats a key"
-    if not isinstance(document, dict):
-        return None, "it is not an object"
-    if isinstance(document.get("data"), RepeatedKeys):
-        return None, "its “data” repeats a key, so that rows would be lost"
-    return document, None
+    else:
+        match document:
+            case RepeatedKeys():
+                problem = "it repeats a key"
+            case {"data": RepeatedKeys()}:
+                problem = "its “data” repeats a key, so that rows would be lost"
+            case dict():
+                return _document(document)
+            case _:
+                problem = "it is not an object"
+    return Document(problem=problem)
 
 
 def _problem(error: json.JSONDecodeError, body: bytes) -> str:
@@ -126,24 +120,18 @@ def _problem(error: json.JSONDecodeError, body: bytes) -> str:
     return f"{error.msg} at character {error.pos:,} of {len(error.doc):,}"
 
 
-def count_of(document: dict[str, Any]) -> int | None:
-    """The number of rows that the document announces."""
-    return whole_count(document.get("nbData"))
-
-
-def rows_of(document: dict[str, Any]) -> list[Any] | None:
-    """The rows of the document; None if it has no list.
-
-    PHP writes an array with gaps as an object with whole numbers as keys, and an empty one in several ways.
-    """
-    data = document.get("data")
-    if isinstance(data, list):
-        return data
+def _document(document: dict[str, Any]) -> Document:
+    """PHP writes an array with gaps as an object with whole numbers as keys, and an empty one in several ways."""
+    envelope, nb_data, data = envelope_of_object(document), whole_count(document.get("nbData")), document.get("data")
     if isinstance(data, dict) and data and all(re.fullmatch("0|[1-9][0-9]{0,18}", key) for key in data):
-        return list(data.values())
-    if "data" in document and data in ({}, None, "") and count_of(document) == 0:
-        return []
-    return None
+        data = list(data.values())
+    elif "data" in document and data in ({}, None, "") and nb_data == 0:
+        data = []
+    if envelope.success is None:
+        return Document(envelope, problem="its “success” is neither true nor false")
+    if not isinstance(data, list):
+        return Document(envelope, problem="its “data” is not a list")
+    return Document(envelope, nb_data, data)
 
 
 def _loads(body: bytes) -> Any:

@@ -11,6 +11,7 @@ import pandas as pd
 from stop_pipeline.errors import UnreadableResponseError
 from stop_pipeline.phone_numbers import read_phone_number
 from stop_pipeline.schema import BAD_CREATED_AT, BAD_ID, BAD_PHONE_NUMBER, NOT_AN_OBJECT, REJECTED_ROWS
+from stop_pipeline.smspartner.envelope import Envelope
 
 FIELDS = ("id", "phoneNumber", "createdAt")
 """Fields of a row; in XML, in this order."""
@@ -18,6 +19,16 @@ FIELDS = ("id", "phoneNumber", "createdAt")
 MAX_ID = 2**63 - 1
 
 _CANONICAL_DIGITS = re.compile(r"[1-9][0-9]{0,18}")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole response, parsed."""
+
+    envelope: Envelope = field(default=Envelope())
+    nb_data: int | None = None  # rows that it announces; None if it has no number
+    rows: list[Any] | None = None  # as the parser gives them; None if it has no list
+    problem: str | None = None  # why it is not a list, as a part of a sentence
 
 
 @dataclass(frozen=True)
