@@ -69,7 +69,7 @@ def newest_snapshot(store: Store, account: str, state: State) -> SnapshotInfo:
             f"The account “{account}” has no snapshot: no response is parsed yet, or the file cannot be read. "
             "Materialize stop_snapshot first."
         )
-    usable = _is_usable(info, state)
+    usable = is_usable(info, state)
     if kept is None or kept.sha256 != info.sha256:
         if not usable:
             raise StoreError(f"The snapshot of the account “{account}” is outdated: materialize stop_snapshot first.")
@@ -79,19 +79,7 @@ def newest_snapshot(store: Store, account: str, state: State) -> SnapshotInfo:
     return dataclasses.replace(info, fetched_at=max(info.fetched_at, kept.fetched_at))
 
 
-def is_current(info: SnapshotInfo, kept: KeptResponse, state: State, *, fetched_at: datetime, timezone: str) -> bool:
-    """Whether a snapshot is what `make_snapshot` would make of a response now, as far as its rows matter."""
-    made = (info.sha256, info.timezone, info.fetched_at)
-    return made == (kept.sha256, timezone, fetched_at) and _is_usable(info, state)
-
-
-def merged_as_of(state: State, kept: KeptResponse, timezone: str) -> datetime | None:
-    """When a response was merged, if it is the one merged last and nothing of it is left undone."""
-    done = state.withheld_because is None and state.settings.get("timezone") == timezone
-    return state.applied_at if done and state.sha256 == kept.sha256 else None
-
-
-def _is_usable(info: SnapshotInfo, state: State) -> bool:
+def is_usable(info: SnapshotInfo, state: State) -> bool:
     """Whether the snapshot, read by today's rules, holds all rows, or those appended to the commit that stands.
 
     Once it is merged itself, nothing is to be merged any more.

@@ -23,7 +23,7 @@ from stop_pipeline.schema import STOPS_PER_DAY, SUPPRESSION_LIST, TableSchema
 from stop_pipeline.settings import Format, key_variable
 from stop_pipeline.smspartner.client import Response
 from stop_pipeline.smspartner.document import open_list
-from stop_pipeline.snapshot import is_current, make_snapshot, merged_as_of, newest_snapshot
+from stop_pipeline.snapshot import is_usable, make_snapshot, newest_snapshot
 from stop_pipeline.table import derive
 from stop_pipeline.table.accounts import account_record, register
 from stop_pipeline.table.files import reading_temporary, writing
@@ -35,6 +35,11 @@ from stop_pipeline.table.store import Store, snapshot_file, table_file
 from stop_pipeline.table.upgrade import bring_up_to_date
 
 log = logging.getLogger(__name__)
+
+_LEFT_OUT = (
+    "Account %s: the response fetched at %s is not later than the last one, of %s, and is left out; check this "
+    "machine's clock. Responses are merged again after that time."
+)
 
 
 class Client(Protocol):
@@ -78,13 +83,7 @@ def fetch(store: Store, account: str, client: Client) -> Fetched:
         response = _download(client, store.files.temporary(account), account)
         newest = store.responses.newest(account)
         if newest is not None and response.fetched_at <= newest.fetched_at:
-            log.warning(
-                "Account %s: this response was fetched at %s, not later than the one of %s, and is left out; check "
-                "this machine's clock.",
-                account,
-                response.fetched_at,
-                newest.fetched_at,
-            )
+            log.warning(_LEFT_OUT, account, response.fetched_at, newest.fetched_at)
             return Fetched(response, newest, changed=False, in_order=False)
         changed = newest is None or newest.sha256 != response.sha256
         if changed:
@@ -106,8 +105,9 @@ def fetch(store: Store, account: str, client: Client) -> Fetched:
 def parse(store: Store, account: str, *, timezone: str) -> Parsed:
     """Parse the newest response, unless the snapshot on disk is that already.
 
-    Which dates are usable depends on when a response was fetched. One that is merged already is read as it was then,
-    any other as of its own fetch time, so that the snapshot never depends on a sync that was killed in between.
+    Which dates are usable depends on when a response was fetched. One that is merged already, with nothing left undone,
+    is read as it was then, any other as of its own fetch time, so that the snapshot never depends on a sync that was
+    killed in between.
 
     Raises:
         UnreadableResponseError: it is not a list of rows.
@@ -116,11 +116,11 @@ def parse(store: Store, account: str, *, timezone: str) -> Parsed:
         kept = store.responses.newest(account)
         if kept is None:
             raise StoreError(f"No response of the account “{account}” is kept yet: materialize raw_stop_list first.")
-        state = store.state(account)
-        info = store.snapshot_info(account)
-        fetched_at = merged_as_of(state, kept, timezone) or kept.fetched_at
-        current = info and is_current(info, kept, state, fetched_at=fetched_at, timezone=timezone)
-        if info and current and store.is_intact(snapshot_file(account)):
+        state, info = store.state(account), store.snapshot_info(account)
+        done = state.withheld_because is None and state.settings.get("timezone") == timezone
+        fetched_at = (state.applied_at if done and state.sha256 == kept.sha256 else None) or kept.fetched_at
+        current = info and (info.sha256, info.timezone, info.fetched_at) == (kept.sha256, timezone, fetched_at)
+        if info and current and is_usable(info, state) and store.is_intact(snapshot_file(account)):
             return Parsed(dataclasses.replace(info, fetched_at=kept.fetched_at), parsed=False)
         info = make_snapshot(store, account, kept, state, fetched_at=fetched_at, timezone=timezone)
     log.info("Account %s: parsed %s, %s malformed", account, counted(info.rows, "row"), f"{info.rejected:,}")
@@ -148,13 +148,7 @@ def merge(store: Store, account: str, policy: RemovalPolicy, *, raw_days: int | 
             _tell_acceptance(account, state, policy)
         elif state.last_response_at is not None and info.fetched_at <= state.last_response_at:
             outcome, counts = "older", Counts()
-            log.warning(
-                "Account %s: the response fetched at %s is not later than the last one, of %s, and is left out; check "
-                "this machine's clock. Responses are merged again after that time.",
-                account,
-                info.fetched_at,
-                state.last_response_at,
-            )
+            log.warning(_LEFT_OUT, account, info.fetched_at, state.last_response_at)
         elif state.sha256 == info.sha256 and state.settings == settings and state.withheld_because is None:
             log.info("Account %s: the list is unchanged", account)
             if state.complete:

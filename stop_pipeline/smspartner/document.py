@@ -15,8 +15,7 @@ from typing import Any, BinaryIO
 
 from stop_pipeline.errors import UnreadableResponseError, excerpt, redact
 from stop_pipeline.smspartner import json_rows, xml_rows
-from stop_pipeline.smspartner.envelope import refusal
-from stop_pipeline.smspartner.rows import Document
+from stop_pipeline.smspartner.envelope import Document, refusal
 
 _END_BYTES = 64 * 1024
 _BLOCK_BYTES = 16_000_000

@@ -5,7 +5,7 @@ Source: the provider's page "List of stops" and its general table of codes.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from xml.etree.ElementTree import ParseError
 
@@ -27,6 +27,16 @@ class Envelope:
     def refused(self) -> bool:
         """Whether the response says that it holds no list; `refusal` gives the error."""
         return self.success is False or self.code in ERROR_CODES
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole response, parsed."""
+
+    envelope: Envelope = field(default=Envelope())
+    nb_data: int | None = None  # rows that it announces; None if it has no number
+    rows: list[Any] | None = None  # as the parser gives them; None if it has no list
+    problem: str | None = None  # why it is not a list, as a part of a sentence
 
 
 # What a code or a status means: an error whose message is “SMS Partner … (details): ….”, with these two phrases.

@@ -9,15 +9,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.json
 
-from stop_pipeline.smspartner.envelope import envelope_of_object, whole_count
-from stop_pipeline.smspartner.rows import Document, NumberText, Rows, check_rows
+from stop_pipeline.schema import RAW_STOP_LIST
+from stop_pipeline.smspartner.envelope import Document, envelope_of_object, whole_count
+from stop_pipeline.smspartner.rows import NumberText, Rows, check_rows
 
 LIST_BEGINS = re.compile(rb'"data"[ \t\n\r]*:[ \t\n\r]*\[')
 LIST_ENDS = b"]"
 SEPARATOR = b","
 
-_SCHEMA = pa.schema([("id", pa.int64()), ("phoneNumber", pa.string()), ("createdAt", pa.string())])
-_ROW_OPTIONS = pyarrow.json.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="error")
+_ROW_OPTIONS = pyarrow.json.ParseOptions(explicit_schema=RAW_STOP_LIST.arrow, unexpected_field_behavior="error")
 _MALFORMED_DOCUMENT = (UnicodeDecodeError, json.JSONDecodeError, RecursionError)
 
 
@@ -66,7 +66,7 @@ def _read_plain(block: bytes) -> pd.DataFrame | None:
         table = pyarrow.json.read_json(pa.BufferReader(lines), parse_options=_ROW_OPTIONS).combine_chunks()
     except pa.ArrowInvalid:
         return None
-    if table.num_rows != lines.count(b"\n") + 1 or any(column.null_count for column in table.columns):
+    if table.num_rows != lines.count(b"\n") + 1:
         return None
     frame: pd.DataFrame = table.to_pandas().set_axis(["id", "spelling", "created_at_text"], axis=1)
     spelling = frame["spelling"]

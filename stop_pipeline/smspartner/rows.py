@@ -10,25 +10,14 @@ import pandas as pd
 
 from stop_pipeline.errors import UnreadableResponseError
 from stop_pipeline.phone_numbers import read_phone_number
-from stop_pipeline.schema import BAD_CREATED_AT, BAD_ID, BAD_PHONE_NUMBER, NOT_AN_OBJECT, REJECTED_ROWS
-from stop_pipeline.smspartner.envelope import Envelope
+from stop_pipeline.schema import BAD_CREATED_AT, BAD_ID, BAD_PHONE_NUMBER, NOT_AN_OBJECT, RAW_STOP_LIST, REJECTED_ROWS
 
-FIELDS = ("id", "phoneNumber", "createdAt")
+FIELDS = RAW_STOP_LIST.names
 """Fields of a row; in XML, in this order."""
 
 MAX_ID = 2**63 - 1
 
 _CANONICAL_DIGITS = re.compile(r"[1-9][0-9]{0,18}")
-
-
-@dataclass(frozen=True)
-class Document:
-    """A whole response, parsed."""
-
-    envelope: Envelope = field(default=Envelope())
-    nb_data: int | None = None  # rows that it announces; None if it has no number
-    rows: list[Any] | None = None  # as the parser gives them; None if it has no list
-    problem: str | None = None  # why it is not a list, as a part of a sentence
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from xml.parsers.expat import ErrorString
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from stop_pipeline.smspartner.envelope import envelope_of_entries, whole_count
-from stop_pipeline.smspartner.rows import FIELDS, Document, Rows, check_rows
+from stop_pipeline.smspartner.envelope import Document, envelope_of_entries, whole_count
+from stop_pipeline.smspartner.rows import FIELDS, Rows, check_rows
 
 LIST_BEGINS = re.compile(rb"<result>\s*(?:<entry>[^<]*</entry>\s*){3}<entry>")
 LIST_ENDS = b"</entry>"
