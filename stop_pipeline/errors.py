@@ -102,8 +102,12 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
-def excerpt(text: str) -> str:
-    """Return the start of a text from outside, fit for a message: at most 80 characters, one line, digits masked."""
+def excerpt(text: str, secrets: Iterable[str] = ()) -> str:
+    """Return the start of a text from outside, fit for a message: at most 80 characters, one line, digits masked.
+
+    Secrets are redacted before the text is cut: half a key would not be found.
+    """
+    text = redact(text, secrets)
     line = re.sub(r"\s+", " ", "".join(char if char.isprintable() else " " for char in text)).strip()
     return re.sub(r"\d", "•", line[:80])
 

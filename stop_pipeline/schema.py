@@ -90,12 +90,10 @@ def to_arrow(frame: pd.DataFrame, schema: TableSchema) -> pa.Table:
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:
     """Convert an Arrow table to pandas: text as `str`, a day as midnight (datetime64[us], without a zone)."""
-    days = {field.name: pa.timestamp("us") for field in table.schema if pa.types.is_date32(field.type)}
-    for name, timestamp in days.items():
-        index = table.schema.get_field_index(name)
-        table = table.set_column(index, name, table[name].cast(timestamp))
-    frame: pd.DataFrame = table.to_pandas(integer_object_nulls=True)  # as floats, large ids would be rounded
-    return frame
+    # As floats, large ids would be rounded.
+    frame: pd.DataFrame = table.to_pandas(integer_object_nulls=True, date_as_object=False)
+    days = [field.name for field in table.schema if pa.types.is_date32(field.type)]
+    return frame.astype(dict.fromkeys(days, "datetime64[us]")) if days else frame
 
 
 ACCOUNT = Column("account", _TEXT, "Name of the SMS Partner account, from the folder `account=…`.")

@@ -30,7 +30,7 @@ from stop_pipeline.table.files import reading_temporary, writing
 from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.merge_snapshot import merge_snapshot
 from stop_pipeline.table.periods import open_rows
-from stop_pipeline.table.state import Counts, DerivedInfo, SnapshotInfo, State
+from stop_pipeline.table.state import Counts, DerivedInfo, State
 from stop_pipeline.table.store import Store, snapshot_file, table_file
 from stop_pipeline.table.upgrade import bring_up_to_date
 
@@ -144,7 +144,7 @@ def merge(store: Store, account: str, policy: RemovalPolicy, *, raw_days: int | 
         outcome: Outcome = "unchanged"
         counts = Counts(listed=info.listed, unchanged=info.listed)
         months_written: tuple[str, ...] = ()
-        if _is_known(state, info):
+        if state.sha256 == info.sha256 and info.fetched_at in (state.applied_at, state.verified_at):
             _tell_acceptance(account, state, policy)
         elif state.last_response_at is not None and info.fetched_at <= state.last_response_at:
             outcome, counts = "older", Counts()
@@ -196,12 +196,8 @@ def _download(client: Client, into: Path, account: str) -> Response:
     raise failure
 
 
-def _is_known(state: State, info: SnapshotInfo) -> bool:
-    """Whether this very response was merged or found unchanged before: the step is being repeated."""
-    return state.sha256 == info.sha256 and info.fetched_at in (state.applied_at, state.verified_at)
-
-
 def _tell_acceptance(account: str, state: State, policy: RemovalPolicy) -> None:
+    """Say that this step only repeats an earlier one, which accepts nothing."""
     log.info("Account %s: this response was merged before", account)
     if policy.accept_removals is not None and state.withheld_because is not None:
         log.warning(

@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any
 
-from stop_pipeline.errors import UnreadableResponseError, excerpt, redact
+from stop_pipeline.errors import UnreadableResponseError, excerpt
 from stop_pipeline.smspartner import json_rows, xml_rows
 from stop_pipeline.smspartner.envelope import Document, refusal
 
@@ -51,16 +51,13 @@ def open_list(path: Path, response_format: str, *, secrets: Collection[str] | No
         UnreadableResponseError: it is cut off, or not a list; an unreadable response is never taken for an empty list.
         ApiError: it says that there is no list.
     """
-    with path.open("rb") as file:
-        found = _find_list(file, MODULES[response_format])
-        document, span = found or (_load(file, response_format, secrets), None)
+    document, span = _find_list(path, MODULES[response_format]) or (_load(path, response_format, secrets), None)
     return ListDocument(path, response_format, document.envelope.code, document.nb_data, span)
 
 
 def load_rows(document: ListDocument) -> list[Any]:
     """All rows of a response, as its parser gives them. Errors are those of `open_list`, but quote nothing."""
-    with document.path.open("rb") as file:
-        return _load(file, document.format, None).rows or []
+    return _load(document.path, document.format, None).rows or []
 
 
 def text_sha256(document: ListDocument, span: tuple[int, int]) -> str:
@@ -110,15 +107,16 @@ def blocks(document: ListDocument, span: tuple[int, int]) -> Iterator[bytes]:
         yield text.strip(_WHITE_SPACE)
 
 
-def _find_list(file: BinaryIO, module: ModuleType) -> tuple[Document, tuple[int, int]] | None:
+def _find_list(path: Path, module: ModuleType) -> tuple[Document, tuple[int, int]] | None:
     """The document without its rows, and the span of their text; None if the two ends do not show it."""
-    size = os.fstat(file.fileno()).st_size
-    head = os.pread(file.fileno(), _END_BYTES, 0)
-    begins = module.LIST_BEGINS.search(head)
-    if begins is None:
-        return None
-    tail_at = max(begins.end(), size - _END_BYTES)
-    tail = os.pread(file.fileno(), size - tail_at, tail_at)
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        head = os.pread(file.fileno(), _END_BYTES, 0)
+        begins = module.LIST_BEGINS.search(head)
+        if begins is None:
+            return None
+        tail_at = max(begins.end(), size - _END_BYTES)
+        tail = os.pread(file.fileno(), size - tail_at, tail_at)
     ends_at = tail.rfind(module.LIST_ENDS)
     if ends_at < 0:
         return None
@@ -131,28 +129,20 @@ def _find_list(file: BinaryIO, module: ModuleType) -> tuple[Document, tuple[int,
     return around, (start, max(start, end))
 
 
-def _load(file: BinaryIO, response_format: str, secrets: Collection[str] | None) -> Document:
+def _load(path: Path, response_format: str, secrets: Collection[str] | None) -> Document:
     """The whole document, which is a list."""
-    file.seek(0)
-    document: Document = MODULES[response_format].read_document(file.read())
+    body = path.read_bytes()
+    document: Document = MODULES[response_format].read_document(body)
     if document.envelope.refused:
         quoted = dataclasses.replace(document.envelope, message=None) if secrets is None else document.envelope
         raise refusal(quoted, secrets=secrets or ())
-    if document.problem is not None:
-        raise _unreadable(file, response_format, document.problem, secrets)
-    return document
-
-
-def _unreadable(
-    file: BinaryIO, response_format: str, problem: str, secrets: Collection[str] | None
-) -> UnreadableResponseError:
-    quoted = ""
+    if document.problem is None:
+        return document
+    begins = ""
     if secrets is not None:
-        head = os.pread(file.fileno(), _BEGINNING_BYTES, 0)
-        # Redacted before the text is cut: half a key would not be found.
-        begins = excerpt(redact(head.decode("utf-8", "replace"), secrets))
-        quoted = f" (it begins “{begins}”)" if begins else " (it is blank)"
-    return UnreadableResponseError(
-        f"SMS Partner's response is not a list of stops in {response_format.upper()}: {problem}{quoted}. Nothing was "
-        "changed; a later sync may succeed."
+        start = excerpt(body[:_BEGINNING_BYTES].decode("utf-8", "replace"), secrets)
+        begins = f" (it begins “{start}”)" if start else " (it is blank)"
+    raise UnreadableResponseError(
+        f"SMS Partner's response is not a list of stops in {response_format.upper()}: {document.problem}{begins}. "
+        "Nothing was changed; a later sync may succeed."
     )

@@ -12,7 +12,7 @@ from xml.etree.ElementTree import ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from stop_pipeline.errors import ApiError, KeyRefusedError, TransientApiError, excerpt, redact
+from stop_pipeline.errors import ApiError, KeyRefusedError, TransientApiError, excerpt
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def refusal(envelope: Envelope, *, status: int | None = None, secrets: Iterable[
     An unknown code under an unknown status is a permanent error, so that a person reads it.
     """
     error, says, remedy = _BY_CODE.get(envelope.code or 0) or _BY_STATUS.get(status or 0, _UNKNOWN)
-    message = excerpt(redact(envelope.message or "", secrets))  # in this order: half a key would no longer be found
+    message = excerpt(envelope.message or "", secrets)
     details = [
         f"HTTP {status}" if status not in (None, 200) else "",
         f"code {envelope.code}" if envelope.code is not None else "",

@@ -51,10 +51,9 @@ def parse(document: ListDocument, *, fetched_at: datetime, timezone: str) -> Sna
     Raises:
         UnreadableResponseError: it is not a list of rows.
     """
-    if document.span is not None:
-        snapshot = parse_span(document, document.span, fetched_at=fetched_at, timezone=timezone)
-        if snapshot is not None:
-            return snapshot
+    span = document.span
+    if span and (snapshot := parse_span(document, span, fetched_at=fetched_at, timezone=timezone)):
+        return snapshot
     rows = check_rows(load_rows(document))
     return _snapshot([_typed(rows, ZoneInfo(timezone), fetched_at + LATEST_AHEAD)], span=None)
 
