@@ -20,11 +20,10 @@ MAX_ID = 2**63 - 1
 _CANONICAL_DIGITS = re.compile(r"[1-9][0-9]{0,18}")
 
 
-@dataclass(frozen=True)
-class NumberText:
-    """A JSON number that Python cannot hold, as written."""
+class NumberText(str):
+    """A JSON number that Python cannot hold, as written; as JSON text it becomes a string."""
 
-    text: str
+    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class Rows:
     extra_fields: frozenset[str] = field(default=frozenset())  # names of undocumented fields
 
 
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=lambda number: number.text)
-"""All ASCII, so that half of a surrogate pair can be written; a `NumberText` becomes a string."""
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+"""All ASCII, so that half of a surrogate pair can be written."""
 
 
 def raw_text(row: Any) -> str:
