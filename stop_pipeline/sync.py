@@ -145,7 +145,13 @@ def merge(store: Store, account: str, policy: RemovalPolicy, *, raw_days: int | 
         counts = Counts(listed=info.listed, unchanged=info.listed)
         months_written: tuple[str, ...] = ()
         if state.sha256 == info.sha256 and info.fetched_at in (state.applied_at, state.verified_at):
-            _tell_acceptance(account, state, policy)
+            log.info("Account %s: this response was merged before", account)
+            if policy.accept_removals is not None and state.withheld_because is not None:
+                log.warning(
+                    "Account %s: no removal is accepted, because this response was merged before: materialize all "
+                    "assets with this run config.",
+                    account,
+                )
         elif state.last_response_at is not None and info.fetched_at <= state.last_response_at:
             outcome, counts = "older", Counts()
             log.warning(_LEFT_OUT, account, info.fetched_at, state.last_response_at)
@@ -194,17 +200,6 @@ def _download(client: Client, into: Path, account: str) -> Response:
             "SMSPARTNER_ACCOUNTS_FILE where that is set."
         )
     raise failure
-
-
-def _tell_acceptance(account: str, state: State, policy: RemovalPolicy) -> None:
-    """Say that this step only repeats an earlier one, which accepts nothing."""
-    log.info("Account %s: this response was merged before", account)
-    if policy.accept_removals is not None and state.withheld_because is not None:
-        log.warning(
-            "Account %s: no removal is accepted, because this response was merged before: materialize all assets with "
-            "this run config.",
-            account,
-        )
 
 
 def _forget_old_responses(store: Store, account: str, state: State, kept_for: timedelta) -> None:

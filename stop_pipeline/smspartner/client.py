@@ -109,7 +109,7 @@ class StopListClient:
                 return Response(into, self.response_format, fetched_at, sha256, size, time.monotonic() - started)
             except StopPipelineError as error:
                 failure = type(error)(redact(str(error), self.secrets))
-            if deadline.expired and isinstance(failure, TransientApiError | UnreadableResponseError):
+            if deadline.expired.is_set() and isinstance(failure, TransientApiError | UnreadableResponseError):
                 failure = TransientApiError(
                     f"SMS Partner sent no complete response within {self.deadline_seconds:g} s: {_UNHARMED}."
                 )
@@ -176,7 +176,7 @@ class StopListClient:
                 if size - logged >= _LOGGED_BYTES:
                     logged = size
                     log.info("Fetching the list, %d MB so far", size // 1_000_000)
-            if deadline.expired:  # then a body of undeclared length seems to have ended well
+            if deadline.expired.is_set():  # then a body of undeclared length seems to have ended well
                 raise TransientApiError("The deadline passed.")
             if size == 0:
                 raise UnreadableResponseError(f"SMS Partner's response is empty, not even an empty list: {_UNHARMED}.")

@@ -94,15 +94,15 @@ def appended_span(document: ListDocument, *, size: int, sha256: str) -> tuple[in
 
 def blocks(document: ListDocument, span: tuple[int, int]) -> Iterator[bytes]:
     """A part of the text in blocks that end where a row ends; a block in which no end is seen grows."""
-    last_cut = MODULES[document.format].last_cut
+    module = MODULES[document.format]
     (start, end), text = span, b""
     with document.path.open("rb") as file:
         file.seek(start)
         while chunk := file.read(min(_BLOCK_BYTES, end - file.tell())):
             text += chunk
-            if file.tell() < end and (cut := last_cut(text)):
-                yield text[: cut[0]].strip(_WHITE_SPACE)
-                text = text[cut[1] :]
+            if file.tell() < end and (cut := module.last_cut(text)):
+                yield text[:cut].strip(_WHITE_SPACE)
+                text = text[cut:].removeprefix(module.SEPARATOR)
     if text:
         yield text.strip(_WHITE_SPACE)
 

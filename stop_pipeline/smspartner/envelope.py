@@ -70,6 +70,7 @@ _BY_STATUS: dict[int, tuple[type[ApiError], str, str]] = {
     **dict.fromkeys(range(500, 600), _FAILED),
     511: (TransientApiError, "was not reached, because this network asks for a log-in", "log in to it first"),
 }
+MAX_CODE_DIGITS = 6  # a code has three; a much longer number is none, and would flood the message
 ERROR_CODES = frozenset(_BY_CODE)
 """Every code that means that there is no list, whatever `success` says."""
 
@@ -109,24 +110,15 @@ def envelope_of_object(document: Mapping[str, Any]) -> Envelope:
     success, message = document.get("success"), document.get("message")
     return Envelope(
         success=success if isinstance(success, bool) else None,
-        code=whole_code(document.get("code")),
+        code=whole_count(document.get("code"), MAX_CODE_DIGITS),
         message=message if isinstance(message, str) else None,
     )
 
 
 def envelope_of_entries(texts: Sequence[str]) -> Envelope:
-    """What an XML document says about itself, by position: success, code, then a message (a list has `nbData` there).
-
-    Args:
-        texts: The text of each entry below the root.
-    """
+    """What an XML document says, by position: success, code, then a message (a list has `nbData` there)."""
     success, code, message, *_ = [*(text.strip() for text in texts), "", "", ""]
-    return Envelope({"true": True, "false": False}.get(success), whole_code(code), message or None)
-
-
-def whole_code(value: Any) -> int | None:
-    """Return a code, which has up to three digits; a much longer number is none, and would flood the message."""
-    return whole_count(value, max_digits=6)
+    return Envelope({"true": True, "false": False}.get(success), whole_count(code, MAX_CODE_DIGITS), message or None)
 
 
 def whole_count(value: Any, max_digits: int = 18) -> int | None:

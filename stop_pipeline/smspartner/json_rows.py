@@ -36,10 +36,9 @@ def read_around(before: bytes, after: bytes) -> Document | None:
     return document if document.rows == ["rows"] else None
 
 
-def last_cut(text: bytes) -> tuple[int, int] | None:
-    """Where the last row that ends in a text ends, and where the next one begins; None if no row is seen to end."""
-    end = text.rfind(b"},")
-    return None if end < 0 else (end + 1, end + 2)
+def last_cut(text: bytes) -> int:
+    """Where the last row ends that is seen to end in a text, with a separator after it; 0 if none is."""
+    return text.rfind(b"},") + 1
 
 
 def read_block(block: bytes) -> Rows | None:

@@ -147,8 +147,9 @@ def _one_row_per_id(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         spelling=conflicting["spelling"].fillna(conflicting["phone_number"]),
         created_at_text=conflicting["created_at_local"].dt.strftime(FORM),
     )
-    smallest = conflicting.assign(raw=_raw_texts(conflicting)).sort_values("raw").drop_duplicates(_SAME_ID)
-    return kept, _malformed(smallest, CONFLICTING_ID)
+    malformed = _malformed(conflicting, CONFLICTING_ID).sort_values("raw")
+    smallest = conflicting.loc[malformed.index].drop_duplicates(_SAME_ID).index
+    return kept, malformed.loc[smallest]
 
 
 def _rejected(malformed: pd.DataFrame) -> pd.DataFrame:
@@ -160,15 +161,10 @@ def _rejected(malformed: pd.DataFrame) -> pd.DataFrame:
 
 
 def _malformed(rows: pd.DataFrame, reason: str) -> pd.DataFrame:
-    """Usable rows as malformed ones."""
-    texts = {"raw": _raw_texts(rows), "reason": reason, "phone_number": rows["spelling"]}
-    return pd.DataFrame(texts, columns=list(REJECTED_ROWS.names), dtype="str")
-
-
-def _raw_texts(rows: pd.DataFrame) -> "pd.Series[str]":
-    """The JSON text of each row: `raw`, or what follows from `id`, `spelling` and `created_at_text`."""
+    """Usable rows as malformed ones; where `raw` is null, it follows from `id`, `spelling` and `created_at_text`."""
     texts = [
         raw if isinstance(raw, str) else raw_of_fields(*fields)
         for raw, *fields in zip(*(rows[name] for name in ("raw", "id", "spelling", "created_at_text")), strict=True)
     ]
-    return pd.Series(texts, index=rows.index, dtype="str")
+    columns = {"raw": texts, "reason": reason, "phone_number": rows["spelling"]}
+    return pd.DataFrame(columns, rows.index, dtype="str")

@@ -76,10 +76,11 @@ def check_rows(rows: Iterable[Any]) -> Rows:
         extra_fields.update(row.keys() - set(FIELDS))
         row_id, phone_number, created_at = (row.get(name) for name in FIELDS)
         number, spelling = usable_id(row_id), usable_spelling(phone_number)
+        digits = str(phone_number) if type(phone_number) is int and phone_number > 0 else None  # it stays malformed
         if number is None:
-            malformed.append((raw, BAD_ID, spelling or _digits_of(phone_number)))
+            malformed.append((raw, BAD_ID, spelling or digits))
         elif spelling is None:
-            malformed.append((raw, BAD_PHONE_NUMBER, _digits_of(phone_number)))
+            malformed.append((raw, BAD_PHONE_NUMBER, digits))
         elif not isinstance(created_at, str) or usable_spelling(created_at) is None:
             malformed.append((raw, BAD_CREATED_AT, spelling))
         else:
@@ -111,11 +112,6 @@ def usable_spelling(value: Any) -> str | None:
     except UnicodeEncodeError:  # half of a surrogate pair
         return None
     return spelling or None
-
-
-def _digits_of(phone_number: Any) -> str | None:
-    """The spelling in a phone number that is written as a JSON integer; its row stays malformed."""
-    return str(phone_number) if type(phone_number) is int and phone_number > 0 else None
 
 
 def _spelling_within(row: Any) -> str | None:

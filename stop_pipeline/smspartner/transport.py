@@ -38,7 +38,7 @@ class Deadline:
     """
 
     def __init__(self, seconds: float) -> None:
-        self._expired = threading.Event()
+        self.expired = threading.Event()  # set once the time is up
         self._sockets: list[socket.socket] = []
         self._timer = threading.Timer(seconds, self._expire)
         self._timer.daemon = True
@@ -53,24 +53,14 @@ class Deadline:
         for sock in self._sockets:
             sock.close()
 
-    @property
-    def expired(self) -> bool:
-        """Whether the time is up."""
-        return self._expired.is_set()
-
     def watch(self, sock: socket.socket) -> None:
         """Shut `sock` down when the time is up."""
         self._sockets.append(sock.dup())
-        if self.expired:
+        if self.expired.is_set():
             self._expire()
 
-    def sleep(self, seconds: float) -> None:
-        """Wait between tries, or raise a TimeoutError if the time is up before."""
-        if self._expired.wait(seconds):
-            raise TimeoutError
-
     def _expire(self) -> None:
-        self._expired.set()
+        self.expired.set()
         for sock in self._sockets:
             with suppress(OSError):  # the other side was quicker
                 sock.shutdown(socket.SHUT_RDWR)
@@ -99,7 +89,8 @@ def open_session(api_key: str, deadline: Deadline, **retry: Any) -> requests.Ses
             if response is not None:
                 with suppress(InvalidHeader, ValueError, OverflowError):  # an unreadable Retry-After counts as none
                     requested = self.get_retry_after(response)
-            deadline.sleep(requested or self.get_backoff_time())
+            if deadline.expired.wait(requested or self.get_backoff_time()):
+                raise TimeoutError
 
     class Adapter(HTTPAdapter):
         def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:

@@ -31,10 +31,10 @@ def read_around(before: bytes, after: bytes) -> Document | None:
     return document if document.rows == [["rows"]] else None
 
 
-def last_cut(text: bytes) -> tuple[int, int] | None:
-    """Where the last row that ends in a text ends, which is where the next one begins; None if none is seen to end."""
+def last_cut(text: bytes) -> int:
+    """Where the last row ends that is seen to end in a text; 0 if none is."""
     found = _UNTIL_LAST_ROW.match(text)
-    return (found.end(), found.end()) if found else None
+    return found.end() if found else 0
 
 
 def read_block(block: bytes) -> Rows | None:

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stop_pipeline.errors import ApiError, KeyRefusedError, TransientApiError
-from stop_pipeline.smspartner.envelope import ERROR_CODES, Envelope, read_envelope, refusal, whole_code, whole_count
+from stop_pipeline.smspartner.envelope import (
+    ERROR_CODES,
+    MAX_CODE_DIGITS,
+    Envelope,
+    read_envelope,
+    refusal,
+    whole_count,
+)
 
 JSON_ERROR = '{"success": false, "code": 10, "message": "Clé API incorrecte"}'.encode()
 XML_ERROR = """<?xml version="1.0" encoding="UTF-8"?>
@@ -115,8 +122,9 @@ def test_reading_an_envelope_never_raises(body: bytes) -> None:
 
 
 def test_codes_and_counts_are_whole_numbers_or_their_digits() -> None:
-    assert [whole_code(value) for value in (10, "10", 200)] == [10, 10, 200]
-    assert [whole_code(value) for value in (True, 10.0, None, "1O", -1, "²", 1_234_567, "")] == [None] * 8
+    assert [whole_count(value, MAX_CODE_DIGITS) for value in (10, "10", 200)] == [10, 10, 200]
+    no_codes = (True, 10.0, None, "1O", -1, "²", 1_234_567, "")
+    assert [whole_count(value, MAX_CODE_DIGITS) for value in no_codes] == [None] * 8
     assert whole_count("1234567") == whole_count(1_234_567) == 1_234_567
 
 
