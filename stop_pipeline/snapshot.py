@@ -65,18 +65,15 @@ def newest_snapshot(store: Store, account: str, state: State) -> SnapshotInfo:
     """
     info, kept = store.snapshot_info(account), store.responses.newest(account)
     if info is None:
-        raise StoreError(
-            f"The account “{account}” has no snapshot: no response is parsed yet, or the file cannot be read. "
-            "Materialize stop_snapshot first."
-        )
+        raise StoreError(f"The account “{account}” has no snapshot that can be read. Materialize stop_snapshot first.")
     usable = is_usable(info, state)
-    if kept is None or kept.sha256 != info.sha256:
+    if kept is not None and kept.sha256 == info.sha256:
         if not usable:
-            raise StoreError(f"The snapshot of the account “{account}” is outdated: materialize stop_snapshot first.")
-        return info
+            info = make_snapshot(store, account, kept, state, fetched_at=info.fetched_at, timezone=info.timezone)
+        return dataclasses.replace(info, fetched_at=max(info.fetched_at, kept.fetched_at))
     if not usable:
-        info = make_snapshot(store, account, kept, state, fetched_at=info.fetched_at, timezone=info.timezone)
-    return dataclasses.replace(info, fetched_at=max(info.fetched_at, kept.fetched_at))
+        raise StoreError(f"The snapshot of the account “{account}” is outdated: materialize stop_snapshot first.")
+    return info
 
 
 def is_usable(info: SnapshotInfo, state: State) -> bool:
