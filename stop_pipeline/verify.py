@@ -249,7 +249,8 @@ class _Inspection:
             return
         file = f"{self._raw_folder}/{responses[-1].file}"
         try:
-            document = open_list(self._store.responses.unpack(self._account, responses[-1]), responses[-1].format)
+            body = self._store.responses.unpack(self._account, responses[-1])
+            document = open_list(body, responses[-1].format, secrets=None)
             snapshot = parse(document, fetched_at=applied_at, timezone=state.settings["timezone"])
         except ApiError as error:
             raise StoreError(f"{file} cannot be parsed, though it was merged: {error}") from None

@@ -65,7 +65,7 @@ def _read_plain(block: bytes) -> pd.DataFrame | None:
         table = pyarrow.json.read_json(pa.BufferReader(lines), parse_options=_ROW_OPTIONS).combine_chunks()
     except pa.ArrowInvalid:
         return None
-    if table.num_rows != lines.count(b"\n") + 1:
+    if table.num_rows != lines.count(b"\n") + 1 or any(column.null_count for column in table.columns):
         return None
     frame: pd.DataFrame = table.to_pandas().set_axis(["id", "spelling", "created_at_text"], axis=1)
     spelling = frame["spelling"]
