@@ -28,11 +28,10 @@ from stop_pipeline.table import derive
 from stop_pipeline.table.accounts import account_record, register
 from stop_pipeline.table.files import reading_temporary, writing
 from stop_pipeline.table.merge import RemovalPolicy
-from stop_pipeline.table.merge_snapshot import merge_snapshot
 from stop_pipeline.table.periods import open_rows
 from stop_pipeline.table.state import Counts, DerivedInfo, State
 from stop_pipeline.table.store import Store, snapshot_file, table_file
-from stop_pipeline.table.upgrade import bring_up_to_date
+from stop_pipeline.table.updating import bring_up_to_date, merge_snapshot
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from stop_pipeline.table.files import MADE_AGAIN, RESTORE, reading
 from stop_pipeline.table.parquet import note_of
 from stop_pipeline.table.reading import CLOCK_TOLERANCE
 from stop_pipeline.table.state import KeptResponse, MonthInfo, SnapshotInfo, State, from_document
-from stop_pipeline.table.store import Store, month_file, snapshot_file, table_file
+from stop_pipeline.table.store import Store, month_file, recorded_files, snapshot_file, table_file
 
 Value = TypeVar("Value")
 
@@ -197,8 +197,7 @@ class _Inspection:
     def _read_periods(self) -> tuple[list[pd.DataFrame], pd.DataFrame]:
         """The months of `stops` that can be read, each as its file has it, and the malformed rows; checks each file."""
         state = self._state
-        recorded = {month_file(self._account, month): info for month, info in state.months.items()}
-        recorded |= {self._rejected_file: state.rejected_file} if state.rejected_file else {}
+        recorded = recorded_files(self._account, state)
         patterns = (month_file(self._account, "*"), self._rejected_file)
         published = {file for pattern in patterns for file in self._store.files.matching(pattern)}
         tables = {}

@@ -5,6 +5,7 @@ listed ends. Pure functions: `compare` finds the difference, `plan_merge` decide
 happen, and `apply` makes it happen.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -102,16 +103,6 @@ class Diff:
     shares_ids: bool  # whether the list has the `id` of any open row
 
 
-@dataclass(frozen=True)
-class MergePlan:
-    """What a response does to an account."""
-
-    counts: Counts
-    withheld_because: str | None  # why ends are withheld; None if none are
-    withheld_from: int | None  # open rows when withholding began; None if nothing is withheld
-    removals: tuple[Removal, ...]  # of the last 24 hours, those of this response included
-
-
 def compare(stops: pd.DataFrame, listed: pd.DataFrame) -> Diff:
     """Compare periods (`schema.STOPS`) with listed rows (`schema.LISTED`, each `id` once)."""
     if stops.empty:
@@ -142,11 +133,12 @@ def plan_merge(
     standing: pd.DataFrame | None = None,
     malformed: pd.DataFrame = REJECTED_ROWS.empty,
     malformed_vanished: pd.DataFrame = REJECTED_ROWS.empty,
-) -> MergePlan:
+) -> State:
     """Decide what a response may do, whose list differs so from the months compared.
 
-    All open rows of the other months, `unchanged_elsewhere`, are listed. `standing` is all open rows, if removals are
-    withheld: what replaces an altered row is open already then. `malformed` are the malformed rows of the response, and
+    Gives `state` with the counts of this merge, what it withholds, and the removals of the last 24 hours.
+    `unchanged_elsewhere` counts the open rows of the other months, all listed. `standing` is all open rows, if removals
+    are withheld: what replaces an altered row is open already then. `malformed` are the response's malformed rows, and
     `malformed_vanished` earlier ones that are no longer listed, and neither is a number that they block.
 
     Raises:
@@ -154,48 +146,48 @@ def plan_merge(
     """
     added, ended = diff.added, diff.ended
     open_total = unchanged_elsewhere + diff.open_rows
-    listed_total = open_total - len(ended) + len(added)
     replaced = _counterparts(ended, added)
     replacing = added if standing is None else pd.concat([added, standing[~_is_in(standing, ended)]])
-    altered = _counterparts(ended, replacing)
+    altered = int(_counterparts(ended, replacing).sum())
+    ends = len(ended) + len(malformed_vanished)
     changed = _counterparts(added, ended)
     if not (unchanged_elsewhere or diff.shares_ids):
-        _refuse_foreign_list(listed_total, open_total, int(replaced.sum()))
+        _refuse_foreign_list(len(added), open_total, int(replaced.sum()))
     recent = recent_removals(state.removals, fetched_at)
     objection = policy.objection(
-        vanished=int((~altered).sum()) + len(malformed_vanished),
-        altered=int(altered.sum()),
+        vanished=ends - altered,
+        altered=altered,
         complete=complete,
         open_rows=open_total,
         withheld_from=state.withheld_from,
         recent=recent,
     )
-    ends = len(ended) + len(malformed_vanished)
-    if ends and objection is None and policy.accept_removals is None:
+    removals = [Removal(fetched_at, ends, open_total)] if ends and policy.accept_removals is None else []
+    if removals and objection is None:
         objection = _still_listed(ended, malformed_vanished, replacing, malformed)
     withheld_from = open_total if state.withheld_from is None else min(open_total, state.withheld_from)
-    counts_removal = ends and objection is None and policy.accept_removals is None
-    return MergePlan(
+    return dataclasses.replace(
+        state,
         counts=Counts(
-            listed=listed_total,
+            listed=open_total - len(ended) + len(added),
             new=int((~changed & ~added["restored"]).sum()),
             changed=int(changed.sum()),
             restored=int((~changed & added["restored"]).sum()),
             unchanged=open_total - len(ended),
             removed=0 if objection else int((~replaced).sum()),
             withheld=ends if objection else 0,
-            withheld_altered=int(altered.sum()) if objection else 0,
+            withheld_altered=altered if objection else 0,
         ),
         withheld_because=objection,
         withheld_from=withheld_from if objection else None,
-        removals=(*recent, *([Removal(fetched_at, ends, open_total)] if counts_removal else [])),
+        removals=recent if objection else (*recent, *removals),
     )
 
 
-def apply(stops: pd.DataFrame, diff: Diff, plan: MergePlan, *, fetched_at: datetime) -> pd.DataFrame:
+def apply(stops: pd.DataFrame, diff: Diff, planned: State, *, fetched_at: datetime) -> pd.DataFrame:
     """Every period of the months that change (`schema.STOPS`), sorted, given all periods that were compared."""
     moment = pd.Timestamp(fetched_at).as_unit("us")
-    ended = diff.ended if plan.withheld_because is None else diff.ended.iloc[:0]
+    ended = diff.ended if planned.withheld_because is None else diff.ended.iloc[:0]
     months, *changed = (rows["created_at_local"].dt.to_period("M") for rows in (stops, diff.added, ended))
     periods = stops[months.isin(pd.concat(changed))]
     periods = periods.assign(removed_at=periods["removed_at"].mask(periods.index.isin(ended.index), moment))

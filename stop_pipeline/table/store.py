@@ -82,6 +82,12 @@ def snapshot_file(account: str) -> str:
     return f"snapshot/account={account}/stop_snapshot.parquet"
 
 
+def recorded_files(account: str, state: State) -> dict[str, MonthInfo]:
+    """The files of `stops` and `rejected` that a commit has, by name."""
+    files = {month_file(account, month): info for month, info in state.months.items()}
+    return files | ({table_file(REJECTED.name, account): state.rejected_file} if state.rejected_file else {})
+
+
 class Store:
     """One data root: a folder, or the URI of a bucket and a prefix.
 
@@ -248,7 +254,10 @@ class Store:
     def recorded_rejected(self, account: str) -> MonthInfo | None:
         """What the file of `rejected` holds; None if there is none."""
         name = table_file(REJECTED.name, account)
-        return month_info(self._read(name, REJECTED)) if self.files.exists(name) else None
+        if not self.files.exists(name):
+            return None
+        with reading(self.files.shown(name)), self.files.open(name) as file:
+            return month_info(to_pandas(decode(file, REJECTED)))
 
     def read_stops(
         self, account: str, state: State, columns: Sequence[str], months: Iterable[str] | None = None
@@ -259,9 +268,7 @@ class Store:
         """
 
         def read(month: str) -> pa.Table:
-            table = self._read_arrow(month_file(account, month), STOPS, state, columns)
-            self.refuse_older(account, state, month_file(account, month), table.num_rows, state.months[month])
-            return table
+            return self._read_periods(account, state, month_file(account, month), state.months[month], columns)
 
         names = state.months if months is None else [month for month in months if month in state.months]
         empty = pa.schema([STOPS.arrow.field(name) for name in columns]).empty_table()
@@ -269,12 +276,12 @@ class Store:
 
     def read_rejected(self, account: str, state: State) -> pd.DataFrame:
         """All periods of malformed rows (`schema.REJECTED`), sorted."""
-        if state.rejected_file is None:
-            return REJECTED.empty
-        name = table_file(REJECTED.name, account)
-        rejected = self._read(name, REJECTED, state=state)
-        self.refuse_older(account, state, name, len(rejected), state.rejected_file)
-        return rejected
+        name, recorded = table_file(REJECTED.name, account), state.rejected_file
+        return self.read_periods(account, state, name, recorded) if recorded else REJECTED.empty
+
+    def read_periods(self, account: str, state: State, name: str, recorded: MonthInfo) -> pd.DataFrame:
+        """All periods of one of the `recorded_files` of a commit."""
+        return to_pandas(self._read_periods(account, state, name, recorded))
 
     def refuse_older(self, account: str, state: State, name: str, rows: int, recorded: MonthInfo) -> None:
         """Refuse a file with fewer rows than the commit records, as one from an older backup has: it lacks opt-outs.
@@ -369,14 +376,13 @@ class Store:
         with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
             return list(pool.map(work, items))
 
-    def _read(self, name: str, schema: TableSchema, *, state: State | None = None) -> pd.DataFrame:
-        return to_pandas(self._read_arrow(name, schema, state or State()))
-
-    def _read_arrow(
-        self, name: str, schema: TableSchema, state: State, columns: Sequence[str] | None = None
+    def _read_periods(
+        self, account: str, state: State, name: str, recorded: MonthInfo, columns: Sequence[str] | None = None
     ) -> pa.Table:
         with reading(self.files.shown(name)), self.open_committed(name, state) as file:
-            return decode(file, schema, columns)
+            table = decode(file, STOPS if name.startswith("stops/") else REJECTED, columns)
+        self.refuse_older(account, state, name, table.num_rows, recorded)
+        return table
 
     def _read_snapshot(self, account: str, groups: Sequence[int], schema: TableSchema) -> pd.DataFrame:
         name = snapshot_file(account)

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from stop_pipeline import read_stops
-from stop_pipeline.table import merge_snapshot
+from stop_pipeline.table import updating
 from stop_pipeline.table.store import Store
 from stop_pipeline_tests.support.loopback import reply
 from stop_pipeline_tests.support.pipeline import (
@@ -163,10 +163,10 @@ def test_an_unexpected_error_is_told_by_its_place_alone_since_its_text_may_hold_
         cause.add_note("of +33639980001")
         raise ValueError("time data “06 39 98 00 01” does not match") from cause
 
-    monkeypatch.setattr(merge_snapshot, "compare", broken)
+    monkeypatch.setattr(updating, "compare", broken)
     result = pipeline.sync(listing(3))
     assert not result.success
-    place = r"Unexpected error \(ValueError\) at assets\.py:\d+, .*, merge_snapshot\.py:\d+, test_assets\.py:\d+: "
+    place = r"Unexpected error \(ValueError\) at assets\.py:\d+, .*, updating\.py:\d+, test_assets\.py:\d+: "
     assert re.search(place, reason_of(result))
     events = "".join(map(repr, pipeline.instance.all_logs(result.run_id)))
     assert "ValueError" in events

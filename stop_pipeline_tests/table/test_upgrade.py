@@ -223,7 +223,7 @@ def test_reading_again_changes_nothing_that_was_read_before(tmp_path: Path, monk
 
 
 def change_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("snapshot", "table.upgrade", "table.reading"):
+    for module in ("snapshot", "table.updating", "table.reading"):
         monkeypatch.setattr(f"stop_pipeline.{module}.READING_RULES", "another rule")
 
 
