@@ -107,10 +107,9 @@ class Files:
         name = f"{staged_folder(account)}/{uuid4().hex}"
         path = self._path(name)
         with writing(str(path)):
-            changed = _make_folder(path.parent) | {path.parent}
+            _make_folder(path.parent)
             _write_new(path, data)
-            for folder in changed:
-                sync_to_disk(folder)
+            sync_to_disk(path.parent)
         return name
 
     def publish(self, staged: Mapping[str, str | None]) -> None:
@@ -178,8 +177,7 @@ class Files:
         """
         holder = self._scratch / f"account={account}.holder"
         with writing(str(self._scratch)):
-            for folder in _make_folder(self._scratch):
-                sync_to_disk(folder)
+            _make_folder(self._scratch)
             lock = _acquired(self._scratch / f"account={account}.lock", holder, account, timeout_seconds)
         with lock:
             with writing(str(self._scratch)):
@@ -213,14 +211,13 @@ class Files:
                 return []
 
     def _move(self, files: Mapping[Path, str]) -> None:
-        """Rename synced files, then sync each folder that changed once."""
-        changed: set[Path] = set()
+        """Rename synced files, then sync each of their folders once."""
         for source, name in files.items():
             path = self._path(name)
             with writing(str(path)):
-                changed |= _make_folder(path.parent) | {path.parent}
+                _make_folder(path.parent)
                 source.replace(path)
-        for folder in sorted(changed):
+        for folder in sorted({self._path(name).parent for name in files.values()}):
             with writing(str(folder)):
                 sync_to_disk(folder)
 
@@ -282,14 +279,13 @@ def _write_new(path: Path, data: Content) -> None:
     sync_to_disk(path)
 
 
-def _make_folder(path: Path) -> set[Path]:
-    """Make a folder and its parents for their owner only; gives the parents that changed and are to be synced."""
-    if path.is_dir():
-        return set()
-    changed = _make_folder(path.parent)
-    with suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-    return changed | {path.parent}
+def _make_folder(path: Path) -> None:
+    """Make a folder and its parents for their owner only, and sync what holds them."""
+    if not path.is_dir():
+        _make_folder(path.parent)
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        sync_to_disk(path.parent)
 
 
 def sync_to_disk(path: Path) -> None:
