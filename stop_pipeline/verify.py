@@ -190,6 +190,7 @@ class _Inspection:
         """Whether the record of merged responses ends with the one of the commit."""
         merged = self._store.read_commits(self._account, self._state)
         fits = merged.equals(periods.with_commit(merged.iloc[:-1], self._state)) or merged.empty
+        fits &= self._state.commits in (0, len(merged))  # an earlier version kept no such record
         file = table_file(schema.COMMITS.name, self._account)
         fits &= merged["merged_at"].is_monotonic_increasing
         _ensure(file, fits, "holds other responses than the commit records")

@@ -20,7 +20,8 @@ from stop_pipeline.campaign.formats import NO_NUMBER, OWN_COLUMNS, as_text, find
 from stop_pipeline.campaign.output import complete_folder
 from stop_pipeline.errors import CampaignError
 from stop_pipeline.phone_numbers import is_rounded, match_keys, read_phone_numbers
-from stop_pipeline.table.reading import DEFAULT_MAX_AGE, Age, current_list, existing_store
+from stop_pipeline.table.reading import DEFAULT_MAX_AGE, Age, current_list
+from stop_pipeline.table.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def suppress_file(
     A CampaignError also says that the folder is not empty, cannot be written or lies inside the data root.
     """
     listed = current_list(root, account, max_age=max_age)
-    store = existing_store(root)
+    store = Store.existing(root)
     if store.files.encloses(into):
         raise CampaignError(f"{into} is inside the data root {store.root}: choose another folder.")
     campaign = open_campaign(path, column)

@@ -12,7 +12,7 @@ from stop_pipeline.errors import InputError, OutdatedListError
 from stop_pipeline.phone_numbers import compact, find_phone_numbers, mask, match_keys, read_phone_number
 from stop_pipeline.table.accounts import account_record
 from stop_pipeline.table.derive import ORIGINS, blocked_numbers
-from stop_pipeline.table.periods import joined_periods, known_at, with_commit
+from stop_pipeline.table.periods import joined_periods, known_at
 from stop_pipeline.table.reading import (
     DEFAULT_MAX_AGE,
     Age,
@@ -200,7 +200,7 @@ def _unreadable(number: str) -> InputError:
 def _look_up(store: Store, account: str, number: str, moment: datetime | None) -> AccountLookup:
     state = store.state(account)
     stops, rejected = committed_rows(store, account, state)
-    commits = with_commit(store.read_commits(account, state), state)
+    commits = store.read_commits(account, state)
     known_since = history_begins(stops, rejected, commits)
     verified_at = state.verified_at
     if moment is not None and verified_at is not None and verified_at > moment:

@@ -30,11 +30,11 @@ from stop_pipeline.schema import (
     TableSchema,
     to_pandas,
 )
-from stop_pipeline.settings import data_root, parse_age
+from stop_pipeline.settings import parse_age
 from stop_pipeline.table.accounts import account_record, known_accounts, refuse_lost_list
 from stop_pipeline.table.derive import SuppressionList, stops_per_day, suppression_list
 from stop_pipeline.table.files import reading
-from stop_pipeline.table.periods import as_committed, known_at, open_rows, with_commit, with_numbers_reread
+from stop_pipeline.table.periods import as_committed, known_at, open_rows, with_numbers_reread
 from stop_pipeline.table.state import DerivedInfo, State
 from stop_pipeline.table.store import Store, month_file
 from stop_pipeline.times import parse_moment
@@ -97,7 +97,7 @@ def read_stops(
         raise ValueError(f"There is no column {unknown[0]!r} in stops: it has {', '.join(_READ_SCHEMA.names)}.")
     moment = None if as_of is None else parse_moment(as_of)
     condition = _condition(filters)
-    store = existing_store(root)
+    store = Store.existing(root)
     accounts = store.committed_accounts()
     if moment is not None:
         warn_before_history(store, accounts, moment)
@@ -120,7 +120,7 @@ def read_rejected(root: str | Path | None = None, history: bool = False) -> pd.D
     Raises:
         StoreError: as in `read_stops`.
     """
-    store = existing_store(root)
+    store = Store.existing(root)
 
     def read(account: str) -> pd.DataFrame:
         state = store.state(account)
@@ -147,7 +147,7 @@ def read_suppression_list(root: str | Path | None = None, as_of: Moment | None =
         ValueError: `as_of` is not a date or time.
     """
     moment = None if as_of is None else parse_moment(as_of)
-    store = existing_store(root)
+    store = Store.existing(root)
 
     def read(account: str) -> pd.DataFrame:
         if moment is None:
@@ -174,7 +174,7 @@ def read_stops_per_day(root: str | Path | None = None) -> pd.DataFrame:
     Raises:
         StoreError: as in `read_stops`.
     """
-    store = existing_store(root)
+    store = Store.existing(root)
 
     def read(account: str) -> pd.DataFrame:
         state = store.state(account)
@@ -224,7 +224,7 @@ def asked_accounts(root: str | Path | None, account: str | None) -> tuple[Store,
     Raises:
         OutdatedListError: there is no data root, or it cannot be read, or no account is known.
     """
-    store = existing_store(root)
+    store = Store.existing(root)
     accounts = known_accounts(store) if account is None else [account]
     if not accounts:
         raise OutdatedListError(f"There is no list below {store.root} yet: run “stop-pipeline run” first.")
@@ -268,11 +268,6 @@ def check_current(store: Store, account: str, *, now: datetime, max_age: Age) ->
     return verified_at
 
 
-def existing_store(root: str | Path | None) -> Store:
-    """The store at `root`, by default at `STOP_PIPELINE_DATA`, otherwise at `data`; a StoreError if there is none."""
-    return Store.existing(root or data_root())
-
-
 def committed_rows(store: Store, account: str, state: State) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The periods of `stops` and `rejected` as of a commit, as far as `derive.blocked_numbers` needs them.
 
@@ -298,7 +293,7 @@ def warn_before_history(store: Store, accounts: Sequence[str], moment: datetime)
     for account in accounts:
         state = store.state(account)
         stops, rejected = store.read_stops(account, state, ["first_seen_at"]), store.read_rejected(account, state)
-        begins.append(history_begins(stops, rejected, with_commit(store.read_commits(account, state), state)))
+        begins.append(history_begins(stops, rejected, store.read_commits(account, state)))
     begin = min(filter(None, begins), default=None)
     if begin is None or moment < begin:
         when = f"The history begins at {begin:%Y-%m-%d %H:%M} UTC" if begin else "There has been no sync yet"

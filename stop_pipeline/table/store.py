@@ -41,7 +41,7 @@ from stop_pipeline.schema import (
     TableSchema,
     to_pandas,
 )
-from stop_pipeline.settings import is_remote
+from stop_pipeline.settings import data_root, is_remote
 from stop_pipeline.table.bucket import BucketFiles
 from stop_pipeline.table.files import MADE_AGAIN, WORK_FOLDER, Files, read_document, reading, write_document
 from stop_pipeline.table.parquet import decode, encode, info_of, note_of
@@ -101,12 +101,12 @@ class Store:
         self.responses = Responses(self.files)
 
     @classmethod
-    def existing(cls, root: str | Path) -> "Store":
-        """The store of a data root that exists; a StoreError says that it does not.
+    def existing(cls, root: str | Path | None) -> "Store":
+        """The store of a data root that exists, by default the one of the settings; a StoreError says that it does not.
 
         A folder that holds other things is none: taken for an empty list, it would block nobody.
         """
-        store = cls(root)
+        store = cls(root or data_root())
         found = store.files.matching("*")
         if not found and not store.files.has_root():
             raise StoreError(
@@ -213,7 +213,7 @@ class Store:
         rejected_file = state.rejected_file
         if rejected is not None:
             staged[table_file(REJECTED.name, account)], rejected_file = self._stage(account, rejected, REJECTED)
-        commits = with_commit(self.read_commits(account, state), state)
+        commits = self.read_commits(account, state)
         if len(commits) > state.commits:
             staged[table_file(COMMITS.name, account)] = self.files.stage(account, encode(commits, COMMITS, {}))
         state = dataclasses.replace(
@@ -295,19 +295,18 @@ class Store:
             )
 
     def read_commits(self, account: str, state: State) -> pd.DataFrame:
-        """Every response that was merged (`schema.COMMITS`), in order."""
-        if state.commits == 0:
-            return COMMITS.empty
+        """Every response that was merged (`schema.COMMITS`), in order, that of this commit included."""
         name, commits = table_file(COMMITS.name, account), COMMITS.empty
-        with reading(self.files.shown(name)), suppress(FileNotFoundError), self.open_committed(name, state) as file:
-            commits = to_pandas(decode(file, COMMITS)).iloc[: state.commits]
+        if state.commits:
+            with reading(self.files.shown(name)), suppress(FileNotFoundError), self.open_committed(name, state) as file:
+                commits = to_pandas(decode(file, COMMITS)).iloc[: state.commits]
         if len(commits) < state.commits:
             raise StoreError(
                 f"{self.files.shown(name)} holds {counted(len(commits), 'row')}, but the commit records "
                 f"{state.commits:,}: restore it from a backup. If there is none, write {len(commits)} for “commits” in "
                 f"state/account={account}.json; lookup can then no longer name the responses that are missing."
             )
-        return commits
+        return with_commit(commits, state)
 
     def open_committed(self, name: str, state: State) -> pa.NativeFile:
         """A file as the commit has it: where it is staged, or else where it is published."""
