@@ -68,7 +68,7 @@ def snapshot(syncer: Syncer) -> SnapshotInfo:
 def parsed_ids(syncer: Syncer) -> list[int]:
     """The ids of the good rows that the snapshot holds."""
     info = snapshot(syncer)
-    return sorted(syncer.store.read_snapshot(syncer.account, info, info.months)["id"])
+    return sorted(syncer.store.read_snapshot(syncer.account, info, info.months)[0]["id"])
 
 
 def tables(syncer: Syncer) -> dict[str, bytes]:
@@ -520,9 +520,8 @@ def parse_by_older_rules(syncer: Syncer, listed: list[Row]) -> None:
     syncer.fetch(response_body(listed))
     sync.parse(store, "main", timezone=syncer.timezone)
     info = snapshot(syncer)
-    read = store.read_snapshot("main", info, info.months)
+    read, rejected = store.read_snapshot("main", info, info.months)
     spelled = read.assign(phone_number=read["phone_number"].str.replace("+33", "0"), country=pd.Series(dtype="str"))
-    rejected = store.read_snapshot_rejected("main", info)
     with store.locked("main"):
         store.write_snapshot("main", spelled, rejected, dataclasses.replace(info, reading_rules="older"))
 

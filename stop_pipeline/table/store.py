@@ -18,7 +18,7 @@ process left.
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -333,15 +333,17 @@ class Store:
         data = encode(rows, STOP_SNAPSHOT, info, row_groups=[*groups, len(rejected)])
         self.files.write(account, snapshot_file(account), data)
 
-    def read_snapshot(self, account: str, info: SnapshotInfo, months: Iterable[str]) -> pd.DataFrame:
-        """The good rows (`schema.LISTED`) of some months of the snapshot that `info` describes."""
-        wanted = set(months)
-        groups = [group for group, month in enumerate(info.months) if month in wanted]
-        return self._read_snapshot(account, groups, LISTED)
-
-    def read_snapshot_rejected(self, account: str, info: SnapshotInfo) -> pd.DataFrame:
-        """The malformed rows (`schema.REJECTED_ROWS`) of the snapshot that `info` describes."""
-        return self._read_snapshot(account, [len(info.months)], REJECTED_ROWS)
+    def read_snapshot(
+        self, account: str, info: SnapshotInfo, months: Collection[str]
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The good rows (`schema.LISTED`) of some months of a snapshot, and its malformed rows (`REJECTED_ROWS`)."""
+        name = snapshot_file(account)
+        groups = [group for group, month in enumerate(info.months) if month in months]
+        advice = "Materialize stop_snapshot again, or leave that to the next sync."
+        with reading(self.files.shown(name), advice), self.files.open(name) as file:
+            listed = decode(file, LISTED, row_groups=groups)
+            rejected = decode(file, REJECTED_ROWS, row_groups=[len(info.months)])
+        return to_pandas(listed), to_pandas(rejected)
 
     # Tables made from a commit
 
@@ -382,9 +384,3 @@ class Store:
             table = decode(file, STOPS if name.startswith("stops/") else REJECTED, columns)
         self.refuse_older(account, state, name, table.num_rows, recorded)
         return table
-
-    def _read_snapshot(self, account: str, groups: Sequence[int], schema: TableSchema) -> pd.DataFrame:
-        name = snapshot_file(account)
-        advice = "Materialize stop_snapshot again, or leave that to the next sync."
-        with reading(self.files.shown(name), advice), self.files.open(name) as file:
-            return to_pandas(decode(file, schema, row_groups=groups))

@@ -100,14 +100,14 @@ def merge_snapshot(
     """
     months = _months_that_differ(state, info)
     stops = store.read_stops(account, state, STOPS.names, months)
-    listed = store.read_snapshot(account, info, months)
+    listed, malformed = store.read_snapshot(account, info, months)
+    rejected = store.read_rejected(account, state)
     if info.builds_on is not None:  # the snapshot holds the appended rows alone
         listed = pd.concat([open_rows(stops)[list(LISTED.names)], listed], ignore_index=True)
+        malformed = open_rows(rejected)
     standing = None
     if state.withheld_because is not None:
         standing = open_rows(store.read_stops(account, state, [*ROW, "country", "removed_at"]))
-    rejected = store.read_rejected(account, state)
-    malformed = store.read_snapshot_rejected(account, info) if info.builds_on is None else open_rows(rejected)
     other_months = [month for month in state.months if month not in months]
     diff = compare(stops, listed)
     planned = plan_merge(
