@@ -18,18 +18,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
+from stop_pipeline import schema
 from stop_pipeline.errors import InputError, OutdatedListError, StoreError, excerpt
 from stop_pipeline.phone_numbers import READING_RULES
-from stop_pipeline.schema import (
-    ACCOUNT,
-    CREATED_MONTH,
-    REJECTED,
-    STOPS,
-    STOPS_PER_DAY,
-    SUPPRESSION_LIST,
-    TableSchema,
-    to_pandas,
-)
+from stop_pipeline.schema import TableSchema, to_pandas
 from stop_pipeline.settings import parse_age
 from stop_pipeline.table.accounts import account_record, known_accounts, refuse_lost_list
 from stop_pipeline.table.derive import SuppressionList, stops_per_day, suppression_list
@@ -47,9 +39,9 @@ Filters: TypeAlias = pc.Expression | Sequence[tuple[str, str, Any]] | Sequence[S
 DEFAULT_MAX_AGE = timedelta(hours=24)
 CLOCK_TOLERANCE = timedelta(minutes=10)
 
-_READ_SCHEMA = pa.schema([ACCOUNT.field, CREATED_MONTH.field, *STOPS.arrow])
+_READ_SCHEMA = pa.schema([schema.ACCOUNT.field, schema.CREATED_MONTH.field, *schema.STOPS.arrow])
 _PARQUET = ds.ParquetFileFormat()
-_FOLDERS = ds.partitioning(pa.schema([ACCOUNT.field, CREATED_MONTH.field]), flavor="hive")
+_FOLDERS = ds.partitioning(pa.schema([schema.ACCOUNT.field, schema.CREATED_MONTH.field]), flavor="hive")
 
 
 @dataclass(frozen=True)
@@ -127,7 +119,7 @@ def read_rejected(root: str | Path | None = None, history: bool = False) -> pd.D
         periods = as_committed(store.read_rejected(account, state), state.applied_at)
         return periods if history else open_rows(periods)
 
-    return _per_account(store, REJECTED, read)
+    return _per_account(store, schema.REJECTED, read)
 
 
 def read_suppression_list(root: str | Path | None = None, as_of: Moment | None = None) -> pd.DataFrame:
@@ -157,7 +149,7 @@ def read_suppression_list(root: str | Path | None = None, as_of: Moment | None =
 
     if moment is not None:
         warn_before_history(store, store.committed_accounts(), moment)
-    return _per_account(store, SUPPRESSION_LIST, read)
+    return _per_account(store, schema.SUPPRESSION_LIST, read)
 
 
 def read_stops_per_day(root: str | Path | None = None) -> pd.DataFrame:
@@ -178,12 +170,12 @@ def read_stops_per_day(root: str | Path | None = None) -> pd.DataFrame:
 
     def read(account: str) -> pd.DataFrame:
         state = store.state(account)
-        if (made := _made_of(store, account, state, STOPS_PER_DAY)) is not None:
+        if (made := _made_of(store, account, state, schema.STOPS_PER_DAY)) is not None:
             return made[0]
         columns = ["id", "country", "created_at_local", "first_seen_at", "removed_at"]
         return stops_per_day(as_committed(store.read_stops(account, state, columns), state.applied_at))
 
-    return _per_account(store, STOPS_PER_DAY, read)
+    return _per_account(store, schema.STOPS_PER_DAY, read)
 
 
 @contextmanager
@@ -364,22 +356,22 @@ def _scan(
         return ds.FileSystemDataset(fragments, _READ_SCHEMA, _PARQUET).to_table(list(columns), filter=condition)
 
 
-def _per_account(store: Store, schema: TableSchema, read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+def _per_account(store: Store, table: TableSchema, read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
     parts = [_with_account(read(account), account) for account in store.committed_accounts()]
-    return pd.concat([part for part in parts if len(part)] or [_with_account(schema.empty, "")], ignore_index=True)
+    return pd.concat([part for part in parts if len(part)] or [_with_account(table.empty, "")], ignore_index=True)
 
 
 def _with_account(rows: pd.DataFrame, account: str) -> pd.DataFrame:
     """The rows with the account as their first column."""
     rows = rows.reset_index(drop=True)
-    rows.insert(0, ACCOUNT.name, pd.Series(account, index=rows.index, dtype="str"))
+    rows.insert(0, schema.ACCOUNT.name, pd.Series(account, index=rows.index, dtype="str"))
     return rows
 
 
 def _list_of_commit(store: Store, account: str, reading_rules: str | None = None) -> SuppressionList:
     """The suppression list of the last commit; if a sync has not made it by these rules, made of the committed rows."""
     state = store.state(account)
-    made = _made_of(store, account, state, SUPPRESSION_LIST)
+    made = _made_of(store, account, state, schema.SUPPRESSION_LIST)
     if made is not None and reading_rules in (None, made[1].reading_rules):
         return SuppressionList(made[0], made[1].unreadable_rows)
     return suppression_list(*map(open_rows, committed_rows(store, account, state)))

@@ -28,19 +28,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stop_pipeline import schema
 from stop_pipeline.errors import StoreError, counted
-from stop_pipeline.schema import (
-    COMMITS,
-    LISTED,
-    REJECTED,
-    REJECTED_ROWS,
-    SCHEMA_VERSION,
-    STOP_SNAPSHOT,
-    STOPS,
-    SUPPRESSION_LIST,
-    TableSchema,
-    to_pandas,
-)
+from stop_pipeline.schema import TableSchema, to_pandas
 from stop_pipeline.settings import data_root, is_remote
 from stop_pipeline.table.bucket import BucketFiles
 from stop_pipeline.table.files import MADE_AGAIN, WORK_FOLDER, Files, read_document, reading, write_document
@@ -85,7 +75,7 @@ def snapshot_file(account: str) -> str:
 def recorded_files(account: str, state: State) -> dict[str, MonthInfo]:
     """The files of `stops` and `rejected` that a commit has, by name."""
     files = {month_file(account, month): info for month, info in state.months.items()}
-    return files | ({table_file(REJECTED.name, account): state.rejected_file} if state.rejected_file else {})
+    return files | ({table_file(schema.REJECTED.name, account): state.rejected_file} if state.rejected_file else {})
 
 
 class Store:
@@ -162,7 +152,9 @@ class Store:
         name = f"state/account={account}.json"
         document = read_document(self.files, name, dict)
         if document is None:
-            tables = (table_file(table.name, account) for table in (COMMITS, REJECTED, SUPPRESSION_LIST))
+            tables = (
+                table_file(table.name, account) for table in (schema.COMMITS, schema.REJECTED, schema.SUPPRESSION_LIST)
+            )
             left = [*self.files.matching(month_file(account, "*")), *filter(self.files.exists, tables)]
             if left:
                 raise StoreError(
@@ -171,10 +163,10 @@ class Store:
                 )
             return State()
         version = document.get("schema_version")
-        if version not in (1, SCHEMA_VERSION):
+        if version not in (1, schema.SCHEMA_VERSION):
             raise StoreError(
                 f"The data below {self.root} has schema version {version}, and this version of stop_pipeline reads "
-                f"up to {SCHEMA_VERSION}: install the version that wrote it, or start a new data root."
+                f"up to {schema.SCHEMA_VERSION}: install the version that wrote it, or start a new data root."
             )
         with reading(self.files.shown(name)):
             if version == 1:
@@ -205,20 +197,24 @@ class Store:
         """
 
         def stage_month(month: str) -> tuple[str | None, MonthInfo]:
-            return self._stage(account, months[month], STOPS)
+            return self._stage(account, months[month], schema.STOPS)
 
         staged_months = dict(zip(months, self.in_threads(stage_month, months), strict=True))
         staged = {month_file(account, month): name for month, (name, _) in staged_months.items()}
         infos = {**state.months, **{month: info for month, (_, info) in staged_months.items()}}
         rejected_file = state.rejected_file
         if rejected is not None:
-            staged[table_file(REJECTED.name, account)], rejected_file = self._stage(account, rejected, REJECTED)
+            staged[table_file(schema.REJECTED.name, account)], rejected_file = self._stage(
+                account, rejected, schema.REJECTED
+            )
         commits = self.read_commits(account, state)
         if len(commits) > state.commits:
-            staged[table_file(COMMITS.name, account)] = self.files.stage(account, encode(commits, COMMITS, {}))
+            staged[table_file(schema.COMMITS.name, account)] = self.files.stage(
+                account, encode(commits, schema.COMMITS, {})
+            )
         state = dataclasses.replace(
             state,
-            schema_version=SCHEMA_VERSION,
+            schema_version=schema.SCHEMA_VERSION,
             months={month: info for month, info in sorted(infos.items()) if info.rows},
             rejected_file=rejected_file if rejected_file and rejected_file.rows else None,
             commits=len(commits),
@@ -227,11 +223,11 @@ class Store:
         self.write_state(account, state)
         return self._publish(account, state) if staged else state
 
-    def _stage(self, account: str, rows: pd.DataFrame, schema: TableSchema) -> tuple[str | None, MonthInfo]:
+    def _stage(self, account: str, rows: pd.DataFrame, table: TableSchema) -> tuple[str | None, MonthInfo]:
         info = month_info(rows)
         if not info.rows:
             return None, info
-        return self.files.stage(account, encode(rows, schema, info)), info
+        return self.files.stage(account, encode(rows, table, info)), info
 
     def _publish(self, account: str, state: State) -> State:
         self.files.publish(state.staged)
@@ -253,11 +249,11 @@ class Store:
 
     def recorded_rejected(self, account: str) -> MonthInfo | None:
         """What the file of `rejected` holds; None if there is none."""
-        name = table_file(REJECTED.name, account)
+        name = table_file(schema.REJECTED.name, account)
         if not self.files.exists(name):
             return None
         with reading(self.files.shown(name)), self.files.open(name) as file:
-            return month_info(to_pandas(decode(file, REJECTED)))
+            return month_info(to_pandas(decode(file, schema.REJECTED)))
 
     def read_stops(
         self, account: str, state: State, columns: Sequence[str], months: Iterable[str] | None = None
@@ -271,13 +267,13 @@ class Store:
             return self._read_periods(account, state, month_file(account, month), state.months[month], columns)
 
         names = state.months if months is None else [month for month in months if month in state.months]
-        empty = pa.schema([STOPS.arrow.field(name) for name in columns]).empty_table()
+        empty = pa.schema([schema.STOPS.arrow.field(name) for name in columns]).empty_table()
         return to_pandas(pa.concat_tables([empty, *self.in_threads(read, names)]))
 
     def read_rejected(self, account: str, state: State) -> pd.DataFrame:
         """All periods of malformed rows (`schema.REJECTED`), sorted."""
-        name, recorded = table_file(REJECTED.name, account), state.rejected_file
-        return self.read_periods(account, state, name, recorded) if recorded else REJECTED.empty
+        name, recorded = table_file(schema.REJECTED.name, account), state.rejected_file
+        return self.read_periods(account, state, name, recorded) if recorded else schema.REJECTED.empty
 
     def read_periods(self, account: str, state: State, name: str, recorded: MonthInfo) -> pd.DataFrame:
         """All periods of one of the `recorded_files` of a commit."""
@@ -296,10 +292,10 @@ class Store:
 
     def read_commits(self, account: str, state: State) -> pd.DataFrame:
         """Every response that was merged (`schema.COMMITS`), in order, that of this commit included."""
-        name, commits = table_file(COMMITS.name, account), COMMITS.empty
+        name, commits = table_file(schema.COMMITS.name, account), schema.COMMITS.empty
         if state.commits:
             with reading(self.files.shown(name)), suppress(FileNotFoundError), self.open_committed(name, state) as file:
-                commits = to_pandas(decode(file, COMMITS)).iloc[: state.commits]
+                commits = to_pandas(decode(file, schema.COMMITS)).iloc[: state.commits]
         if len(commits) < state.commits:
             raise StoreError(
                 f"{self.files.shown(name)} holds {counted(len(commits), 'row')}, but the commit records "
@@ -329,8 +325,8 @@ class Store:
         Good rows are `schema.LISTED` and malformed ones `schema.REJECTED_ROWS`, sorted. `info` goes into the footer.
         """
         groups = [len(rows) for rows in split_by_month(listed).values()]
-        rows = pd.concat([STOP_SNAPSHOT.empty, listed, rejected], ignore_index=True)  # what a part lacks is null
-        data = encode(rows, STOP_SNAPSHOT, info, row_groups=[*groups, len(rejected)])
+        rows = pd.concat([schema.STOP_SNAPSHOT.empty, listed, rejected], ignore_index=True)  # what a part lacks is null
+        data = encode(rows, schema.STOP_SNAPSHOT, info, row_groups=[*groups, len(rejected)])
         self.files.write(account, snapshot_file(account), data)
 
     def read_snapshot(
@@ -341,28 +337,28 @@ class Store:
         groups = [group for group, month in enumerate(info.months) if month in months]
         advice = "Materialize stop_snapshot again, or leave that to the next sync."
         with reading(self.files.shown(name), advice), self.files.open(name) as file:
-            listed = decode(file, LISTED, row_groups=groups)
-            rejected = decode(file, REJECTED_ROWS, row_groups=[len(info.months)])
+            listed = decode(file, schema.LISTED, row_groups=groups)
+            rejected = decode(file, schema.REJECTED_ROWS, row_groups=[len(info.months)])
         return to_pandas(listed), to_pandas(rejected)
 
     # Tables made from a commit
 
-    def derived_info(self, schema: TableSchema, account: str) -> DerivedInfo | None:
+    def derived_info(self, table: TableSchema, account: str) -> DerivedInfo | None:
         """What a derived table is; None if there is none, or it is damaged and has to be made again."""
-        name = table_file(schema.name, account)
+        name = table_file(table.name, account)
         with suppress(StoreError), reading(self.files.shown(name)):
             return info_of(self.files.footer(name), DerivedInfo)
         return None
 
-    def read_derived(self, schema: TableSchema, account: str) -> tuple[pd.DataFrame, DerivedInfo]:
+    def read_derived(self, table: TableSchema, account: str) -> tuple[pd.DataFrame, DerivedInfo]:
         """A derived table and what it is, from one version of its file."""
-        name = table_file(schema.name, account)
+        name = table_file(table.name, account)
         with reading(self.files.shown(name), MADE_AGAIN), self.files.open(name) as file:
-            return to_pandas(decode(file, schema)), info_of(pq.read_metadata(file), DerivedInfo)
+            return to_pandas(decode(file, table)), info_of(pq.read_metadata(file), DerivedInfo)
 
-    def write_derived(self, schema: TableSchema, account: str, rows: pd.DataFrame, info: DerivedInfo) -> None:
+    def write_derived(self, table: TableSchema, account: str, rows: pd.DataFrame, info: DerivedInfo) -> None:
         """Replace a derived table."""
-        self.files.write(account, table_file(schema.name, account), encode(rows, schema, info))
+        self.files.write(account, table_file(table.name, account), encode(rows, table, info))
 
     def is_intact(self, name: str) -> bool:
         """Whether a file that can be made again can be read from its first row to its last, which is what this does."""
@@ -381,6 +377,6 @@ class Store:
         self, account: str, state: State, name: str, recorded: MonthInfo, columns: Sequence[str] | None = None
     ) -> pa.Table:
         with reading(self.files.shown(name)), self.open_committed(name, state) as file:
-            table = decode(file, STOPS if name.startswith("stops/") else REJECTED, columns)
+            table = decode(file, schema.STOPS if name.startswith("stops/") else schema.REJECTED, columns)
         self.refuse_older(account, state, name, table.num_rows, recorded)
         return table

@@ -13,19 +13,9 @@ import pandas as pd
 from stop_pipeline.errors import StoreError, counted
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.schema import LISTED, STOP_SNAPSHOT, STOPS
+from stop_pipeline.table import periods
 from stop_pipeline.table.derive import blocked_numbers
 from stop_pipeline.table.merge import Diff, RemovalPolicy, apply, compare, merge_rejected, plan_merge
-from stop_pipeline.table.periods import (
-    REJECTED_ORDER,
-    ROW,
-    STOPS_ORDER,
-    as_committed,
-    difference,
-    joined_periods,
-    open_rows,
-    split_by_month,
-    with_numbers_reread,
-)
 from stop_pipeline.table.state import SnapshotInfo, State
 from stop_pipeline.table.store import Store, recorded_files
 from stop_pipeline.times import local_to_utc
@@ -58,19 +48,19 @@ def bring_up_to_date(store: Store, account: str, state: State, *, timezone: str)
     months, largest_id, open_ids = {}, state.largest_id, [STOPS.empty["id"]]
     for month in on_disk.months:
         stored = store.read_stops(account, on_disk, STOPS.names, [month])
-        rows = as_committed(stored, state.applied_at)
+        rows = periods.as_committed(stored, state.applied_at)
         if outdated:
-            rows = with_numbers_reread(rows)
+            rows = periods.with_numbers_reread(rows)
             rows = rows.assign(created_at=local_to_utc(rows["created_at_local"], ZoneInfo(timezone)))
-            rows = joined_periods(rows).sort_values(STOPS_ORDER, ignore_index=True)
+            rows = periods.joined_periods(rows).sort_values(periods.STOPS_ORDER, ignore_index=True)
         if not rows.equals(stored):
             months[month] = rows
         largest_id = int(stored["id"].to_numpy().max(initial=largest_id))
-        open_ids.append(open_rows(rows)["id"])
+        open_ids.append(periods.open_rows(rows)["id"])
     stored_rejected = store.read_rejected(account, on_disk)
-    rejected = as_committed(stored_rejected, state.applied_at)
+    rejected = periods.as_committed(stored_rejected, state.applied_at)
     if outdated:
-        rejected = with_numbers_reread(rejected).sort_values(REJECTED_ORDER, ignore_index=True)
+        rejected = periods.with_numbers_reread(rejected).sort_values(periods.REJECTED_ORDER, ignore_index=True)
     log.info("Account %s: stored rows are read again; %s changed", account, counted(len(months), "month"))
     return store.commit(
         account,
@@ -103,11 +93,11 @@ def merge_snapshot(
     listed, malformed = store.read_snapshot(account, info, months)
     rejected = store.read_rejected(account, state)
     if info.builds_on is not None:  # the snapshot holds the appended rows alone
-        listed = pd.concat([open_rows(stops)[list(LISTED.names)], listed], ignore_index=True)
-        malformed = open_rows(rejected)
+        listed = pd.concat([periods.open_rows(stops)[list(LISTED.names)], listed], ignore_index=True)
+        malformed = periods.open_rows(rejected)
     standing = None
     if state.withheld_because is not None:
-        standing = open_rows(store.read_stops(account, state, [*ROW, "country", "removed_at"]))
+        standing = periods.open_rows(store.read_stops(account, state, [*periods.ROW, "country", "removed_at"]))
     other_months = [month for month in state.months if month not in months]
     diff = compare(stops, listed)
     planned = plan_merge(
@@ -122,7 +112,7 @@ def merge_snapshot(
         malformed_vanished=_malformed_vanished(store, account, state, rejected, malformed, listed, other_months),
     )
     withheld = planned.withheld_because is not None
-    changed = split_by_month(apply(stops, diff, planned, fetched_at=info.fetched_at))
+    changed = periods.split_by_month(apply(stops, diff, planned, fetched_at=info.fetched_at))
     merged = merge_rejected(
         rejected,
         malformed,
@@ -157,7 +147,7 @@ def _refuse_other_rows(store: Store, account: str, state: State, on_disk: State)
             if found[name] == recorded.get(name):
                 continue
             rows = store.read_periods(account, on_disk, name, found[name])
-            problem = difference(as_committed(rows, state.applied_at), recorded.get(name))
+            problem = periods.difference(periods.as_committed(rows, state.applied_at), recorded.get(name))
         if problem is not None:
             raise StoreError(
                 f"{store.files.shown(name)} {problem}. Nothing was changed: restore the file from a backup, or look at "
@@ -186,12 +176,12 @@ def _malformed_vanished(
 
     The removal policy counts them: their numbers would leave the suppression list as well.
     """
-    standing = open_rows(rejected)
+    standing = periods.open_rows(rejected)
     ended = standing[~standing["raw"].isin(malformed["raw"])]
     if ended.empty:
         return ended
     columns = ["phone_number", "country"]
-    elsewhere = open_rows(store.read_stops(account, state, [*columns, "removed_at"], other_months))
+    elsewhere = periods.open_rows(store.read_stops(account, state, [*columns, "removed_at"], other_months))
     still_blocked = blocked_numbers(pd.concat([elsewhere[columns], listed[columns]]), malformed).numbers
     blocked = blocked_numbers(STOP_SNAPSHOT.empty[[*columns, "raw"]], ended).numbers
     leaving = blocked.loc[~blocked["phone_number"].isin(still_blocked["phone_number"]), "raw"]
@@ -200,7 +190,7 @@ def _malformed_vanished(
 
 def _doubled_open_ids(store: Store, account: str, state: State, diff: Diff) -> int:
     """Open rows beyond the first of their id, after a merge whose removals are withheld; otherwise there are none."""
-    open_ids = open_rows(store.read_stops(account, state, ["id", "removed_at"]))["id"]
+    open_ids = periods.open_rows(store.read_stops(account, state, ["id", "removed_at"]))["id"]
     return int(pd.concat([open_ids, diff.added["id"]]).duplicated().sum())
 
 
