@@ -89,12 +89,26 @@ def read_stops(
         raise ValueError(f"There is no column {unknown[0]!r} in stops: it has {', '.join(_READ_SCHEMA.names)}.")
     moment = None if as_of is None else parse_moment(as_of)
     condition = _condition(filters)
+    # The commit may undo an end, so a condition on it has to wait until that is done.
+    waits = condition is not None and "removed_at" in str(condition)
+    needed = _READ_SCHEMA.names if waits else [*dict.fromkeys([*wanted, "first_seen_at", "removed_at"])]
     store = Store.existing(root)
+
+    def read(account: str) -> pd.DataFrame:
+        # The state is read first: whatever a sync writes meanwhile is later than this commit, and is left out.
+        state = store.state(account)
+        periods = to_pandas(_scan(store, account, state, needed, None if waits else condition))
+        known_until = state.applied_at if moment is None or state.applied_at is None else min(state.applied_at, moment)
+        periods = as_committed(periods, known_until)
+        if waits:
+            arrow = pa.Table.from_pandas(periods, _READ_SCHEMA, preserve_index=False)
+            periods = to_pandas(arrow.filter(condition).replace_schema_metadata())
+        return (periods if history else open_rows(periods))[wanted]
+
     accounts = store.committed_accounts()
     if moment is not None:
         warn_before_history(store, accounts, moment)
-    read = [_read_account(store, account, wanted, moment, history=history, condition=condition) for account in accounts]
-    parts = [part for part in read if len(part)] or [to_pandas(_READ_SCHEMA.empty_table())[wanted]]
+    parts = [part for part in map(read, accounts) if len(part)] or [to_pandas(_READ_SCHEMA.empty_table())[wanted]]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -305,29 +319,6 @@ def _condition(filters: Filters | None) -> pc.Expression | None:
             "int, and the others with text."
         ) from None
     return condition
-
-
-def _read_account(
-    store: Store,
-    account: str,
-    columns: list[str],
-    moment: datetime | None,
-    *,
-    history: bool,
-    condition: pc.Expression | None,
-) -> pd.DataFrame:
-    # The state is read first: whatever a sync writes meanwhile is later than this commit, and is left out.
-    state = store.state(account)
-    # The commit may undo an end, so a condition on it has to wait until that is done.
-    waits = condition is not None and "removed_at" in str(condition)
-    needed = _READ_SCHEMA.names if waits else [*dict.fromkeys([*columns, "first_seen_at", "removed_at"])]
-    table = _scan(store, account, state, needed, None if waits else condition)
-    known_until = state.applied_at if moment is None or state.applied_at is None else min(state.applied_at, moment)
-    periods = as_committed(to_pandas(table), known_until)
-    if waits:
-        arrow = pa.Table.from_pandas(periods, _READ_SCHEMA, preserve_index=False)
-        periods = to_pandas(arrow.filter(condition).replace_schema_metadata())
-    return (periods if history else open_rows(periods))[columns]
 
 
 def _scan(
