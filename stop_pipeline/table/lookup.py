@@ -10,19 +10,10 @@ import pandas as pd
 
 from stop_pipeline.errors import InputError, OutdatedListError
 from stop_pipeline.phone_numbers import compact, find_phone_numbers, mask, match_keys, read_phone_number
+from stop_pipeline.table import reading
 from stop_pipeline.table.accounts import account_record
 from stop_pipeline.table.derive import ORIGINS, blocked_numbers
 from stop_pipeline.table.periods import joined_periods, known_at
-from stop_pipeline.table.reading import (
-    DEFAULT_MAX_AGE,
-    Age,
-    Moment,
-    asked_accounts,
-    check_current,
-    committed_rows,
-    history_begins,
-    warn_before_history,
-)
 from stop_pipeline.table.state import State
 from stop_pipeline.table.store import Store
 from stop_pipeline.times import parse_past_moment
@@ -81,10 +72,10 @@ class Lookup:
 
 def lookup(
     number: str,
-    on: Moment | None = None,
+    on: reading.Moment | None = None,
     root: str | Path | None = None,
     account: str | None = None,
-    max_age: Age = DEFAULT_MAX_AGE,
+    max_age: reading.Age = reading.DEFAULT_MAX_AGE,
 ) -> Lookup:
     """Find out whether a number may be texted, or what was known about it at a time.
 
@@ -103,17 +94,17 @@ def lookup(
         OutdatedListError: a list is missing or, unless `on` is given, too old to tell.
         StoreError: the data root cannot be read.
     """
-    reading = read_phone_number(number)
-    if not reading.readable:
+    spelled = read_phone_number(number)
+    if not spelled.readable:
         _refuse_text(number)
-    wanted = reading.number
+    wanted = spelled.number
     now = datetime.now(UTC)
     moment = None if on is None else parse_past_moment(on, now=now)
-    store, asked = asked_accounts(root, account)
+    store, asked = reading.asked_accounts(root, account)
     for name in asked if moment is None else ():
-        check_current(store, name, now=now, max_age=max_age)
+        reading.check_current(store, name, now=now, max_age=max_age)
     accounts = tuple(_look_up(store, name, wanted, moment) for name in asked)
-    if not reading.readable and not any(found.opt_outs for found in accounts):
+    if not spelled.readable and not any(found.opt_outs for found in accounts):
         raise _unreadable(number)
     others = [name for name in store.accounts_seen() if name not in asked]
     known = {found.may_be_texted for found in accounts} - {None}
@@ -127,11 +118,11 @@ def lookup(
 
 
 def read_changes(
-    since: Moment,
-    until: Moment | None = None,
+    since: reading.Moment,
+    until: reading.Moment | None = None,
     root: str | Path | None = None,
     account: str | None = None,
-    max_age: Age = DEFAULT_MAX_AGE,
+    max_age: reading.Age = reading.DEFAULT_MAX_AGE,
 ) -> pd.DataFrame:
     """Read which numbers came onto the suppression list, or left it, between two times.
 
@@ -160,10 +151,10 @@ def read_changes(
     begin, end = parse_past_moment(since, now=now), parse_past_moment(now if until is None else until, now=now)
     if begin > end:
         raise InputError(f"{begin:%Y-%m-%d %H:%M:%S} UTC is after {end:%Y-%m-%d %H:%M:%S} UTC: swap the two times.")
-    store, accounts = asked_accounts(root, account)
+    store, accounts = reading.asked_accounts(root, account)
     states = {name: store.state(name) for name in accounts}
     for name in accounts:
-        check_current(store, name, now=now, max_age=max_age if end == now else timedelta.max)
+        reading.check_current(store, name, now=now, max_age=max_age if end == now else timedelta.max)
     known_until = min(now, *(_known_until(store, name, state, now) for name, state in states.items()))
     begin, end = (known_until if time == now else time for time in (begin, end))
     if max(begin, end) > known_until:
@@ -171,8 +162,8 @@ def read_changes(
             f"Changes up to {max(begin, end):%Y-%m-%d %H:%M:%S} UTC are asked for, and the list is known up to "
             f"{known_until:%Y-%m-%d %H:%M:%S} UTC: sync first, or ask for an earlier time."
         )
-    warn_before_history(store, accounts, begin)
-    periods = [blocked_numbers(*committed_rows(store, name, state)).numbers for name, state in states.items()]
+    reading.warn_before_history(store, accounts, begin)
+    periods = [blocked_numbers(*reading.committed_rows(store, name, state)).numbers for name, state in states.items()]
     changes = _changes_between(pd.concat(periods, ignore_index=True), begin, end)
     changes.attrs["until"] = end.isoformat()
     return changes
@@ -199,9 +190,9 @@ def _unreadable(number: str) -> InputError:
 
 def _look_up(store: Store, account: str, number: str, moment: datetime | None) -> AccountLookup:
     state = store.state(account)
-    stops, rejected = committed_rows(store, account, state)
+    stops, rejected = reading.committed_rows(store, account, state)
     commits = store.read_commits(account, state)
-    known_since = history_begins(stops, rejected, commits)
+    known_since = reading.history_begins(stops, rejected, commits)
     verified_at = state.verified_at
     if moment is not None and verified_at is not None and verified_at > moment:
         verified_at = _utc(commits["merged_at"][commits["complete"] & (commits["merged_at"] <= moment)].max())
