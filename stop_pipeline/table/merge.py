@@ -5,7 +5,6 @@ listed ends. Pure functions: `compare` finds the difference, `plan_merge` decide
 happen, and `apply` makes it happen.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -103,6 +102,16 @@ class Diff:
     shares_ids: bool  # whether the list has the `id` of any open row
 
 
+@dataclass(frozen=True)
+class MergePlan:
+    """What a response does to an account."""
+
+    counts: Counts
+    withheld_because: str | None  # why ends are withheld; None if none are
+    withheld_from: int | None  # open rows when withholding began; None if nothing is withheld
+    removals: tuple[Removal, ...]  # of the last 24 hours, those of this response included
+
+
 def compare(stops: pd.DataFrame, listed: pd.DataFrame) -> Diff:
     """Compare periods (`schema.STOPS`) with listed rows (`schema.LISTED`, each `id` once)."""
     if stops.empty:
@@ -133,10 +142,9 @@ def plan_merge(
     standing: pd.DataFrame | None = None,
     malformed: pd.DataFrame = REJECTED_ROWS.empty,
     malformed_vanished: pd.DataFrame = REJECTED_ROWS.empty,
-) -> State:
+) -> MergePlan:
     """Decide what a response may do, whose list differs so from the months compared.
 
-    Gives `state` with the counts of this merge, what it withholds, and the removals of the last 24 hours.
     `unchanged_elsewhere` counts the open rows of the other months, all listed. `standing` is all open rows, if removals
     are withheld: what replaces an altered row is open already then. `malformed` are the response's malformed rows, and
     `malformed_vanished` earlier ones that are no longer listed, and neither is a number that they block.
@@ -166,8 +174,7 @@ def plan_merge(
     if removals and objection is None:
         objection = _still_listed(ended, malformed_vanished, replacing, malformed)
     withheld_from = open_total if state.withheld_from is None else min(open_total, state.withheld_from)
-    return dataclasses.replace(
-        state,
+    return MergePlan(
         counts=Counts(
             listed=open_total - len(ended) + len(added),
             new=int((~changed & ~added["restored"]).sum()),
@@ -184,10 +191,10 @@ def plan_merge(
     )
 
 
-def apply(stops: pd.DataFrame, diff: Diff, planned: State, *, fetched_at: datetime) -> pd.DataFrame:
+def apply(stops: pd.DataFrame, diff: Diff, plan: MergePlan, *, fetched_at: datetime) -> pd.DataFrame:
     """Every period of the months that change (`schema.STOPS`), sorted, given all periods that were compared."""
     moment = pd.Timestamp(fetched_at).as_unit("us")
-    ended = diff.ended if planned.withheld_because is None else diff.ended.iloc[:0]
+    ended = diff.ended if plan.withheld_because is None else diff.ended.iloc[:0]
     months, *changed = (rows["created_at_local"].dt.to_period("M") for rows in (stops, diff.added, ended))
     periods = stops[months.isin(pd.concat(changed))]
     periods = periods.assign(removed_at=periods["removed_at"].mask(periods.index.isin(ended.index), moment))

@@ -15,7 +15,7 @@ from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.schema import LISTED, STOP_SNAPSHOT, STOPS
 from stop_pipeline.table import periods
 from stop_pipeline.table.derive import blocked_numbers
-from stop_pipeline.table.merge import Diff, RemovalPolicy, apply, compare, merge_rejected, plan_merge
+from stop_pipeline.table.merge import Diff, MergePlan, RemovalPolicy, apply, compare, merge_rejected, plan_merge
 from stop_pipeline.table.state import SnapshotInfo, State
 from stop_pipeline.table.store import Store, recorded_files
 from stop_pipeline.times import local_to_utc
@@ -100,7 +100,7 @@ def merge_snapshot(
         standing = periods.open_rows(store.read_stops(account, state, [*periods.ROW, "country", "removed_at"]))
     other_months = [month for month in state.months if month not in months]
     diff = compare(stops, listed)
-    planned = plan_merge(
+    plan = plan_merge(
         diff,
         unchanged_elsewhere=sum(state.months[month].open_rows for month in other_months),
         complete=info.complete,
@@ -111,8 +111,8 @@ def merge_snapshot(
         malformed=malformed,
         malformed_vanished=_malformed_vanished(store, account, state, rejected, malformed, listed, other_months),
     )
-    withheld = planned.withheld_because is not None
-    changed = periods.split_by_month(apply(stops, diff, planned, fetched_at=info.fetched_at))
+    withheld = plan.withheld_because is not None
+    changed = periods.split_by_month(apply(stops, diff, plan, fetched_at=info.fetched_at))
     merged = merge_rejected(
         rejected,
         malformed,
@@ -121,14 +121,14 @@ def merge_snapshot(
         removals_withheld=withheld or not info.complete,
     )
     new_state = dataclasses.replace(
-        _state_after(planned, info),
+        _state_after(state, info, plan),
         doubled_open_ids=_doubled_open_ids(store, account, state, diff) if withheld else 0,
         accepted_removals=policy.accept_removals,
         settings=settings,
         largest_id=int(diff.added["id"].to_numpy().max(initial=state.largest_id)),
     )
     committed = store.commit(account, new_state, changed, None if merged.equals(rejected) else merged)
-    counts = [f"{count:,}" for count in (planned.counts.listed, planned.counts.new, planned.counts.removed)]
+    counts = [f"{count:,}" for count in (plan.counts.listed, plan.counts.new, plan.counts.removed)]
     written = counted(len(changed), "month")
     log.info("Account %s: %s listed, %s new, %s removed, %s written", account, *counts, written)
     return committed, tuple(changed)
@@ -194,20 +194,24 @@ def _doubled_open_ids(store: Store, account: str, state: State, diff: Diff) -> i
     return int(pd.concat([open_ids, diff.added["id"]]).duplicated().sum())
 
 
-def _state_after(planned: State, info: SnapshotInfo) -> State:
+def _state_after(state: State, info: SnapshotInfo, plan: MergePlan) -> State:
     """The state after the merge, as far as it follows neither from the rows nor from what a person set."""
-    merged_entirely = info.complete and planned.withheld_because is None and not info.any_too_late
+    merged_entirely = info.complete and plan.withheld_because is None and not info.any_too_late
     return dataclasses.replace(
-        planned,
+        state,
         applied_at=info.fetched_at,
-        parent=planned.commit,
+        parent=state.commit,
         sha256=info.sha256,
         complete=info.complete,
-        verified_at=info.fetched_at if info.complete else planned.verified_at,
+        verified_at=info.fetched_at if info.complete else state.verified_at,
         rows=info.rows,
         rejected=info.rejected,
         duplicates=info.duplicates,
         extra_fields=info.extra_fields,
+        counts=plan.counts,
+        withheld_because=plan.withheld_because,
+        withheld_from=plan.withheld_from,
+        removals=plan.removals,
         reading_rules=info.reading_rules,
         text=info.text if merged_entirely and info.rows else None,
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stop_pipeline.errors import ForeignListError
 from stop_pipeline.schema import LISTED, REJECTED, REJECTED_ROWS, STOPS
-from stop_pipeline.table.merge import Diff, RemovalPolicy, apply, compare, merge_rejected, plan_merge
+from stop_pipeline.table.merge import Diff, MergePlan, RemovalPolicy, apply, compare, merge_rejected, plan_merge
 from stop_pipeline.table.periods import STOPS_ORDER, split_by_month
 from stop_pipeline.table.state import Removal, State
 from stop_pipeline_tests.support.parsing import records
@@ -111,7 +111,7 @@ def planned(
     complete: bool = True,
     policy: RemovalPolicy = RemovalPolicy(max_removed_share=1.0),  # noqa: B008 – it is frozen
     state: State = State(),  # noqa: B008
-) -> State:
+) -> MergePlan:
     return plan_merge(
         diff, unchanged_elsewhere=elsewhere, complete=complete, policy=policy, state=state, fetched_at=NOW
     )
@@ -188,7 +188,7 @@ def test_the_merge_is_the_set_difference_of_all_rows(
     assert after(known, diff, plan) == sorted(expected, key=in_order)
 
 
-def after(known: Collection[Period], diff: Diff, plan: State) -> list[Period]:
+def after(known: Collection[Period], diff: Diff, plan: MergePlan) -> list[Period]:
     """All periods after the sync, in the order in which they are written; only months that change are given anew."""
     before = as_stops(known)
     merged = apply(before, diff, plan, fetched_at=NOW)
@@ -220,7 +220,7 @@ def test_months_that_are_left_out_since_nothing_changed_in_them_change_nothing(
     differ = [rows for month, rows in by_month.items() if month not in same]
     stops, rows = (pd.concat([none, *parts], ignore_index=True) for none, *parts in zip(empty, *differ, strict=True))
 
-    def plan(diff: Diff, elsewhere: int) -> State | str:
+    def plan(diff: Diff, elsewhere: int) -> MergePlan | str:
         try:
             return planned(diff, elsewhere=elsewhere, complete=complete, policy=RemovalPolicy())
         except ForeignListError as error:
