@@ -55,7 +55,7 @@ def test_a_replay_gives_every_file_byte_for_byte(syncer: Syncer, tmp_path: Path)
     assert verify(Store(tmp_path / "rebuilt"), "main").problems == ()
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(st.lists(st.tuples(RESPONSES, st.sampled_from([1, 1, 1, 2])), min_size=1, max_size=5))
 def test_a_replay_equals_the_syncs_over_the_same_responses(responses: list[tuple[RandomResponse, int]]) -> None:
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:

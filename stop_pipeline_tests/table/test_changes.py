@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from stop_pipeline import read_changes, read_suppression_list
@@ -108,7 +108,7 @@ ACCOUNTS = st.dictionaries(st.sampled_from(["lyon", "paris"]), HISTORIES, min_si
 TIMES = st.lists(st.integers(0, 1000), min_size=1, max_size=3)
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(phases=[Phase.explicit], deadline=None)
 @given(ACCOUNTS, TIMES)
 @example({"lyon": VARIED, "paris": VARIED[3:]}, [0, 4, 11, 14, 17])
 def test_the_earlier_list_with_the_changes_applied_is_the_later_list(

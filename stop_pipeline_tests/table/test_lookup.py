@@ -9,7 +9,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from stop_pipeline import lookup, read_changes
@@ -79,7 +79,7 @@ def look_at_history(steps: list[Step], spelling: str, choice: int) -> None:
             compare(history, spelling, None, NUMBERS[1 - choice % 2 :: 2])
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(phases=[Phase.explicit], deadline=None)
 @given(HISTORIES, st.sampled_from(SPELLINGS), st.integers(0, 1000))
 @example(VARIED, SPELLINGS[6], 7)
 @example(A_MALFORMED_ROW_VANISHES, SPELLINGS[0], 0)
