@@ -7,12 +7,15 @@ Exit codes: 0 done, also if a check failed (a warning says which); 1 something f
 be texted (`lookup`).
 """
 
+import errno
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,6 +36,9 @@ DEMO_ROOT = "demo/data"
 """Data root of `demo` and `dev --sandbox`, whatever the environment says: a real one must get no invented rows."""
 
 
+_OUTPUT_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+
 class _Commands(click.Group):
     """Ends with the exit code that a command returns; what it raises becomes one sentence on stderr and a code."""
 
@@ -40,14 +46,20 @@ class _Commands(click.Group):
         try:
             code = super().invoke(ctx) or 0
         except StopPipelineError as error:
-            click.echo(str(error), err=True)
+            _tell(str(error))
             code = error.exit_code
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise  # click ends with them
         except Exception as error:  # noqa: BLE001 – any; cron mails what it prints
-            click.echo(unexpected(error), err=True)
+            refused = isinstance(error, OSError) and error.errno in _OUTPUT_REFUSED and error.strerror
+            _tell(f"The output cannot be written: {refused}." if refused else unexpected(error))
             code = 1
         ctx.exit(code)
+
+
+def _tell(sentence: str) -> None:
+    with suppress(OSError):  # such as of a full disk that stderr goes to
+        click.echo(sentence, err=True)
 
 
 def _age(_context: click.Context, _option: click.Parameter, text: str) -> timedelta:
@@ -80,6 +92,12 @@ def main() -> None:
     """SMS Partner's STOP list as a table that compliance can rely on and analysts can read."""
     # Data, logs and Dagster's database hold or surround personal data: only their owner may read them.
     os.umask(0o077)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has a “•”
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise ConfigurationError("The current folder no longer exists: change to one that does.") from None
 
 
 # Syncs
@@ -300,13 +318,13 @@ def _sync(settings: Settings, accounts: tuple[str, ...], accept_removals: int | 
             reports = run_syncs(definitions, settings, together, accept_removals=accept_removals)
         for report in reports:
             code = code if report.error is None else 1
+            for name, advice in report.failed_checks:
+                _tell(f"Warning: {report.account}: check {name} failed. {advice}")
+            if report.error is not None:
+                _tell(f"{report.account}: {report.error}")
+                continue
             with suppress(OSError):  # such as of a full disk that the output goes to: other accounts are still to sync
-                for name, advice in report.failed_checks:
-                    click.echo(f"Warning: {report.account}: check {name} failed. {advice}", err=True)
-                if report.error is None:
-                    print_sync(report.account, report.figures)
-                else:
-                    click.echo(f"{report.account}: {report.error}", err=True)
+                print_sync(report.account, report.figures)
     return code
 
 

@@ -198,7 +198,7 @@ def _refuse_place(settings: Settings, out: Path, since_file: Path | None = None)
         raise InputError(f"{out} must end in .csv or .parquet.")
     if os.path.lexists(out):  # not `Path.exists`, which fails where it may not look; writing says so in a sentence
         raise InputError(f"{out} exists already: name a file that does not.")
-    if since_file is not None and since_file.resolve() == out.resolve():
+    if since_file is not None and os.path.realpath(since_file) == os.path.realpath(out):
         raise InputError(f"--out and --since-file both name {out}: choose two files.")
     for path in filter(None, (out, since_file)):
         if Store(settings.data_root).files.encloses(path):
@@ -301,12 +301,18 @@ def _format_time(time: datetime | None, unknown: str = "not recorded") -> str:
 # Progress
 
 
+class _Stderr(Console):
+    def on_broken_pipe(self) -> None:
+        """Say no more: rich would end this process in the middle of a sync."""
+        self.quiet = True
+
+
 class _Shown(logging.Handler):
     """Shows a record as the text of a moving line on a terminal, or else as a line; a warning is always a line."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self._console = Console(stderr=True)
+        self._console = _Stderr(stderr=True)
         self.moving_line = self._console.status("Starting …")
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -327,9 +333,12 @@ def progress_shown() -> Iterator[None]:
     logger.setLevel(logging.INFO)
     logger.addHandler(shown)
     try:
-        with shown.moving_line:
-            yield
+        with suppress(OSError):
+            shown.moving_line.start()
+        yield
     finally:
+        with suppress(OSError):
+            shown.moving_line.stop()
         logger.removeHandler(shown)
         logger.setLevel(before)
 

@@ -74,8 +74,8 @@ def secret_forms(key: str) -> tuple[str, ...]:
     """Return the spellings of `key` in a text: as it is, in a URL, in HTML or JSON, and as `excerpt` masks them."""
     in_url = [key, quote(key), quote(key, safe=""), quote_plus(key)]
     in_url += [re.sub("%[0-9A-F]{2}", lambda code: code[0].lower(), form) for form in in_url]
-    in_json = json.dumps(key)[1:-1]
-    forms = [*in_url, html.escape(key), html.escape(key, quote=False), in_json, in_json.replace("/", r"\/")]
+    in_json, in_headers = json.dumps(key)[1:-1], key.encode().decode("latin-1")  # as http.client reads them
+    forms = [*in_url, in_headers, html.escape(key), html.escape(key, quote=False), in_json, in_json.replace("/", r"\/")]
     return tuple(dict.fromkeys(forms + [re.sub(r"\d", "•", form) for form in forms]))
 
 

@@ -14,7 +14,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ import filelock
 from stop_pipeline.defs.schedules import SYNC_JOB, error_of, failed_accounts, forget_runs, partition_tags
 from stop_pipeline.errors import ConfigurationError, StopPipelineError, StoreError, excerpt
 from stop_pipeline.process_group import process_group
-from stop_pipeline.settings import Settings, dagster_home, is_remote
+from stop_pipeline.settings import Settings, dagster_home, home_folder, is_remote
 from stop_pipeline.table.reading import CLOCK_TOLERANCE
 
 _PROCESS_TAG = "stop_pipeline/process"
@@ -92,7 +92,8 @@ def serve(settings: Settings, port: int) -> int:
             while process.poll() is None and not _responds(port):
                 time.sleep(_LOOK_SECONDS)
             if process.poll() is None:
-                click.echo(f"Open http://localhost:{port} in a browser. Ctrl-C ends it.")
+                with suppress(OSError):  # such as of a full disk that the output goes to: the schedule matters more
+                    click.echo(f"Open http://localhost:{port} in a browser. Ctrl-C ends it.")
             return process.wait()
     except KeyboardInterrupt:
         return 0
@@ -195,11 +196,11 @@ def _only_one_dev(home: Path) -> Iterator[int]:
 
 def _home_of(settings: Settings) -> Path:
     """DAGSTER_HOME if it is set, else a folder that lasts."""
-    default = Path(settings.data_root).absolute().parent / ".dagster_home"
-    if is_remote(settings.data_root):
-        default = Path.home() / ".stop_pipeline"
-    home = dagster_home() or default
-    if home != default and not (home.is_absolute() and home.is_dir()):
+    named = dagster_home()
+    if named is None and is_remote(settings.data_root):
+        return home_folder() / ".stop_pipeline"
+    home = named or Path(settings.data_root).absolute().parent / ".dagster_home"
+    if named and not (home.is_absolute() and home.is_dir()):
         raise ConfigurationError(
             f"DAGSTER_HOME is “{home}”, but Dagster needs the absolute path of a folder that exists: make the folder, "
             "or leave DAGSTER_HOME unset."

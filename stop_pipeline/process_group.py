@@ -16,6 +16,7 @@ from pathlib import Path
 
 STOP_SECONDS = 30
 """How long the command may take to end when it is interrupted, before it is killed."""
+_KILL_SECONDS = 2  # what is left then are zombies, which a container without an init never removes
 _LOOK_SECONDS = 0.1
 _ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -73,9 +74,9 @@ def main(command: Sequence[str]) -> int:
 def _end_group(process: subprocess.Popen[bytes]) -> None:
     """End a process and everything that it started: as Ctrl-C would, then by force."""
     with suppress(ProcessLookupError, PermissionError):  # macOS: not permitted if only zombies are left
-        for demand in (signal.SIGINT, signal.SIGKILL):
+        for demand, seconds in ((signal.SIGINT, STOP_SECONDS), (signal.SIGKILL, _KILL_SECONDS)):
             os.killpg(process.pid, demand)
-            give_up_at = time.monotonic() + STOP_SECONDS
+            give_up_at = time.monotonic() + seconds
             while time.monotonic() < give_up_at:
                 process.poll()
                 os.killpg(process.pid, 0)  # raises once no process is left

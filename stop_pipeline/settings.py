@@ -80,7 +80,18 @@ def checked_uri(root: str) -> str:
     return root.rstrip("/")
 
 
-def _expanded(text: str) -> str:
+def home_folder() -> Path:
+    """The home folder of this user; a ConfigurationError says that there is none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise ConfigurationError(
+            "This user has no home folder, for locks and Dagster's history: set HOME to a folder."
+        ) from None
+
+
+def expanded(text: str) -> str:
+    """A path with “~” replaced; a ValueError says, after the name of a variable, that it cannot be."""
     path = os.path.expanduser(text)  # noqa: PTH111 – Path.expanduser takes “./~” for the home folder as well
     if path.startswith("~"):
         raise ValueError(f"is “{text}”, but this machine has no such user: write it without “~”, or as “./{text}”")
@@ -88,11 +99,11 @@ def _expanded(text: str) -> str:
 
 
 def _absolute(text: str) -> Path:
-    return Path(_expanded(text)).absolute()
+    return Path(expanded(text)).absolute()
 
 
 def _data_root(text: str) -> str:
-    return checked_uri(text) if is_remote(text) else _expanded(text)
+    return checked_uri(text) if is_remote(text) else expanded(text)
 
 
 def _url(text: str) -> str:
@@ -240,7 +251,7 @@ def read_keys(file: Path) -> dict[str, str]:
 
 def dagster_home(environ: Mapping[str, str] = os.environ) -> Path | None:
     """Return the folder that DAGSTER_HOME names, with `~` expanded; None if the variable is not set."""
-    return _read(environ, "DAGSTER_HOME", lambda text: Path(_expanded(text)))
+    return _read(environ, "DAGSTER_HOME", lambda text: Path(expanded(text)))
 
 
 def _problem_of(keys: Any) -> str:

@@ -65,7 +65,10 @@ def newest_snapshot(store: Store, account: str, state: State) -> SnapshotInfo:
     """
     info, kept = store.snapshot_info(account), store.responses.newest(account)
     if info is None:
-        raise StoreError(f"The account “{account}” has no snapshot that can be read. Materialize stop_snapshot first.")
+        raise StoreError(
+            f"The account “{account}” has no snapshot: no response is parsed yet, or the file cannot be read. "
+            "Materialize stop_snapshot first."
+        )
     usable = is_usable(info, state)
     if kept is not None and kept.sha256 == info.sha256:
         if not usable:

@@ -151,6 +151,65 @@ def test_a_full_disk_behind_the_output_does_not_stop_the_sync(machine: Machine, 
     assert "Traceback" not in f"{done.stdout}{done.stderr}"
 
 
+@pytest.mark.parametrize("gone", ["full", pytest.param("reader", marks=pytest.mark.slow)])
+def test_every_account_is_synced_though_nobody_can_read_the_progress(tmp_path: Path, gone: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with (
+        os.fdopen(writing, "wb") as pipe,
+        Path("/dev/full").open("wb") as full,
+        listing(response_body(rows(3))) as server,
+    ):
+        keys = {f"SMSPARTNER_API_KEY_{name}": KEY for name in ("LYON", "NICE")}
+        done = subprocess.run(
+            [COMMAND, "run"],
+            cwd=tmp_path,
+            env=clean_environment(SMSPARTNER_BASE_URL=server.base_url, SMSPARTNER_ACCOUNTS="lyon,nice", **keys),
+            stdout=subprocess.PIPE,
+            stderr=full if gone == "full" else pipe,
+            text=True,
+            check=False,
+        )
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == ["lyon", "nice"]
+    assert done.returncode == 0
+    assert len(read_stops(tmp_path / "data")) == 6
+
+
+def test_an_output_that_is_full_is_told_as_that(tmp_path: Path) -> None:
+    Syncer(tmp_path / "data").sync(rows(3))
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [COMMAND, "accounts"],
+            cwd=tmp_path,
+            env=clean_environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert done.stderr.startswith(b"The output cannot be written: No space left on device.\n")
+
+
+def test_a_terminal_that_lacks_a_character_gets_another(tmp_path: Path) -> None:
+    Syncer(tmp_path / "data").sync(rows(3), at=datetime.now(UTC) - timedelta(hours=1))
+    done = run_command("lookup", "+33639980001", cwd=tmp_path, PYTHONIOENCODING="latin-1")
+    assert (done.returncode, done.stderr) == (4, "")
+
+
+def test_a_current_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'mkdir here && cd here && rmdir ../here && exec "$0" accounts', COMMAND],  # noqa: S607
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.splitlines()) == (
+        2,
+        ["The current folder no longer exists: change to one that does."],
+    )
+
+
 def test_run_tells_how_many_rows_block_nobody_and_when_stored_rows_are_read_again(machine: Machine) -> None:
     listed = [*rows(3), Row(10, "unknown"), Row(11, "n/a")]
     with listing(response_body(listed)) as server:
@@ -331,6 +390,7 @@ def test_run_can_sync_against_the_sandbox_in_xml(machine: Machine) -> None:
     assert len(read_stops(machine.root)) > 40
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can write what belongs to others")
 def test_run_as_another_user_than_the_owner_of_the_data_root_is_a_warning(machine: Machine) -> None:
     machine.root.mkdir()
@@ -475,6 +535,7 @@ def test_sandbox_ends_when_asked_though_a_script_started_it_in_the_background(
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_tilde_in_the_data_root_is_the_home_folder(machine: Machine) -> None:
     with listing(response_body(rows(3))) as server:
         done = machine.run(server, STOP_PIPELINE_DATA="~/lists", HOME=str(machine.folder / "home"))

@@ -93,7 +93,8 @@ def test_the_exit_code_says_whether_the_number_may_be_texted(desk: Desk) -> None
     assert desk.run("lookup", FREE, "--max-age", "1h", "--on", desk.main.now.isoformat()).exit_code == 0
     assert desk.run("lookup", STOPPED, "--on", (desk.main.now - HOUR).isoformat()).exit_code == 3
     (desk.root / "state/account=main.json").write_text("damaged")
-    assert desk.run("lookup", STOPPED).exit_code == 1
+    assert desk.run("lookup", STOPPED).exit_code == 3
+    assert desk.run("changes", "--since", "2020-01-01", "--out", "changes.csv").exit_code == 3
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib.resources import files
@@ -27,6 +28,7 @@ from stop_pipeline.table.store import Store
 from stop_pipeline_tests.support.commands import COMMAND, clean_environment, wait_until, without_root_rights
 from stop_pipeline_tests.support.in_process import run_in_process
 from stop_pipeline_tests.support.loopback import Exchange, Loopback, reply
+from stop_pipeline_tests.support.serving import wait_for_locations
 from stop_pipeline_tests.support.syncing import response_body, rows
 
 KEY = "a-key-that-is-not-shown"
@@ -223,6 +225,7 @@ def test_a_run_that_is_killed_does_not_hold_up_the_next_one_which_marks_it_as_fa
     assert (last, before) == (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE)
 
 
+@pytest.mark.slow
 def test_a_run_forgets_runs_that_are_older_than_the_history_is_to_be(home: Path, tmp_path: Path) -> None:
     (old,) = (home / "history/runs").glob("*-*.db")
     for days, left in ((13, 2), (15, 2)):  # of two runs that are too old, the first is forgotten by the second
@@ -365,6 +368,27 @@ def test_dev_says_where_the_ui_is_and_is_the_only_one_and_ends_as_a_whole_even_i
         process.kill()
         wait_until(lambda: not _any_left(processes), "the end of all processes")
         assert process.communicate()[0] == "", "Dagster's notices were shown"
+
+
+@pytest.mark.slow
+def test_dev_goes_on_though_nobody_can_read_what_it_prints(home: Path, tmp_path: Path) -> None:
+    port = _free_port()
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.Popen(
+            [COMMAND, "dev", "--port", str(port)],
+            cwd=tmp_path,
+            env=clean_environment(DAGSTER_HOME=str(home)),
+            stdout=full,
+            stderr=full,
+            start_new_session=True,
+        )
+    try:
+        assert wait_for_locations(f"http://127.0.0.1:{port}") == {"stop_pipeline.definitions": "LOADED"}
+        time.sleep(1)  # in which it prints
+        assert process.poll() is None
+    finally:
+        process.terminate()
+        process.wait(timeout=90)
 
 
 @pytest.mark.slow

@@ -56,8 +56,11 @@ _DIGITS_OF_A_NUMBER = 6
 
 def open_campaign(path: Path, column: str) -> "CsvCampaign | ParquetCampaign":
     """The campaign in a file whose phone numbers are in `column`, as in `find_column`."""
-    with _readable(path), path.open("rb") as file:
-        start = file.read(4)
+    with _readable(path):
+        if path.exists() and not path.is_file() and not path.is_dir():  # such as a pipe: it can be read only once
+            raise CampaignError(f"{path} is not a regular file: save the campaign to a file first.")
+        with path.open("rb") as file:
+            start = file.read(4)
     if start.startswith(_GZIP):
         raise CampaignError(f"{path} is compressed: unpack it first.")
     if start in _WORKBOOKS:

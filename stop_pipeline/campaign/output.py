@@ -19,7 +19,7 @@ def complete_folder(folder: Path) -> Iterator[Path]:
     """As `complete_file`, for a folder to fill; a CampaignError also says that `folder` is there and is not empty."""
     with complete_file(folder) as temporary:
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise CampaignError(f"{folder.resolve()} is not empty: name a folder that is empty or does not exist yet.")
+            raise CampaignError(f"{folder.absolute()} is not empty: name a folder that is empty or does not exist yet.")
         temporary.mkdir()
         yield temporary
 
@@ -30,7 +30,7 @@ def complete_file(path: Path) -> Iterator[Path]:
 
     A CampaignError says that `path` cannot be written.
     """
-    path = path.resolve()
+    path = Path(os.path.realpath(path))  # which, unlike `resolve`, leaves a loop of links to whoever writes
     with _temporary_folder(beside=path) as temporary:
         made = temporary / path.name
         yield made

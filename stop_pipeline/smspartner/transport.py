@@ -16,16 +16,20 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import BaseHTTPResponse, Retry
 from urllib3.connection import HTTPConnection
-from urllib3.exceptions import InvalidHeader
+from urllib3.exceptions import InvalidHeader, LocationParseError
 
 from stop_pipeline.errors import excerpt
 
+_WRONG_PROXY = "the address of the proxy, HTTPS_PROXY, is not valid"
 _REASONS: dict[type[BaseException], str] = {
     socket.gaierror: "its name could not be resolved",
     TimeoutError: "it did not respond in time",
     http.client.RemoteDisconnected: "it closed the connection",
     http.client.HTTPException: "it did not respond in valid HTTP",
     InvalidHeader: "it did not respond in valid HTTP",
+    # Their texts quote the address, password included.
+    LocationParseError: _WRONG_PROXY,
+    requests.exceptions.InvalidURL: _WRONG_PROXY,
 }
 
 
@@ -120,5 +124,6 @@ def failure_reason(error: BaseException) -> str:
     for kind, reason in _REASONS.items():
         if isinstance(error, kind):
             return reason
-    text = getattr(error, "strerror", None) or str(error)
-    return excerpt(re.sub(r"^\[.*?\] | \(_ssl.*\)$", "", text)).lower()
+    if of_the_system := getattr(error, "strerror", None):
+        return excerpt(re.sub(r"^\[.*?\] | \(_ssl.*\)$", "", of_the_system)).lower()
+    return excerpt(str(error))  # as it is: in small letters, a key that a proxy echoes would not be found

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stop_pipeline.errors import ConfigurationError, StoreError
-from stop_pipeline.settings import checked_uri
+from stop_pipeline.settings import checked_uri, home_folder
 from stop_pipeline.table.files import Content, Files, staged_folder, writing
 
 try:
@@ -66,7 +66,7 @@ class BucketFiles(Files):
 
     def __init__(self, uri: str) -> None:  # not the parent's, which is for a folder
         self._uri = checked_uri(uri)
-        self._scratch = _home() / SCRATCH / hashlib.sha256(self._uri.encode()).hexdigest()[:16]
+        self._scratch = home_folder() / SCRATCH / hashlib.sha256(self._uri.encode()).hexdigest()[:16]
         self._store = _connected(self._uri)
 
     def shown(self, name: str = "") -> str:
@@ -181,15 +181,6 @@ class BucketFiles(Files):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.shown(name))
         advice = " The last commit is unharmed." if what == "write" else ""
         raise StoreError(f"Cannot {what} {self.shown(name)}: {reason}.{advice}")
-
-
-def _home() -> Path:
-    try:
-        return Path.home()
-    except RuntimeError:
-        raise ConfigurationError(
-            "This user has no home folder, which holds the locks of a data root in a bucket: set HOME to a folder."
-        ) from None
 
 
 def _connected(uri: str) -> "obstore.store.ObjectStore":

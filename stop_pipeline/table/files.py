@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic_core import to_json
 
-from stop_pipeline.errors import StoreError
+from stop_pipeline.errors import ConfigurationError, StoreError
 from stop_pipeline.settings import is_remote
 from stop_pipeline.table.state import Value, from_document
 
@@ -50,6 +50,12 @@ class Files:
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
+        try:
+            os.fsencode(self._root).decode()
+        except UnicodeDecodeError:
+            raise ConfigurationError(
+                f"The path of the data root, {str(root)!a}, is not UTF-8: choose another."
+            ) from None
         self._scratch = self._root / WORK_FOLDER
 
     def shown(self, name: str = "") -> str:
@@ -71,7 +77,7 @@ class Files:
 
     def encloses(self, place: str | Path) -> bool:
         """Whether a path, links followed, or a URI is the data root or lies inside it."""
-        return not is_remote(place) and Path(place).resolve().is_relative_to(self._root.resolve())
+        return not is_remote(place) and Path(os.path.realpath(place)).is_relative_to(os.path.realpath(self._root))
 
     def open(self, name: str) -> pa.NativeFile:
         """Open a file for reading; what is read is one version of it, whatever is renamed over it meanwhile."""

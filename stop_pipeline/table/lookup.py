@@ -91,8 +91,7 @@ def lookup(
     Raises:
         ValueError: the number cannot be read and no list has it as it is written, or it is several numbers, or `on` is
             not a date or time, or is in the future, or `max_age` is not an age.
-        OutdatedListError: a list is missing or, unless `on` is given, too old to tell.
-        StoreError: the data root cannot be read.
+        OutdatedListError: a list is missing, cannot be read or, unless `on` is given, is too old to tell.
     """
     spelled = read_phone_number(number)
     if not spelled.readable:
@@ -144,15 +143,15 @@ def read_changes(
 
     Raises:
         ValueError: a time is not a date or time, or is in the future, or `since` is after `until`.
-        OutdatedListError: a list is missing, too old, or not known up to these times.
-        StoreError: the data root cannot be read.
+        OutdatedListError: a list is missing, too old, not known up to these times, or cannot be read.
     """
     now = datetime.now(UTC)  # before the accounts are listed: the first sync of an account that comes later is later
     begin, end = parse_past_moment(since, now=now), parse_past_moment(now if until is None else until, now=now)
     if begin > end:
         raise InputError(f"{begin:%Y-%m-%d %H:%M:%S} UTC is after {end:%Y-%m-%d %H:%M:%S} UTC: swap the two times.")
     store, accounts = reading.asked_accounts(root, account)
-    states = {name: store.state(name) for name in accounts}
+    with reading.unreadable_is_outdated():
+        states = {name: store.state(name) for name in accounts}
     for name in accounts:
         reading.check_current(store, name, now=now, max_age=max_age if end == now else timedelta.max)
     known_until = min(now, *(_known_until(store, name, state, now) for name, state in states.items()))
@@ -162,8 +161,10 @@ def read_changes(
             f"Changes up to {max(begin, end):%Y-%m-%d %H:%M:%S} UTC are asked for, and the list is known up to "
             f"{known_until:%Y-%m-%d %H:%M:%S} UTC: sync first, or ask for an earlier time."
         )
-    reading.warn_before_history(store, accounts, begin)
-    periods = [blocked_numbers(*reading.committed_rows(store, name, state)).numbers for name, state in states.items()]
+    with reading.unreadable_is_outdated():
+        reading.warn_before_history(store, accounts, begin)
+        committed = [reading.committed_rows(store, name, state) for name, state in states.items()]
+    periods = [blocked_numbers(*rows).numbers for rows in committed]
     changes = _changes_between(pd.concat(periods, ignore_index=True), begin, end)
     changes.attrs["until"] = end.isoformat()
     return changes
@@ -188,6 +189,7 @@ def _unreadable(number: str) -> InputError:
     )
 
 
+@reading.unreadable_is_outdated()
 def _look_up(store: Store, account: str, number: str, moment: datetime | None) -> AccountLookup:
     state = store.state(account)
     stops, rejected = reading.committed_rows(store, account, state)

@@ -193,7 +193,7 @@ def read_stops_per_day(root: str | Path | None = None) -> pd.DataFrame:
 
 
 @contextmanager
-def _unreadable_is_outdated() -> Iterator[None]:
+def unreadable_is_outdated() -> Iterator[None]:
     """A list that cannot be read is as bad as one that is too old: neither tells who must not be texted."""
     try:
         yield
@@ -201,7 +201,7 @@ def _unreadable_is_outdated() -> Iterator[None]:
         raise OutdatedListError(str(error)) from None
 
 
-@_unreadable_is_outdated()
+@unreadable_is_outdated()
 def current_list(
     root: str | Path | None, account: str | None, *, max_age: Age, now: datetime | None = None
 ) -> CurrentList:
@@ -223,7 +223,7 @@ def current_list(
     )
 
 
-@_unreadable_is_outdated()
+@unreadable_is_outdated()
 def asked_accounts(root: str | Path | None, account: str | None) -> tuple[Store, list[str]]:
     """The data root, and the accounts that a question is about: the one that is named, or all that are known.
 
@@ -237,6 +237,7 @@ def asked_accounts(root: str | Path | None, account: str | None) -> tuple[Store,
     return store, accounts
 
 
+@unreadable_is_outdated()
 def check_current(store: Store, account: str, *, now: datetime, max_age: Age) -> datetime | None:
     """When an account's list was last complete, UTC; None if a retired account's never was.
 

@@ -29,9 +29,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stop_pipeline import schema
-from stop_pipeline.errors import StoreError, counted
+from stop_pipeline.errors import ConfigurationError, StoreError, counted
 from stop_pipeline.schema import TableSchema, to_pandas
-from stop_pipeline.settings import data_root, is_remote
+from stop_pipeline.settings import data_root, expanded, is_remote
 from stop_pipeline.table.bucket import BucketFiles
 from stop_pipeline.table.files import MADE_AGAIN, WORK_FOLDER, Files, read_document, reading, write_document
 from stop_pipeline.table.parquet import decode, encode, info_of, note_of
@@ -86,8 +86,10 @@ class Store:
     """
 
     def __init__(self, root: str | Path) -> None:
-        remote = is_remote(root)
-        self.files: Files = BucketFiles(str(root)) if remote else Files(Path(root).expanduser())
+        try:
+            self.files: Files = BucketFiles(str(root)) if is_remote(root) else Files(Path(expanded(str(root))))
+        except ValueError as error:
+            raise ConfigurationError(f"The data root {error}.") from None
         self.responses = Responses(self.files)
 
     @classmethod

@@ -4,6 +4,7 @@ import codecs
 import csv
 import gzip
 import io
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -134,6 +135,12 @@ def test_empty_cells_that_excel_leaves_out_at_the_end_of_a_row_are_no_fault(writ
     assert numbers_in(path) == ["0639980001", "0639980002", "0639980003", "0639980004"]
     filled = b"a;0639980001;;\r\nb;0639980002;Nice;\r\nc;0639980003;Lille;\nd;0639980004;;"
     assert copied(path) == b"nom;phone;ville;note\r\n" + filled
+
+
+def test_a_pipe_is_refused_at_once_because_it_can_be_read_only_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CampaignError, match="pipe is not a regular file: save the campaign to a file first"):
+        open_campaign(tmp_path / "pipe", "phone")
 
 
 def test_a_compressed_file_and_an_unknown_suffix(written: Written, tmp_path: Path) -> None:

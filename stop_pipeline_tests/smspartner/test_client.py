@@ -72,14 +72,25 @@ def test_a_loopback_address_is_never_asked_through_a_proxy(into: Path, monkeypat
 def test_https_goes_through_the_proxy_of_the_environment_which_never_sees_the_key(
     into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Loopback(reply(407)) as proxy:
+    with Loopback(raw(f"HTTP/1.1 407 No {KEY}\r\n\r\n".encode())) as proxy:
         use_proxy(monkeypatch, "https", proxy.port)
         error = fetch_error("https://api.smspartner.invalid/v1", into, retries=0)
     [request] = proxy.requests
     assert (request.method, request.target) == ("CONNECT", "api.smspartner.invalid:443")
     assert_keyless(request.raw.decode())
     assert type(error) is TransientApiError
-    assert "tunnel connection failed" in str(error)
+    assert "Tunnel connection failed: ••• No [redacted]" in str(error)
+
+
+@pytest.mark.parametrize("password", ["Sesame/Open", "Sesame#Open", "Sesame?Open", "Sesame\\Open"])
+def test_an_address_of_a_proxy_that_is_not_valid_is_told_without_it(
+    into: Path, monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    use_proxy(monkeypatch, "https", 1)
+    monkeypatch.setenv("https_proxy", f"http://user:{password}@127.0.0.1:1")
+    error = fetch_error("https://api.smspartner.invalid/v1", into, retries=0)
+    assert "the address of the proxy, HTTPS_PROXY, is not valid" in str(error)
+    assert "sesame" not in str(error).lower()
 
 
 # What is given

@@ -261,6 +261,7 @@ def _sync_of(root: Path, work: Path, account: str) -> None:
         syncer.sync(rows(20 + number))
 
 
+@pytest.mark.slow
 def test_eight_accounts_at_once_share_a_root_and_nothing_else(processes: ProcessPoolExecutor, tmp_path: Path) -> None:
     root = tmp_path / "data"
     results_of([processes.submit(_sync_of, root, tmp_path, f"a{number}") for number in range(WRITERS)])

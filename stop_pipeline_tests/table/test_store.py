@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -14,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from stop_pipeline import read_stops, schema, sync
-from stop_pipeline.errors import StoreError
+from stop_pipeline.errors import ConfigurationError, StoreError
 from stop_pipeline.table.periods import fingerprint
 from stop_pipeline.table.state import DerivedInfo, State
+from stop_pipeline.table.store import Store
 from stop_pipeline_tests.support.syncing import IN_MEMORY, Row, Syncer, response_body, rows, tree
 
 MONTH = "stops/account=main/created_month=2025-06/stops.parquet"
@@ -285,6 +287,15 @@ def test_a_response_whose_file_is_gone_is_kept_again(syncer: Syncer) -> None:
 
 
 # Which accounts have what
+
+
+@pytest.mark.parametrize(
+    ("root", "told"),
+    [(os.fsdecode(b"/tmp/d\xe9"), r"'/tmp/d\\udce9', is not UTF-8"), ("~nobody-of-that-name/data", "has no such user")],
+)
+def test_a_data_root_that_cannot_be_used_is_refused_before_anything_is_written(root: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        Store(root)
 
 
 def test_accounts_are_seen_wherever_they_have_anything(syncer: Syncer) -> None:
