@@ -151,7 +151,7 @@ def _assert_refused(store: Store, lost: str) -> None:
     for read in (read_stops, read_rejected, read_stops_per_day, read_suppression_list):
         with pytest.raises(StoreError, match=lost):
             read(store.root)
-    with pytest.raises(StoreError, match=lost):
+    with pytest.raises(OutdatedListError, match=lost):
         lookup("+33639980009", root=store.root, account="lyon")
     before = tree(Path(store.root))
     with pytest.raises(StoreError, match=lost):
