@@ -71,6 +71,7 @@ def test_every_subcommand_explains_itself() -> None:
         assert "Usage: " in run_in_process(name, "--help", cwd=Path.cwd()).stdout
 
 
+@pytest.mark.slow
 def test_demo_shows_a_whole_sync_and_how_to_read_it(tmp_path: Path) -> None:
     real = tmp_path / "real" / "data"
     done = run_command("demo", cwd=tmp_path, STOP_PIPELINE_DATA=str(real))

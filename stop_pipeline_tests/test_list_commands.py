@@ -467,6 +467,7 @@ def write(desk: Desk, out: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_wherever_a_call_is_killed_the_next_one_loses_no_change(desk: Desk) -> None:
     desk.main.sync(OTHERS)
     assert desk.run("changes", "--since", "2020-01-01", "--since-file", "kept/cursor", "--out", "0.csv").exit_code == 0

@@ -201,6 +201,7 @@ def test_a_tilde_in_dagster_home_is_the_home_folder(good_home: Path, tmp_path: P
     assert not (tmp_path / "~").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_does_not_hold_up_the_next_one_which_marks_it_as_failed(
     home: Path, tmp_path: Path
 ) -> None:
