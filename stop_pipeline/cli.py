@@ -36,7 +36,7 @@ DEMO_ROOT = "demo/data"
 """Data root of `demo` and `dev --sandbox`, whatever the environment says: a real one must get no invented rows."""
 
 
-_OUTPUT_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_OUTPUT_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # tables refuse by a StoreError, so these are of stdout
 
 
 class _Commands(click.Group):
@@ -332,11 +332,10 @@ def _warn_of_another_owner(root: str) -> None:
     """Only the owner of a file can read it, so the files of this process would lock the owner of the root out."""
     with suppress(OSError):  # there is none yet, or it is in a bucket
         if (owner := Path(root).stat().st_uid) != os.geteuid():
-            click.echo(
+            _tell(
                 f"Warning: the data root {root} belongs to user {owner}, who will not be able to use the files that "
                 "this process writes: run it as that user, or give that user the files afterwards (chown -R, of "
-                "Dagster's home as well).",
-                err=True,
+                "Dagster's home as well)."
             )
 
 

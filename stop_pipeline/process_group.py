@@ -25,9 +25,10 @@ _ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def process_group(
     command: Sequence[str], *, cwd: Path | None = None, kept_open: Sequence[int] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command in a folder, for the length of the block; gives a process that ends when it does, with its code.
+    """Run a command for the length of the block; gives a process that ends when it does, with its exit code.
 
-    File descriptors that are `kept_open`, such as that of a lock, stay open until everything has ended.
+    It runs in `cwd`, by default in the folder of this process. File descriptors that are `kept_open`, such as that of a
+    lock, stay open until everything has ended.
     """
     watcher = [sys.executable, "-m", __name__, *command]
     with subprocess.Popen(  # noqa: S603 – our own arguments

@@ -25,7 +25,7 @@ def make_snapshot(
     """
     body = store.responses.unpack(account, kept)
     with reading_temporary(body):
-        document = open_list(body, kept.format, secrets=None)
+        document = open_list(body, kept.format)
         appended = _parse_appended(document, state, fetched_at=fetched_at, timezone=timezone)
         snapshot = appended or parse(document, fetched_at=fetched_at, timezone=timezone)
         text = None

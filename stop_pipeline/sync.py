@@ -117,7 +117,8 @@ def parse(store: Store, account: str, *, timezone: str) -> Parsed:
             raise StoreError(f"No response of the account “{account}” is kept yet: materialize raw_stop_list first.")
         state, info = store.state(account), store.snapshot_info(account)
         done = state.withheld_because is None and state.settings.get("timezone") == timezone
-        fetched_at = (state.applied_at if done and state.sha256 == kept.sha256 else None) or kept.fetched_at
+        merged_at = state.applied_at if done and state.sha256 == kept.sha256 else None
+        fetched_at = merged_at or kept.fetched_at
         current = info and (info.sha256, info.timezone, info.fetched_at) == (kept.sha256, timezone, fetched_at)
         if info and current and is_usable(info, state) and store.is_intact(snapshot_file(account)):
             return Parsed(dataclasses.replace(info, fetched_at=kept.fetched_at), parsed=False)

@@ -249,8 +249,7 @@ class _Inspection:
             return
         file = f"{self._raw_folder}/{responses[-1].file}"
         try:
-            body = self._store.responses.unpack(self._account, responses[-1])
-            document = open_list(body, responses[-1].format, secrets=None)
+            document = open_list(self._store.responses.unpack(self._account, responses[-1]), responses[-1].format)
             snapshot = parse(document, fetched_at=applied_at, timezone=state.settings["timezone"])
         except ApiError as error:
             raise StoreError(f"{file} cannot be parsed, though it was merged: {error}") from None

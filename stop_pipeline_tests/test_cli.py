@@ -8,7 +8,7 @@ import signal
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
 import pytest
@@ -176,18 +176,25 @@ def test_every_account_is_synced_though_nobody_can_read_the_progress(tmp_path: P
     assert len(read_stops(tmp_path / "data")) == 6
 
 
+def accounts_listed_on(output: BinaryIO, folder: Path) -> subprocess.CompletedProcess[str]:
+    """`stop-pipeline accounts` with this standard output."""
+    return subprocess.run(
+        [COMMAND, "accounts"],
+        cwd=folder,
+        env=clean_environment(),
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
 def test_an_output_that_is_full_is_told_as_that(tmp_path: Path) -> None:
     Syncer(tmp_path / "data").sync(rows(3))
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(
-            [COMMAND, "accounts"],
-            cwd=tmp_path,
-            env=clean_environment(),
-            stdout=full,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-    assert done.stderr.startswith(b"The output cannot be written: No space left on device.\n")
+        done = accounts_listed_on(full, tmp_path)
+    assert done.stderr.startswith("The output cannot be written: No space left on device.\n")
 
 
 def test_a_terminal_that_lacks_a_character_gets_another(tmp_path: Path) -> None:
@@ -408,16 +415,7 @@ def test_a_reader_that_has_gone_away_is_no_error_to_tell(tmp_path: Path) -> None
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as closed:
-        done = subprocess.run(
-            [COMMAND, "accounts"],
-            cwd=tmp_path,
-            env=clean_environment(),
-            stdout=closed,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        done = accounts_listed_on(closed, tmp_path)
     assert (done.returncode, done.stderr) == (1, "")
 
 

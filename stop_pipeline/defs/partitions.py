@@ -29,7 +29,7 @@ def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Sett
     """The assets, in the order of a sync, with a partition for each account; with a single account, as they are."""
     if len(settings.accounts) == 1:
         return assets
-    partitions = dg.StaticPartitionsDefinition(list(settings.accounts))
+    partitions, per_run = dg.StaticPartitionsDefinition(list(settings.accounts)), settings.accounts_per_run
 
     @dg.multi_asset(
         # Named as the op that takes `accept_removals` with a single account, so that its run config is the same.
@@ -44,13 +44,13 @@ def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Sett
         check_specs=[spec._replace(partitions_def=partitions) for asset in assets for spec in asset.check_specs],
         can_subset=True,
         # Of a run over a range, even of one account, Dagster does not keep the check results of each partition.
-        backfill_policy=dg.BackfillPolicy.multi_run(per_run) if (per_run := settings.accounts_per_run) > 1 else None,
+        backfill_policy=dg.BackfillPolicy.multi_run(per_run) if per_run > 1 else None,
     )
     def sync_accounts(
         context: dg.AssetExecutionContext, config: StopsConfig, sms_partner: SmsPartnerResource, store: StoreResource
     ) -> Iterator[Reported]:
         """Sync the accounts of the run one after the other; one that fails does not stop the others."""
-        accounts = _accounts_of(context, config)
+        accounts = _accounts_to_sync(context, config)
         selected = [asset for asset in assets if asset.key in context.selected_asset_keys]
         resources = {"sms_partner": sms_partner, "store": store}
         failures: dict[str, str] = {}
@@ -74,7 +74,7 @@ def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Sett
     return [sync_accounts]
 
 
-def _accounts_of(context: dg.AssetExecutionContext, config: StopsConfig) -> Sequence[str]:
+def _accounts_to_sync(context: dg.AssetExecutionContext, config: StopsConfig) -> Sequence[str]:
     """The accounts of a run; a Failure says why it must not be run."""
     if not context.has_partition_key and not context.has_partition_key_range:
         raise dg.Failure("A sync and its checks belong to one account: materialize the partition of an account.")

@@ -17,11 +17,14 @@ from stop_pipeline.defs import GROUP
 from stop_pipeline.errors import ConfigurationError
 from stop_pipeline.settings import PROVIDER_TIMEZONE, Settings, key_variable
 
+SYNC_TAG = "stop_pipeline/sync"
+"""Tag of the job's runs: another project that shares the instance may have a job “sync” as well."""
+
 SYNC_JOB = dg.define_asset_job(
     "sync",
     selection=dg.AssetSelection.groups(GROUP),
     description="One sync: fetch the list, parse it, merge it into the table, derive the tables made from that.",
-    tags={(SYNC_TAG := "stop_pipeline/sync"): "yes"},  # other projects that share the instance may have a job “sync”
+    tags={SYNC_TAG: "yes"},
 )
 
 _PARTITION = "dagster/partition"

@@ -38,14 +38,14 @@ class ListDocument:
     span: tuple[int, int] | None  # the bytes of its rows, without white space around them; None if that was not seen
 
 
-def open_list(path: Path, response_format: str, *, secrets: Collection[str] | None = ()) -> ListDocument:
+def open_list(path: Path, response_format: str, *, secrets: Collection[str] | None = None) -> ListDocument:
     """Judge a response by what surrounds its rows.
 
     Args:
         path: The body, uncompressed.
         response_format: “json” or “xml”.
         secrets: What an error must not quote, such as the API key: a web page may echo the address that was requested.
-            None if they are not known; then an error quotes nothing.
+            By default they are not known, and an error quotes nothing.
 
     Raises:
         UnreadableResponseError: it is cut off, or not a list; an unreadable response is never taken for an empty list.

@@ -55,7 +55,7 @@ def test_the_documented_list_is_read_and_its_masked_number_is_kept_as_received(r
 @pytest.mark.parametrize("response_format", ["json", "xml"])
 def test_the_documented_error_is_a_refusal_of_the_key(response_format: Format) -> None:
     with pytest.raises(KeyRefusedError, match="Clé API incorrecte"):
-        open_list(DATA / f"sample-error.{response_format}", response_format)
+        open_list(DATA / f"sample-error.{response_format}", response_format, secrets=())
 
 
 @pytest.mark.parametrize("response_format", ["json", "xml"])

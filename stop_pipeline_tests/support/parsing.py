@@ -22,7 +22,7 @@ GOOD = {"id": 1, "phoneNumber": NUMBER, "createdAt": NOON}
 
 
 def read_file(path: Path, response_format: str = "json", timezone: str = PARIS) -> tuple[ListDocument, Snapshot]:
-    document = open_list(path, response_format)
+    document = open_list(path, response_format, secrets=())
     return document, parse(document, fetched_at=FETCHED_AT, timezone=timezone)
 
 
