@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -327,24 +328,36 @@ def _any_left(processes: set[int]) -> bool:
 
 
 @contextmanager
-def _dev(folder: Path, home: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`stop-pipeline dev` in a session of its own, and what it prints when the UI is up."""
+def _dev(
+    folder: Path, home: Path, *arguments: str, output: Any = subprocess.PIPE, asked: signal.Signals = signal.SIGTERM
+) -> Iterator[subprocess.Popen[str]]:
+    """`stop-pipeline dev` in a session of its own; asked to after the block, it must end as a whole and in silence."""
     process = subprocess.Popen(
         [COMMAND, "dev", *arguments],
         cwd=folder,
         env=clean_environment(DAGSTER_HOME=str(home)),
-        stdout=subprocess.PIPE,
+        stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
     try:
-        assert process.stdout is not None
-        yield process, process.stdout.readline()
+        yield process
+        if process.poll() is None:
+            processes = _processes_below(process.pid)
+            process.send_signal(asked)
+            assert process.wait(timeout=90) == 0
+            assert not _any_left(processes)
+            assert output is not subprocess.PIPE or process.communicate()[0] == ""
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         process.communicate(timeout=90)
+
+
+def _printed(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
 
 
 @pytest.mark.slow
@@ -352,8 +365,8 @@ def test_dev_says_where_the_ui_is_and_is_the_only_one_and_ends_as_a_whole_even_i
     home: Path, tmp_path: Path
 ) -> None:
     port = str(_free_port())
-    with _dev(tmp_path, home, "--port", port) as (process, line):
-        assert line == f"Open http://localhost:{port} in a browser. Ctrl-C ends it.\n"
+    with _dev(tmp_path, home, "--port", port) as process:
+        assert _printed(process) == f"Open http://localhost:{port} in a browser. Ctrl-C ends it.\n"
         assert requests.get(f"http://127.0.0.1:{port}/server_info", timeout=60).ok
         processes = _processes_below(process.pid)
         assert len(processes) >= 5
@@ -374,22 +387,13 @@ def test_dev_says_where_the_ui_is_and_is_the_only_one_and_ends_as_a_whole_even_i
 @pytest.mark.slow
 def test_dev_goes_on_though_nobody_can_read_what_it_prints(home: Path, tmp_path: Path) -> None:
     port = _free_port()
-    with Path("/dev/full").open("wb") as full:
-        process = subprocess.Popen(
-            [COMMAND, "dev", "--port", str(port)],
-            cwd=tmp_path,
-            env=clean_environment(DAGSTER_HOME=str(home)),
-            stdout=full,
-            stderr=full,
-            start_new_session=True,
-        )
-    try:
+    with (
+        Path("/dev/full").open("wb") as full,
+        _dev(tmp_path, home, "--port", str(port), output=full, asked=signal.SIGHUP) as process,
+    ):
         assert wait_for_locations(f"http://127.0.0.1:{port}") == {"stop_pipeline.definitions": "LOADED"}
         time.sleep(1)  # in which it prints
         assert process.poll() is None
-    finally:
-        process.terminate()
-        process.wait(timeout=90)
 
 
 @pytest.mark.slow
@@ -401,7 +405,8 @@ def test_dev_takes_no_variable_from_a_file_in_the_folder_that_it_is_called_in(ho
         "{results {name configuredValues {key value}}}}}"
     )
     port = _free_port()
-    with _dev(tmp_path, home, "--sandbox", "--port", str(port)):
+    with _dev(tmp_path, home, "--sandbox", "--port", str(port)) as process:
+        assert _printed(process).startswith("Open http://localhost:")
 
         def resources() -> dict[str, dict[str, str]]:
             response = requests.post(f"http://127.0.0.1:{port}/graphql", json={"query": query}, timeout=60).json()
@@ -414,18 +419,6 @@ def test_dev_takes_no_variable_from_a_file_in_the_folder_that_it_is_called_in(ho
         configured = wait_until(resources, "the definitions")
     assert configured["store"]["root"] == str(tmp_path / "demo" / "data")
     assert configured["sms_partner"]["base_url"].startswith("http://127.0.0.1:")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_dev_ends_as_a_whole_when_it_is_asked_to(asked: signal.Signals, home: Path, tmp_path: Path) -> None:
-    with _dev(tmp_path, home, "--sandbox", "--port", str(_free_port())) as (process, line):
-        assert line.startswith("Open http://localhost:")
-        processes = _processes_below(process.pid)
-        process.send_signal(asked)
-        assert process.wait(timeout=90) == 0
-        assert not _any_left(processes)
-        assert process.communicate()[0] == ""
 
 
 def test_dev_with_a_wrong_setting_or_home_exits_before_it_starts_anything(home: Path, tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_wherever_json_is_cut_it_gives_what_it_gives_as_one(text: str, block_byt
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(text=JSON_TEXTS, **SIZES)
 def test_wherever_any_json_is_cut_it_gives_what_it_gives_as_one(text: str, block_bytes: int, end_bytes: int) -> None:
     check_blocks(text, "json", block_bytes, end_bytes)
@@ -272,7 +272,7 @@ def test_wherever_xml_is_cut_it_gives_what_it_gives_as_one(text: str, block_byte
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(text=XML_TEXTS, **SIZES)
 def test_wherever_any_xml_is_cut_it_gives_what_it_gives_as_one(text: str, block_bytes: int, end_bytes: int) -> None:
     check_blocks(text, "xml", block_bytes, end_bytes)

@@ -318,10 +318,10 @@ def is_complete(expected: Expected, root: Path) -> bool:
     return has_run(root) and view(root) == expected.after
 
 
-def judge(scenario: Scenario, expected: Expected, root: Path, nexts: int) -> list[str]:
+def judge(expected: Expected, root: Path, next_response: str) -> list[str]:
     """What is wrong with what an ended sync left, and with what the next one makes of it; nothing, if all is well.
 
-    The next one is tried with the first `nexts` of the scenario's next responses. The data root is removed.
+    The next one gets the response of that name. The data root is removed.
     """
     problems = torn(root)
     if problems:
@@ -330,8 +330,7 @@ def judge(scenario: Scenario, expected: Expected, root: Path, nexts: int) -> lis
         problems = [*_judge_view(expected, root), *_judge_folder(expected, root)]
     except (StopPipelineError, ValueError) as error:
         return [f"what was left cannot be read: {error}"]
-    for name, body in list(expected.next_responses.items())[:nexts]:
-        problems += _judge_next(expected, root, name, body)
+    problems += _judge_next(expected, root, next_response)
     shutil.rmtree(root.parent)
     return problems
 
@@ -375,10 +374,9 @@ def _judge_folder(expected: Expected, root: Path) -> list[str]:
     return [f"{len(lost)} committed periods are lost"] * bool(lost) + ["a committed end has changed"] * bool(altered)
 
 
-def _judge_next(expected: Expected, left: Path, name: str, body: bytes) -> list[str]:
-    committed = has_run(left)
+def _judge_next(expected: Expected, root: Path, name: str) -> list[str]:
+    committed, body = has_run(root), expected.next_responses[name]
     which = f"the next sync ({name}, committed: {committed})"
-    root = _copy(left, expected.built.folder)
     try:
         whole_sync(root, body, NEXT_AT)
     except StopPipelineError as error:
@@ -402,7 +400,6 @@ def _judge_next(expected: Expected, left: Path, name: str, body: bytes) -> list[
             problems.append(f"temporary files are left after {which}")
     if any((root / leftover).read_bytes() != b"of another account" for leftover in OTHER_LEFTOVERS):
         problems.append("another account's temporary files were touched")
-    shutil.rmtree(root.parent)
     return problems
 
 
