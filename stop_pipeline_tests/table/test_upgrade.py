@@ -516,19 +516,25 @@ def cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, cut, overwrite_pages, flip_a_bit])
-@pytest.mark.parametrize("table", ["snapshot", "suppression_list", "stops_per_day"])
 @pytest.mark.parametrize("listed", [SECOND, THIRD], ids=["unchanged", "changed"])
-def test_a_table_that_is_missing_or_damaged_is_made_again(
-    listed: list[Row], table: str, damage: Callable[[Path], None], syncer: Syncer
+def test_tables_that_are_missing_or_damaged_are_made_again(
+    listed: list[Row], damage: Callable[[Path], None], syncer: Syncer
 ) -> None:
     undisturbed = Syncer(shutil.copytree(syncer.root, syncer.root.parent / "undisturbed"), start=syncer.now)
-    (file,) = (syncer.root / table).rglob("*.parquet")
-    damage(file)
+    files = [
+        file
+        for table in ("snapshot", "suppression_list", "stops_per_day")
+        for file in (syncer.root / table).rglob("*.parquet")
+    ]
+    for file in files:
+        damage(file)
     syncer.sync([*listed, BAD])
     undisturbed.sync([*listed, BAD])
     tables = ("stops", "rejected", "commits", "state", "suppression_list", "stops_per_day")
     assert tree(syncer.root, *tables) == tree(undisturbed.root, *tables)
-    assert pd.read_parquet(file).equals(pd.read_parquet(undisturbed.root / file.relative_to(syncer.root)))
+    assert len(files) == 3
+    for file in files:
+        assert pd.read_parquet(file).equals(pd.read_parquet(undisturbed.root / file.relative_to(syncer.root)))
 
 
 @pytest.mark.parametrize("damage", [cut, overwrite_pages, flip_a_bit])
