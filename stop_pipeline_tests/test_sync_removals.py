@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from stop_pipeline import read_rejected, read_stops, read_suppression_list
 from stop_pipeline.errors import ForeignListError
 from stop_pipeline.results import Merged
+from stop_pipeline.table.accounts import retire
+from stop_pipeline.table.reading import current_list
 from stop_pipeline.verify import verify
 from stop_pipeline_tests.support.syncing import IN_MEMORY, START, Row, Syncer, response_body, rows, tree
 
@@ -214,6 +216,21 @@ def test_a_list_that_shares_no_id_with_twenty_open_rows_is_refused_as_a_whole(sy
     assert tree(syncer.root, "stops", "state", "suppression_list") == before
 
 
+def test_a_list_that_began_anew_goes_on_under_another_name_beside_the_retired_one(tmp_path: Path) -> None:
+    before, anew = rows(20), [Row(1000, "+33639989999")]
+    old = Syncer(tmp_path)
+    old.sync(before)
+    with pytest.raises(ForeignListError, match="sync it under a new account name and “stop-pipeline retire” this one"):
+        old.sync(anew)
+    new = Syncer(tmp_path, account="anew", start=old.now)
+    new.sync(anew)
+    retire(new.store, "main", now=new.now)
+    later = new.now + timedelta(days=30)
+    new.sync(anew, at=later)
+    blocked = current_list(tmp_path, None, max_age="1h", now=later).numbers["phone_number"]
+    assert set(blocked) == {row.phone_number for row in [*before, *anew]}
+
+
 def test_a_list_that_the_provider_renumbered_is_withheld_and_can_be_accepted(syncer: Syncer) -> None:
     listed = rows(60)
     merge(syncer, listed)
@@ -242,6 +259,21 @@ def test_a_list_whose_rows_all_moved_to_another_month_is_not_another_accounts(sy
 def test_with_nineteen_open_rows_a_list_of_other_ids_is_added(syncer: Syncer) -> None:
     merge(syncer, rows(19))
     assert merge(syncer, rows(19, first_id=1000, month="2025-03")).counts.new == 19
+
+
+# Rows that the provider writes in another form
+
+
+def test_rows_whose_form_has_changed_are_told_as_that_and_their_numbers_stay_blocked(syncer: Syncer) -> None:
+    listed = rows(30)
+    merge(syncer, listed)
+    reformed = [dataclasses.replace(row, created_at=row.created_at.replace(" ", "T")) for row in listed[1:]]
+    state = merge(syncer, reformed).state
+    assert state.withheld_because == (
+        "1 row no longer listed and 29 rows no longer well-formed, more than the 15 of 30 that may end within 24 hours"
+    )
+    assert merge(syncer, reformed, accept_removals=30).state.withheld_because is None
+    assert set(read_suppression_list(syncer.root)["phone_number"]) == {row.phone_number for row in listed[1:]}
 
 
 # Rows without their number

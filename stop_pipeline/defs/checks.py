@@ -9,6 +9,7 @@ from stop_pipeline.errors import counted
 from stop_pipeline.results import Derived, Fetched, Merged
 from stop_pipeline.schema import STOPS
 from stop_pipeline.table.files import reading
+from stop_pipeline.table.state import SUCCESS_CODE
 from stop_pipeline.table.store import Store, month_file
 
 _CHECKS = {
@@ -75,8 +76,9 @@ def of_merged(merged: Merged, store: Store, account: str) -> list[dg.AssetCheckR
         ),
         _result(
             "nb_data_equals_rows",
-            "The response is not complete, so nothing was removed; what it lists was added. If this lasts, ask SMS "
-            "Partner's support why nbData and the rows differ.",
+            "The response is not complete, so nothing was removed; what it lists was added. It has code "
+            f"{code}, nbData {nb_data} and {counted(info.rows, 'row')}, but needs code {SUCCESS_CODE} and as many rows "
+            "as nbData says. If this lasts, ask SMS Partner's support about it.",
             passed=info.complete,
             nb_data=nb_data,
             rows=info.rows,

@@ -33,9 +33,10 @@ FOREIGN_LIST_ROWS = 20
 class RemovalPolicy:
     """How many open rows may end without approval.
 
-    Within 24 hours `max_removed_share` of the rows that were open at their beginning may end, or `ALWAYS_ALLOWED` rows
-    if that is more, but never more than half. Malformed rows count too, if a number leaves the list with them. A row
-    that is still listed, but without a number that can be read, shows no removal: then none may end.
+    Within 24 hours `max_removed_share` of the rows that were open before the first of these ends may end, or
+    `ALWAYS_ALLOWED` rows if that is more, but never more than half. Malformed rows count too, if a number leaves the
+    list with them. An id that is still listed, but without a number that can be read, shows no removal: then none may
+    end.
     """
 
     max_removed_share: float = MAX_REMOVED_SHARE
@@ -53,6 +54,7 @@ class RemovalPolicy:
         *,
         vanished: int,
         altered: int,
+        malformed: int = 0,
         complete: bool,
         open_rows: int,
         withheld_from: int | None,
@@ -60,17 +62,18 @@ class RemovalPolicy:
     ) -> str | None:
         """Why the ends must be withheld, as a part of a sentence; None if they can be applied.
 
-        `altered` rows are listed under their `id` with another number or time, `vanished` ones are not listed.
+        `altered` rows are listed under their `id` with another number or time, `malformed` ones in a form that is
+        rejected, `vanished` ones are not listed.
         `open_rows` is their number before this response, and `withheld_from` the one when withholding began (None if
         nothing is withheld): what has been added since does not raise the allowance, or the next response would remove
         what this one may not. `recent` are the removals of the last 24 hours.
         """
-        ends = vanished + altered
+        ends = vanished + altered + malformed
         if ends == 0:
             return None
         if not complete:
             return "the response is not complete"
-        parts = {"no longer listed": vanished, "altered": altered}
+        parts = {"no longer listed": vanished, "altered": altered, "no longer well-formed": malformed}
         what = " and ".join(f"{counted(rows, 'row')} {how}" for how, rows in parts.items() if rows)
         if self.accept_removals is not None:
             if ends <= self.accept_removals:
@@ -156,15 +159,17 @@ def plan_merge(
     open_total = unchanged_elsewhere + diff.open_rows
     replaced = _counterparts(ended, added)
     replacing = added if standing is None else pd.concat([added, standing[~_is_in(standing, ended)]])
-    altered = int(_counterparts(ended, replacing).sum())
+    is_altered = _counterparts(ended, replacing)
+    altered, rejected = int(is_altered.sum()), _are_malformed(ended[~is_altered], malformed)
     ends = len(ended) + len(malformed_vanished)
     changed = _counterparts(added, ended)
     if not (unchanged_elsewhere or diff.shares_ids):
         _refuse_foreign_list(len(added), open_total, int(replaced.sum()))
     recent = recent_removals(state.removals, fetched_at)
     objection = policy.objection(
-        vanished=ends - altered,
+        vanished=ends - altered - rejected,
         altered=altered,
+        malformed=rejected,
         complete=complete,
         open_rows=open_total,
         withheld_from=state.withheld_from,
@@ -229,7 +234,9 @@ def _refuse_foreign_list(listed: int, standing: int, replaced: int) -> None:
     if listed and standing >= FOREIGN_LIST_ROWS and 2 * replaced <= standing:
         raise ForeignListError(
             f"The list of {counted(listed, 'row')} shares no id with the {standing:,} open rows: it probably belongs "
-            "to another account. Nothing was changed; check which API key belongs to which account."
+            "to another account. Nothing was changed; check which API key belongs to which account. If it is the right "
+            "one, and its list began anew, sync it under a new account name and “stop-pipeline retire” this one, whose "
+            "numbers then stay blocked."
         )
 
 
@@ -250,6 +257,12 @@ def _still_listed(
         return None
     still = "is still listed, but without a number" if rows == 1 else "are still listed, but without numbers"
     return f"{counted(rows, 'row')} {still} that can be read"
+
+
+def _are_malformed(ended: pd.DataFrame, malformed: pd.DataFrame) -> int:
+    """How many ended rows have the id of a malformed row."""
+    were, are = _with_ids(ended, malformed)
+    return int(were["id"].isin(are["id"]).sum())
 
 
 def _with_ids(good: pd.DataFrame, malformed: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

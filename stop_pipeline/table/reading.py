@@ -251,7 +251,8 @@ def check_current(store: Store, account: str, *, now: datetime, max_age: Age) ->
     if record is not None and record.retired_at is not None:
         refuse_lost_list(store, account, state)
         return verified_at
-    the_list, run = f"The list of the account “{account}”", f"run “stop-pipeline run --account {account}” first"
+    why = "first" if state.complete or state.commit is None else "to see why its last response was not complete"
+    the_list, run = f"The list of the account “{account}”", f"run “stop-pipeline run --account {account}” {why}"
     if state.commit is None:
         known = ", ".join(store.committed_accounts()) or "none"
         leave = f"“stop-pipeline retire {account}”" if record else "take its name out of the settings"

@@ -51,7 +51,8 @@ def test_a_list_that_was_found_unchanged_is_as_recent_as_that(tmp_path: Path) ->
 
 
 def test_a_list_that_was_never_complete_is_refused(tmp_path: Path) -> None:
-    assert "never complete" in refusal(synced(tmp_path, nb_data=2).root)
+    sentence = refusal(synced(tmp_path, nb_data=2).root)
+    assert "was never complete: run “stop-pipeline run --account main” to see why its last response was not" in sentence
 
 
 def test_what_is_committed_blocks_before_the_list_is_made_again(tmp_path: Path) -> None:

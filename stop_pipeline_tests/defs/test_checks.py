@@ -44,7 +44,10 @@ def test_removals_from_an_incomplete_response_are_not_offered_for_acceptance(pip
 
 
 def test_an_incomplete_response_fails_the_check_of_nb_data(pipeline: Pipeline) -> None:
-    assert failed_checks(pipeline.sync(listing(3, nb_data=4))) == {"nb_data_equals_rows"}
+    result = pipeline.sync(listing(3, nb_data=4))
+    assert failed_checks(result) == {"nb_data_equals_rows"}
+    advice = checks_of(result)["nb_data_equals_rows"].description or ""
+    assert "It has code 200, nbData 4 and 3 rows, but needs code 200 and as many rows as nbData says." in advice
 
 
 def test_listed_rows_without_a_phone_number_are_counted_and_where_they_are_is_said(pipeline: Pipeline) -> None:

@@ -19,14 +19,16 @@ def objection(
     of: int,
     *,
     altered: int = 0,
+    malformed: int = 0,
     complete: bool = True,
     withheld_from: int | None = None,
     recent: Sequence[Removal] = (),
     policy: RemovalPolicy = RemovalPolicy(),  # noqa: B008 – it is frozen
 ) -> str | None:
     return policy.objection(
-        vanished=ends - altered,
+        vanished=ends - altered - malformed,
         altered=altered,
+        malformed=malformed,
         complete=complete,
         open_rows=of,
         withheld_from=withheld_from,
@@ -130,6 +132,9 @@ def test_the_sentence_counts_vanished_and_altered_rows_apart() -> None:
         "2 rows no longer listed, more than the 1 accepted"
     )
     assert objection(2, 100, complete=False) == "the response is not complete"
+    assert objection(60, 100, altered=1, malformed=59) == (
+        "1 row altered and 59 rows no longer well-formed, more than the 20 of 100 that may end within 24 hours"
+    )
 
 
 @given(
