@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import filelock
 
-from stop_pipeline.errors import OutdatedListError
+from stop_pipeline.errors import OutdatedListError, StoreError
 from stop_pipeline.rebuild import derive_tables, replay
 from stop_pipeline.settings import DEFAULT_ACCOUNT, PROVIDER_TIMEZONE
 from stop_pipeline.smspartner.sandbox import StopList
@@ -15,6 +15,8 @@ from stop_pipeline.sync import FetchedBefore
 from stop_pipeline.table.reading import current_list
 from stop_pipeline.table.store import Store
 
+MARK = ".sample_data"
+"""File that tells a folder of sample data, which may be removed, from any other."""
 ROWS = 6_000
 DAYS = 24
 CHANGES_A_DAY = 3
@@ -27,6 +29,9 @@ def sample_root(folder: Path | None = None) -> Path:
     It is made in a few seconds, by default in `.stop_pipeline/sample_data` in the home folder, and made again in the
     same place when it is half a day old. It holds opt-outs that came and some that went; their phone numbers belong to
     nobody.
+
+    Raises:
+        StoreError: `folder` holds something else.
     """
     root = folder or Path.home() / ".stop_pipeline" / "sample_data"
     root.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -34,7 +39,13 @@ def sample_root(folder: Path | None = None) -> Path:
         try:
             current_list(root, DEFAULT_ACCOUNT, max_age=MAX_AGE)
         except OutdatedListError:  # or there is none that can be read
+            if folder is not None and root.exists() and any(root.iterdir()) and not (root / MARK).exists():
+                raise StoreError(
+                    f"{root} holds other files: name a folder that is empty or does not exist yet."
+                ) from None
             shutil.rmtree(root, ignore_errors=True)
+            root.mkdir(mode=0o700)
+            (root / MARK).touch()
             _make(Store(root))
     return root
 

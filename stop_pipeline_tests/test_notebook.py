@@ -12,6 +12,7 @@ import pytest
 from nbclient import NotebookClient
 
 from stop_pipeline import read_stops
+from stop_pipeline.errors import StoreError
 from stop_pipeline.sample_data import sample_root
 from stop_pipeline.table.store import Store
 from stop_pipeline.verify import verify
@@ -53,6 +54,15 @@ def test_sample_data_are_made_once_and_again_when_they_are_old(tmp_path: Path) -
     state.write_text(json.dumps(document))
     assert tree(sample_root(folder)) != first
     assert [path.name for path in folder.parent.iterdir() if not path.name.startswith(".")] == ["sample"]
+
+
+def test_a_folder_that_holds_anything_else_is_not_taken_for_sample_data(tmp_path: Path) -> None:
+    Syncer(tmp_path / "data").sync([Row(1)])
+    before = tree(tmp_path)
+    for folder in (tmp_path / "data", tmp_path):
+        with pytest.raises(StoreError, match="holds other files: name a folder that is empty"):
+            sample_root(folder)
+    assert tree(tmp_path) == before
 
 
 def _list_of(count: int) -> list[Row]:

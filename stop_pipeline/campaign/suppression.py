@@ -83,14 +83,14 @@ def suppress(
         ValueError: `max_age` is not an age.
     """
     values = df.iloc[:, find_column(str(column), [str(name) for name in df.columns], "The campaign")]
-    if values.dtype == object or isinstance(values.dtype, pd.CategoricalDtype):
-        # A spreadsheet's column may hold text and numbers.
-        values = values.astype(object).map(str, na_action="ignore")
+    kind = values.cat.categories.dtype if isinstance(values.dtype, pd.CategoricalDtype) else values.dtype
     try:
+        if pd.api.types.is_object_dtype(kind):  # a spreadsheet's column may hold text and numbers
+            values = values.astype(object).map(str, na_action="ignore")
         spellings = pa.array(values, from_pandas=True)
         values.take([])  # pandas has types of text that it cannot select rows from
-    except (pa.ArrowException, TypeError):
-        raise wrong_type(values.dtype) from None  # the error may quote a number
+    except (pa.ArrowException, TypeError, UnicodeError):
+        raise wrong_type(kind) from None  # the error may quote a number
     first_stops = first_stops_by_key(current_list(root, account, max_age=max_age).numbers)
     checked = check(as_text(spellings), first_stops)
     part = checked["part"].to_numpy()

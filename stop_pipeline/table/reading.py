@@ -243,9 +243,11 @@ def check_current(store: Store, account: str, *, now: datetime, max_age: Age) ->
 
     Raises:
         OutdatedListError: there is no list, or that was longer ago than `max_age`, unless the account is retired.
-        ValueError: `max_age` is a text that is not an age.
+        ValueError: `max_age` is not an age.
     """
     allowed = parse_age(max_age) if isinstance(max_age, str) else max_age
+    if not isinstance(allowed, timedelta):  # such as NaT, than which no age is greater
+        raise InputError(f"max_age is {allowed!r}: give a timedelta, or a text such as 24h, 90m or 2d.")
     record, state = account_record(store, account), store.state(account)
     verified_at = state.verified_at
     if record is not None and record.retired_at is not None:

@@ -39,8 +39,9 @@ def test_an_old_list_is_refused_by_its_age(tmp_path: Path) -> None:
     sentence = refusal(root, max_age="4h")
     assert "more than 4 h ago" in sentence
     assert "run “stop-pipeline run --account main” first" in sentence
-    with pytest.raises(ValueError, match="such as 90m, 24h or 2d"):
-        blocked_of(root, [FREE], max_age="soon")
+    for no_age in ("soon", pd.NaT, 24, None):
+        with pytest.raises(ValueError, match="90m"):
+            blocked_of(root, [FREE], max_age=no_age)
 
 
 def test_a_list_that_was_found_unchanged_is_as_recent_as_that(tmp_path: Path) -> None:

@@ -333,6 +333,8 @@ def test_a_frame_is_split_with_its_index_and_types(root: Path) -> None:
         pd.Series([Decimal(639980001), Decimal(639980002), None], dtype=object),
         pd.Series([Decimal(639980001), Decimal(639980002), None], dtype=pd.ArrowDtype(pa.decimal128(9, 0))),
         pd.Series(["0639980001", "0639980002"], dtype="category"),
+        pd.Series([639980001, 639980002, None], dtype="Int64").astype("category"),
+        pd.Series([639980001.0, 639980002.0, None]).astype("category"),
         pd.Series([639980001, "06 39 98 00 02", None], dtype="category"),
         pd.Series(["0639980001", "0639980002", None], dtype="string"),
         pd.Series(["0639980001", "0639980002", None], dtype=pd.ArrowDtype(pa.large_string())),
@@ -352,6 +354,8 @@ def test_a_label_may_be_a_number_and_a_column_of_another_type_is_told(root: Path
     for phones, kind in (
         (pd.Series([639980001 + 1j]), "complex128"),
         (pd.Series([639980001], dtype="Sparse[int64]"), "Sparse.int64, 0."),
+        (pd.Series([639980001], dtype="float32").astype("category"), "float"),  # it has rounded the number
+        (pd.Series(["\udcff0639980001"], dtype=object), "object"),
         (pd.Series(["0639980001"], dtype=pd.ArrowDtype(pa.string_view())), "string_view.pyarrow."),
     ):
         with pytest.raises(CampaignError, match=f"is of type {kind}: it must be text or whole numbers") as refused:
