@@ -85,7 +85,7 @@ def suppress(
     values = df.iloc[:, find_column(str(column), [str(name) for name in df.columns], "The campaign")]
     kind = values.cat.categories.dtype if isinstance(values.dtype, pd.CategoricalDtype) else values.dtype
     try:
-        if pd.api.types.is_object_dtype(kind):  # a spreadsheet's column may hold text and numbers
+        if kind == np.dtype(object):  # a spreadsheet's column may hold text and numbers
             values = values.astype(object).map(str, na_action="ignore")
         spellings = pa.array(values, from_pandas=True)
         values.take([])  # pandas has types of text that it cannot select rows from
