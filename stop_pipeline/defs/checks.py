@@ -88,7 +88,7 @@ def of_merged(merged: Merged, store: Store, account: str) -> list[dg.AssetCheckR
         _result(
             "nothing_rejected",
             f"{_there_were(info.rejected, 'malformed row')} set aside: stop_pipeline.read_rejected() shows them. The "
-            "phone numbers that they contain are on the suppression list all the same.",
+            "phone numbers that can be read in them are on the suppression list all the same.",
             passed=info.rejected == 0,
             warns=True,
             rejected=info.rejected,

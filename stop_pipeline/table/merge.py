@@ -63,10 +63,10 @@ class RemovalPolicy:
         """Why the ends must be withheld, as a part of a sentence; None if they can be applied.
 
         `altered` rows are listed under their `id` with another number or time, `malformed` ones in a form that is
-        rejected, `vanished` ones are not listed.
-        `open_rows` is their number before this response, and `withheld_from` the one when withholding began (None if
-        nothing is withheld): what has been added since does not raise the allowance, or the next response would remove
-        what this one may not. `recent` are the removals of the last 24 hours.
+        rejected, `vanished` ones are not listed. `open_rows` is the number of open rows before this response, and
+        `withheld_from` the one when withholding began (None if nothing is withheld): what has been added since does not
+        raise the allowance, or the next response would remove what this one may not. `recent` are the removals of the
+        last 24 hours.
         """
         ends = vanished + altered + malformed
         if ends == 0:
