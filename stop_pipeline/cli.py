@@ -35,7 +35,6 @@ from stop_pipeline.settings import (
 DEMO_ROOT = "demo/data"
 """Data root of `demo` and `dev --sandbox`, whatever the environment says: a real one must get no invented rows."""
 
-
 _OUTPUT_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # tables refuse by a StoreError, so these are of stdout
 
 

@@ -9,7 +9,7 @@ import filelock
 
 from stop_pipeline.errors import OutdatedListError, StoreError
 from stop_pipeline.rebuild import derive_tables, replay
-from stop_pipeline.settings import DEFAULT_ACCOUNT, PROVIDER_TIMEZONE
+from stop_pipeline.settings import DEFAULT_ACCOUNT, PROVIDER_TIMEZONE, home_folder
 from stop_pipeline.smspartner.sandbox import StopList
 from stop_pipeline.sync import FetchedBefore
 from stop_pipeline.table.reading import current_list
@@ -33,7 +33,7 @@ def sample_root(folder: Path | None = None) -> Path:
     Raises:
         StoreError: `folder` holds something else.
     """
-    root = folder or Path.home() / ".stop_pipeline" / "sample_data"
+    root = folder or home_folder() / ".stop_pipeline" / "sample_data"
     root.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with filelock.FileLock(root.with_name(f".{root.name}.lock"), mode=0o600):
         try:

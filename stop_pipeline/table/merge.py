@@ -52,9 +52,9 @@ class RemovalPolicy:
     def objection(
         self,
         *,
-        vanished: int,
+        ends: int,
         altered: int,
-        malformed: int = 0,
+        malformed: int,
         complete: bool,
         open_rows: int,
         withheld_from: int | None,
@@ -62,17 +62,17 @@ class RemovalPolicy:
     ) -> str | None:
         """Why the ends must be withheld, as a part of a sentence; None if they can be applied.
 
-        `altered` rows are listed under their `id` with another number or time, `malformed` ones in a form that is
-        rejected, `vanished` ones are not listed. `open_rows` is the number of open rows before this response, and
-        `withheld_from` the one when withholding began (None if nothing is withheld): what has been added since does not
-        raise the allowance, or the next response would remove what this one may not. `recent` are the removals of the
-        last 24 hours.
+        Of the rows that would end, `altered` ones are listed under their `id` with another number or time, `malformed`
+        ones in a form that is rejected, and the others are not listed. `open_rows` is the number of open rows before
+        this response, and `withheld_from` the one when withholding began (None if nothing is withheld): what has been
+        added since does not raise the allowance, or the next response would remove what this one may not. `recent` are
+        the removals of the last 24 hours.
         """
-        ends = vanished + altered + malformed
         if ends == 0:
             return None
         if not complete:
             return "the response is not complete"
+        vanished = ends - altered - malformed
         parts = {"no longer listed": vanished, "altered": altered, "no longer well-formed": malformed}
         what = " and ".join(f"{counted(rows, 'row')} {how}" for how, rows in parts.items() if rows)
         if self.accept_removals is not None:
@@ -160,14 +160,14 @@ def plan_merge(
     replaced = _counterparts(ended, added)
     replacing = added if standing is None else pd.concat([added, standing[~_is_in(standing, ended)]])
     is_altered = _counterparts(ended, replacing)
-    altered, rejected = int(is_altered.sum()), _are_malformed(ended[~is_altered], malformed)
+    altered, rejected = int(is_altered.sum()), int(_ids_of(ended[~is_altered]).isin(_ids_of(malformed)).sum())
     ends = len(ended) + len(malformed_vanished)
     changed = _counterparts(added, ended)
     if not (unchanged_elsewhere or diff.shares_ids):
         _refuse_foreign_list(len(added), open_total, int(replaced.sum()))
     recent = recent_removals(state.removals, fetched_at)
     objection = policy.objection(
-        vanished=ends - altered - rejected,
+        ends=ends,
         altered=altered,
         malformed=rejected,
         complete=complete,
@@ -259,18 +259,19 @@ def _still_listed(
     return f"{counted(rows, 'row')} {still} that can be read"
 
 
-def _are_malformed(ended: pd.DataFrame, malformed: pd.DataFrame) -> int:
-    """How many ended rows have the id of a malformed row."""
-    were, are = _with_ids(ended, malformed)
-    return int(were["id"].isin(are["id"]).sum())
-
-
 def _with_ids(good: pd.DataFrame, malformed: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Good and malformed rows as `blocked_numbers` takes them, with their ids as text."""
     return (
-        good[["phone_number", "country"]].assign(id=good["id"].astype("str")),
-        malformed.assign(id=malformed["raw"].str.extract(_ID_IN_JSON, expand=False)),
+        good[["phone_number", "country"]].assign(id=_ids_of(good)),
+        malformed.assign(id=_ids_of(malformed)),
     )
+
+
+def _ids_of(rows: pd.DataFrame) -> "pd.Series[str]":
+    """The ids of good or of malformed rows as text; null where a malformed row has none."""
+    if "id" in rows:
+        return rows["id"].astype("str")
+    return rows["raw"].str.extract(_ID_IN_JSON, expand=False)
 
 
 def _counterparts(rows: pd.DataFrame, others: pd.DataFrame) -> "pd.Series[bool]":

@@ -162,8 +162,9 @@ def test_the_merge_is_the_set_difference_of_all_rows(
     vanished = [row for row in gone if not altered(row, added)]
     recent = tuple(removal for removal in state.removals if removal.at > NOW - timedelta(hours=24))
     objection = policy.objection(
-        vanished=len(vanished),
+        ends=len(gone),
         altered=len(gone) - len(vanished),
+        malformed=0,
         complete=complete,
         open_rows=len(standing),
         withheld_from=state.withheld_from,

@@ -26,7 +26,7 @@ def objection(
     policy: RemovalPolicy = RemovalPolicy(),  # noqa: B008 – it is frozen
 ) -> str | None:
     return policy.objection(
-        vanished=ends - altered - malformed,
+        ends=ends,
         altered=altered,
         malformed=malformed,
         complete=complete,
