@@ -1,6 +1,7 @@
 """What Dagster loads: one explicit `Definitions`, named by `workspace.yaml`.
 
-It loads without an API key. A wrong setting is refused with a sentence that names its variable.
+It loads without an API key. A wrong setting is refused with a sentence that names its variable. Another Dagster project
+merges `build_definitions(Settings.from_environment())` with its own definitions.
 """
 
 import dagster as dg
@@ -21,9 +22,11 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         schedules=[sync_schedule(settings), history_schedule(settings)],
         sensors=[alert_sensor(settings)],
         resources=build_resources(settings),
-        # A process for each step would spend seconds on imports for milliseconds of work.
-        executor=dg.in_process_executor,
     )
 
 
-defs = build_definitions(Settings.from_environment())
+defs = dg.Definitions.merge(
+    build_definitions(Settings.from_environment()),
+    # Not above, where it would replace the executor of a project that merges these definitions with its own.
+    dg.Definitions(executor=dg.in_process_executor),
+)

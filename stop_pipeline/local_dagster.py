@@ -24,7 +24,7 @@ import click
 import dagster as dg
 import filelock
 
-from stop_pipeline.defs.schedules import SYNC_JOB, error_of, failed_accounts, forget_runs, partition_tags
+from stop_pipeline.defs.schedules import SYNC_JOB, SYNC_TAG, error_of, failed_accounts, forget_runs, partition_tags
 from stop_pipeline.errors import ConfigurationError, StopPipelineError, StoreError, excerpt
 from stop_pipeline.process_group import process_group
 from stop_pipeline.settings import Settings, dagster_home, home_folder, is_remote
@@ -64,7 +64,8 @@ def run_syncs(
         tags |= partition_tags(accounts)
     with _open_instance(_home_of(settings)) as instance:
         _fail_killed_runs(instance)
-        forget_runs(instance, settings.forget_runs_before(datetime.now(UTC)), at_most=_RUNS_FORGOTTEN)
+        old = settings.forget_runs_before(datetime.now(UTC))
+        forget_runs(instance, old, at_most=_RUNS_FORGOTTEN, tags={SYNC_TAG: "yes"})
         job = definitions.resolve_job_def(SYNC_JOB.name)
         result = job.execute_in_process(config, instance=instance, tags=tags, raise_on_error=False)
     return _reports(result, accounts)

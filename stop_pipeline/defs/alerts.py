@@ -22,9 +22,8 @@ from pydantic import TypeAdapter
 from sqlalchemy.exc import DBAPIError
 from urllib3.exceptions import HTTPError
 
-from stop_pipeline.defs.schedules import SYNC_TAG, accounts_of, failed_accounts
+from stop_pipeline.defs.schedules import NAMES, accounts_of, failed_accounts, is_sync, selected
 from stop_pipeline.errors import StoreError, redacted_logs
-from stop_pipeline.schema import ASSET_TABLES
 from stop_pipeline.settings import Settings
 from stop_pipeline.table.store import Store
 
@@ -38,7 +37,6 @@ LINES_POSTED = 20  # when many accounts fail at once, the lines before these are
 THE_RUN = "the run"  # the problem of a run that ended outside any step: its process was killed, or never started
 OVERDUE = "overdue list"  # the problem of an account without a complete list for too long, whatever the reason
 
-_NAMES = frozenset(table.name for table in ASSET_TABLES)
 _EVENTS = {
     dg.DagsterEventType.STEP_FAILURE,
     dg.DagsterEventType.STEP_SUCCESS,
@@ -176,16 +174,10 @@ def _ended_runs(instance: dg.DagsterInstance, cursor: Cursor) -> Sequence[dg.Run
 
 
 def _is_new(record: dg.RunRecord, cursor: Cursor) -> bool:
-    """Whether a run was not read before, and was a sync or made some of the assets: others may share the instance."""
-    run = record.dagster_run
+    """Whether a run is one of this project's that was not read before."""
     # A run that ended long ago but was written since was given a tag; it was read when it ended.
-    is_new = run.run_id not in cursor.read and _ended_at(record) >= cursor.since - OVERLAP
-    return is_new and (SYNC_TAG in run.tags or not _NAMES.isdisjoint(_selected(run)))
-
-
-def _selected(run: dg.DagsterRun) -> set[str]:
-    """The assets that a run was to make, unless it was to make all of a job."""
-    return {key.path[-1] for key in run.asset_selection or () if len(key.path) == 1}
+    is_new = record.dagster_run.run_id not in cursor.read and _ended_at(record) >= cursor.since - OVERLAP
+    return is_new and is_sync(record.dagster_run)
 
 
 def _ended_at(record: dg.RunRecord) -> datetime:
@@ -214,11 +206,11 @@ def _findings_of_run(instance: dg.DagsterInstance, record: dg.RunRecord, all_acc
             reason = reasons[account]
             problems[account][problem] = reason if reason is None else f"{failed} {reason}"
 
-    makes_all = (_selected(run) or _NAMES) >= _NAMES
+    makes_all = (selected(run) or NAMES) >= NAMES
     # With several accounts one step makes all assets, so that of a run of some of them says nothing of the others.
     passed = accounts if makes_all or len(all_accounts) == 1 else []
     for event in events:
-        if event.step_key in _NAMES:  # one run can materialize assets of several projects
+        if event.step_key in NAMES:  # one run can materialize assets of several projects
             note(*_outcome(event, accounts, passed))
     unexplained = "It ended without giving a reason; see the run's page in the Dagster UI."
     if run.is_success and makes_all:

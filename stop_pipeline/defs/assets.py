@@ -5,7 +5,6 @@ what is permanent.
 """
 
 from collections.abc import Callable
-from datetime import timedelta
 from functools import wraps
 from typing import Any
 
@@ -108,7 +107,6 @@ def stop_snapshot(
     kinds=_TABLE,
     private=True,
     deps=[stop_snapshot],
-    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=24), warn_window=timedelta(hours=2)),
 )
 def stops(context: dg.AssetExecutionContext, config: StopsConfig, store: StoreResource) -> dg.MaterializeResult:
     """Every opt-out ever listed, in one Parquet file per month; malformed rows are kept beside it, in `rejected`.

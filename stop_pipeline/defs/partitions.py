@@ -19,6 +19,7 @@ from stop_pipeline.defs.resources import SmsPartnerResource, StopsConfig, StoreR
 from stop_pipeline.errors import unexpected
 from stop_pipeline.schema import STOPS
 from stop_pipeline.settings import Settings
+from stop_pipeline.table.reading import DEFAULT_MAX_AGE
 
 log = logging.getLogger(__name__)
 
@@ -26,17 +27,27 @@ Reported = dg.MaterializeResult[None] | dg.AssetMaterialization | dg.AssetCheckE
 
 
 def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Settings) -> Sequence[dg.AssetsDefinition]:
-    """The assets, in the order of a sync, with a partition for each account; with a single account, as they are."""
+    """The assets, in the order of a sync, with a partition for each account.
+
+    With a single account they are as they are, and `stops` should be fresh. Freshness is that of an asset, so of
+    several accounts any one would pass for all.
+    """
     if len(settings.accounts) == 1:
-        return assets
+        warn_after = settings.alert_after
+        fresh = dg.FreshnessPolicy.time_window(max(2 * warn_after, DEFAULT_MAX_AGE), warn_after)
+        return [
+            asset.map_asset_specs(lambda spec: spec.replace_attributes(freshness_policy=fresh))
+            if asset.key == dg.AssetKey(STOPS.name)
+            else asset
+            for asset in assets
+        ]
     partitions, per_run = dg.StaticPartitionsDefinition(list(settings.accounts)), settings.accounts_per_run
 
     @dg.multi_asset(
         # Named as the op that takes `accept_removals` with a single account, so that its run config is the same.
         name=STOPS.name,
         specs=[
-            # Freshness is that of an asset, so any one account would pass for all.
-            spec.replace_attributes(partitions_def=partitions, skippable=True, freshness_policy=None)
+            spec.replace_attributes(partitions_def=partitions, skippable=True)
             for asset in assets
             for spec in asset.specs
         ],

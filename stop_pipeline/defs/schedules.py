@@ -5,16 +5,19 @@ these times and the next, spread evenly, so that neither the provider nor the ma
 cannot postpone a run; so their schedule is evaluated every minute, and requests the runs that are due in it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 import dagster as dg
-from sqlalchemy import String, column, delete, table
+from sqlalchemy import String, column, delete
+from sqlalchemy import table as sql_table
 from sqlalchemy.exc import SQLAlchemyError
 
 from stop_pipeline.defs import GROUP
 from stop_pipeline.errors import ConfigurationError
+from stop_pipeline.schema import ASSET_TABLES
 from stop_pipeline.settings import PROVIDER_TIMEZONE, Settings, key_variable
 
 SYNC_TAG = "stop_pipeline/sync"
@@ -25,14 +28,21 @@ SYNC_JOB = dg.define_asset_job(
     selection=dg.AssetSelection.groups(GROUP),
     description="One sync: fetch the list, parse it, merge it into the table, derive the tables made from that.",
     tags={SYNC_TAG: "yes"},
+    # A process for each step would spend seconds on imports for milliseconds of work.
+    executor_def=dg.in_process_executor,
 )
+FORGET_JOB = "forget_history"
+
+NAMES = frozenset(table.name for table in ASSET_TABLES)
+"""The names of the assets."""
 
 _PARTITION = "dagster/partition"
 _FIRST, _LAST = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+_RUNS_READ = 500  # by one query
 _RUN_ID = column("run_id", String)
-_CHECK_RESULTS = table("asset_check_executions", _RUN_ID)
+_CHECK_RESULTS = sql_table("asset_check_executions", _RUN_ID)
 
 
 def sync_schedule(settings: Settings) -> dg.ScheduleDefinition:
@@ -130,6 +140,16 @@ def accounts_of(run: dg.DagsterRun, accounts: Sequence[str]) -> Sequence[str]:
     return []
 
 
+def selected(run: dg.DagsterRun) -> set[str]:
+    """The assets that a run was to make, unless it was to make all of a job."""
+    return {key.path[-1] for key in run.asset_selection or () if len(key.path) == 1}
+
+
+def is_sync(run: dg.DagsterRun) -> bool:
+    """Whether a run was a sync or made some of the assets; runs of other projects may share the instance."""
+    return SYNC_TAG in run.tags or not NAMES.isdisjoint(selected(run))
+
+
 def failed_accounts(step_failure: dg.DagsterEvent, accounts: Sequence[str]) -> dict[str, str]:
     """Why a step failed, as a sentence for each account that it failed for (see `partitions`)."""
     if (failure := step_failure.step_failure_data.user_failure_data) is None:
@@ -161,7 +181,11 @@ def history_schedule(settings: Settings) -> dg.ScheduleDefinition:
             forgotten += count
         context.add_output_metadata({"runs": forgotten})
 
-    @dg.job(description="Keeps Dagster's database small: deletes old runs with their events and check results.")
+    @dg.job(
+        name=FORGET_JOB,
+        executor_def=dg.in_process_executor,
+        description="Keeps Dagster's database small: deletes old runs with their events and check results.",
+    )
     def forget_history() -> None:
         forget_old_runs()
 
@@ -174,17 +198,20 @@ def history_schedule(settings: Settings) -> dg.ScheduleDefinition:
     )
 
 
-def forget_runs(instance: dg.DagsterInstance, before: datetime, at_most: int = 500) -> int:
-    """Delete the oldest of the finished runs that were created before a time; returns how many.
+def forget_runs(
+    instance: dg.DagsterInstance, before: datetime, at_most: int = 500, tags: Mapping[str, str] | None = None
+) -> int:
+    """Delete the oldest of this project's finished runs that were created before a time; returns how many.
 
-    With them go their events, check results and captured output. A partition that only such runs materialized may be
-    shown as missing from then on; its data stays.
+    With `tags`, only runs that have them. Their events, check results and captured output go with them. A partition
+    that only such runs materialized may be shown as missing from then on; its data stays.
     """
-    old = dg.RunsFilter(statuses=_FINISHED, created_before=before)
+    old = dg.RunsFilter(statuses=_FINISHED, created_before=before, tags=tags)
     # `delete_run` leaves the check results, and on SQLite the run's own database, of 110 kB even when empty.
     connect = getattr(instance.event_log_storage, "index_connection", None)  # every SQL storage has it
     database_of = getattr(instance.event_log_storage, "path_for_shard", None)  # SQLite's has it
-    run_ids = [run.run_id for run in instance.get_runs(old, limit=at_most, ascending=True)]
+    own = (run.run_id for run in _runs(instance, old) if is_sync(run) or run.job_name == FORGET_JOB)
+    run_ids = [*islice(own, at_most)]
     for run_id in run_ids:
         try:
             instance.delete_run(run_id)
@@ -198,3 +225,11 @@ def forget_runs(instance: dg.DagsterInstance, before: datetime, at_most: int = 5
         with connect() as connection:
             connection.execute(delete(_CHECK_RESULTS).where(_RUN_ID.in_(run_ids)))
     return len(run_ids)
+
+
+def _runs(instance: dg.DagsterInstance, wanted: dg.RunsFilter) -> Iterator[dg.DagsterRun]:
+    """The runs that a filter finds, from the oldest on."""
+    runs = instance.get_runs(wanted, limit=_RUNS_READ, ascending=True)
+    while runs:
+        yield from runs
+        runs = instance.get_runs(wanted, cursor=runs[-1].run_id, limit=_RUNS_READ, ascending=True)

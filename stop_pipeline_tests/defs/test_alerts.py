@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from stop_pipeline import sync
 from stop_pipeline.definitions import build_definitions
 from stop_pipeline.defs import alerts
-from stop_pipeline.defs.alerts import CURSOR, OVERDUE, Cursor, Finding, follow, joined, post
+from stop_pipeline.defs.alerts import CURSOR, OVERDUE, Cursor, Finding, alert_sensor, follow, joined, post
 from stop_pipeline.settings import Settings
 from stop_pipeline_tests.support.loopback import Loopback, Script, raw, reply
 from stop_pipeline_tests.support.pipeline import REFUSED, Pipeline, listing
@@ -52,11 +52,8 @@ class Watched:
         return [document["text"] for document in documents]
 
     def evaluate_for(self, webhook: str | None) -> Any:
-        definitions = build_definitions(replace(self.pipeline.settings, alert_webhook=webhook))
-        context = dg.build_sensor_context(
-            instance=self.pipeline.instance, cursor=self.cursor, repository_def=definitions.get_repository_def()
-        )
-        return definitions.resolve_sensor_def("alerts").evaluate_tick(context)
+        sensor = alert_sensor(replace(self.pipeline.settings, alert_webhook=webhook))
+        return sensor.evaluate_tick(dg.build_sensor_context(self.pipeline.instance, cursor=self.cursor))
 
 
 @pytest.fixture

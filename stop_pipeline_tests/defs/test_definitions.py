@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from stop_pipeline import schema
-from stop_pipeline.definitions import build_definitions
+from stop_pipeline.definitions import build_definitions, defs
 from stop_pipeline.errors import ConfigurationError
 from stop_pipeline.settings import Settings
 from stop_pipeline_tests.support.commands import clean_environment
@@ -32,6 +32,18 @@ def test_definitions_load_without_any_environment() -> None:
         [sys.executable, "-c", code], env={}, cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
+
+
+def test_another_project_that_merges_these_definitions_keeps_its_own_executor() -> None:
+    @dg.job
+    def payroll() -> None: ...
+
+    other = dg.Definitions(jobs=[payroll], executor=dg.multiprocess_executor)
+    merged = dg.Definitions.merge(other, build_definitions(Settings()))
+    executors = {job.name: job.executor_def.name for job in merged.resolve_all_job_defs()}
+    assert executors["payroll"] == "multiprocess"
+    assert executors["sync"] == executors["forget_history"] == "in_process"
+    assert {job.executor_def.name for job in defs.resolve_all_job_defs()} == {"in_process"}
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ import pytest
 
 from stop_pipeline import read_stops
 from stop_pipeline.definitions import build_definitions
-from stop_pipeline.defs.schedules import forget_runs
+from stop_pipeline.defs import schedules
+from stop_pipeline.defs.schedules import SYNC_TAG, forget_runs
 from stop_pipeline.settings import Settings
 from stop_pipeline_tests.support.pipeline import QUIET, Pipeline, listing
 
@@ -46,6 +47,32 @@ def test_an_old_run_is_forgotten_with_its_files_and_check_results(
 
 def _runs_in_files(home: Path, run_ids: list[str]) -> list[str]:
     return [run_id for run_id in run_ids if list(home.rglob(f"*{run_id}*"))]
+
+
+@dg.job
+def payroll() -> None:
+    """A job of another project."""
+
+
+def test_runs_of_other_projects_that_share_the_instance_are_not_forgotten(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedules, "_RUNS_READ", 2)
+    for _ in range(3):  # more than are read at a time
+        assert payroll.execute_in_process(QUIET, instance=pipeline.instance).success
+    assert pipeline.sync(listing(5)).success
+    definitions = build_definitions(pipeline.settings)
+    all_assets, one = definitions.resolve_implicit_global_asset_job_def(), [dg.AssetKey("stops_per_day")]
+    by_hand = all_assets.execute_in_process(QUIET, instance=pipeline.instance, asset_selection=one)
+    forget = definitions.resolve_job_def("forget_history")
+    assert forget.execute_in_process(QUIET, instance=pipeline.instance).success
+
+    now = datetime.now(UTC)
+    assert forget_runs(pipeline.instance, now, tags={SYNC_TAG: "yes"}) == 1
+    assert pipeline.instance.has_run(by_hand.run_id)
+    assert forget_runs(pipeline.instance, now) == 2
+    assert {run.job_name for run in pipeline.instance.get_runs()} == {"payroll"}
+    assert len(pipeline.instance.get_runs()) == 3
 
 
 def test_old_runs_are_forgotten_each_night() -> None:

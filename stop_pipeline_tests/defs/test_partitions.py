@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,16 @@ def test_freshness_is_only_told_of_a_single_account() -> None:
 
     assert policies(Settings()) == ["stops"]
     assert policies(Settings(accounts=ACCOUNTS)) == []
+
+
+@pytest.mark.parametrize(("alert_after", "fails_after"), [(2, 24), (26, 52)], ids=["every 15 minutes", "daily"])
+def test_a_list_is_stale_when_an_alert_would_say_so(alert_after: int, fails_after: int) -> None:
+    settings = Settings(alert_after=timedelta(hours=alert_after))
+    specs = {spec.key: spec for spec in build_definitions(settings).resolve_all_asset_specs()}
+    policy = specs[dg.AssetKey("stops")].freshness_policy
+    assert policy == dg.FreshnessPolicy.time_window(
+        warn_window=timedelta(hours=alert_after), fail_window=timedelta(hours=fails_after)
+    )
 
 
 def test_a_run_syncs_a_range_of_accounts_and_reports_each_with_its_checks(fleet: Fleet) -> None:
