@@ -111,7 +111,7 @@ def main() -> None:
     help="Accept up to N removals that would otherwise be withheld.",
 )
 def run(account: str | None, accept_removals: int | None) -> int:
-    """Fetch the list of every account once and merge it into the table; no server is needed."""
+    """Sync every account once: fetch its list, and merge it. No server is needed."""
     settings = Settings.from_environment()
     if account is not None and account not in settings.accounts:
         raise ConfigurationError(
@@ -177,7 +177,7 @@ def sandbox(port: int, rows: int, seed: int, accounts: str | None) -> int:
 
 @main.command()
 def demo() -> int:
-    """Show a whole sync without a key: a stand-in for SMS Partner, one sync, and the result, verified."""
+    """Show a whole sync without a key, and verify its result. A stand-in plays SMS Partner."""
     from stop_pipeline import commands
 
     with _sandboxed():
@@ -199,7 +199,7 @@ def demo() -> int:
 @main.command("verify")
 @_account(help="Verify only this account.")
 def verify_accounts(**options: Any) -> int:
-    """Read everything in the data root and name every problem; nothing is changed."""
+    """Read the whole data root and name every problem. Nothing is changed."""
     from stop_pipeline import commands
 
     return commands.verify_accounts(Settings.from_environment(), **options)
@@ -214,7 +214,7 @@ def verify_accounts(**options: Any) -> int:
 )
 @_account(help="Rebuild only this account.")
 def rebuild_accounts(**options: Any) -> None:
-    """Replay the kept responses into a fresh folder, to see what this version makes of them."""
+    """Replay the kept responses into a fresh folder. It shows what this version makes of them."""
     from stop_pipeline import commands
 
     commands.rebuild_accounts(Settings.from_environment(), **options)
@@ -231,7 +231,7 @@ def list_accounts() -> None:
 @main.command("retire")
 @click.argument("name")
 def retire_account(**options: Any) -> None:
-    """Stop expecting syncs of an account. Its numbers stay blocked, but its list may be of any age."""
+    """Mark an account as no longer synced. Its numbers stay blocked, and its list may be of any age."""
     from stop_pipeline import commands
 
     commands.retire_account(Settings.from_environment(), **options)
@@ -247,10 +247,11 @@ def retire_account(**options: Any) -> None:
 @_account(help="Use only this account's list; by default, the lists of all accounts.")
 @_max_age(help="How long ago the list may have been verified, such as 90m, 24h or 2d.")
 def split_campaign(**options: Any) -> None:
-    """Split a campaign file (CSV or Parquet) into clean, blocked and invalid rows.
+    """Split a campaign file into clean, blocked and invalid rows.
 
-    “clean” holds the rows to send to, “blocked” those whose number has opted out, and “invalid” those without a phone
-    number. If the list is missing, or too old to rely on, nothing is written and the exit code is 3.
+    The file is CSV or Parquet. “clean” holds the rows that may be texted, “blocked” those whose number has opted out,
+    and “invalid” those without a phone number. If the list is missing, or too old to rely on, nothing is written and
+    the exit code is 3.
     """
     from stop_pipeline import commands
 
@@ -264,10 +265,11 @@ def split_campaign(**options: Any) -> None:
 @_LIST_ACCOUNT
 @_LIST_AGE
 def look_up(**options: Any) -> int:
-    """Say whether a number may be texted, when it opted out, and which responses show that.
+    """Say whether a number may be texted, and what shows that.
 
-    The number may be in any spelling. The exit code is 0 if it may be texted (or was not on the list at that time), 4
-    if it must not be, and 3 if the list is missing or too old to tell.
+    The number may be in any spelling. What is printed says when it opted out, and which responses show that. The exit
+    code is 0 if it may be texted (or was not on the list at that time), 4 if it must not be, and 3 if the list is
+    missing or too old to tell.
     """
     from stop_pipeline import commands
 
@@ -275,16 +277,17 @@ def look_up(**options: Any) -> int:
 
 
 @main.command("changes")
-@click.option("--since", metavar="TIME", help="Begin here; with --since-file, only while that file does not exist.")
+@click.option("--since", metavar="TIME", help="Where to begin; with --since-file, only while that file does not exist.")
 @click.option("--since-file", type=_path, metavar="PATH", help="File that remembers where the last call ended.")
-@click.option("--until", metavar="TIME", help="End here; by default, where all lists are known.")
+@click.option("--until", metavar="TIME", help="Where to end; by default, the latest time at which every list is known.")
 @_OUT_FILE
 @_LIST_ACCOUNT
 @_LIST_AGE
 def write_changes(**options: Any) -> None:
-    """Write the numbers added to or removed from the suppression list between two times.
+    """Write what changed on the suppression list between two times.
 
-    A time is a date, which means the end of that day in Paris, or a time such as 2026-11-05T09:30+01:00.
+    There is a row for each number that was added or removed. A time is a date, which means the end of that day in
+    Paris, or a time such as 2026-11-05T09:30+01:00.
     """
     from stop_pipeline import commands
 
@@ -296,7 +299,7 @@ def write_changes(**options: Any) -> None:
 @_LIST_ACCOUNT
 @_LIST_AGE
 def export_list(**options: Any) -> None:
-    """Write the suppression list, one row per number, to import it into another tool."""
+    """Write the suppression list, to import into another tool. It has one row per number."""
     from stop_pipeline import commands
 
     commands.export_list(Settings.from_environment(), **options)

@@ -42,8 +42,8 @@ _BEFORE_EVERYTHING = "1970-01-01"
 
 # By whether a number may be texted; None if there is no list.
 _EXIT_CODES = {True: 0, False: 4, None: 3}
-_ANSWERS = {True: "may be texted", False: "must not be texted", None: "cannot be answered: there is no list"}
-_ANSWERS_THEN = {True: "was not on the list", False: "was on the list", None: "cannot be answered: there was no list"}
+_ANSWERS = {True: "may be texted", False: "must not be texted", None: "is unknown: there is no list"}
+_ANSWERS_THEN = {True: "was not on the list", False: "was on the list", None: "is unknown: there was no list"}
 _WHERE_FOUND = {REJECTED_ORIGIN: " (in a malformed row)", FOUND_ORIGIN: " (in a text that is not one number)"}
 
 
@@ -236,9 +236,11 @@ def _write_table(rows: pd.DataFrame, out: Path) -> None:
             rows.to_parquet(file, index=False)
         else:
             numbers = rows["phone_number"]
-            # A spreadsheet would take such a text for a formula, which can do harm: it is marked as text.
-            is_formula = numbers.str.match(r"[=+@\t\r-]") & ~numbers.str.fullmatch(r"\+[0-9][\w .()/-]*")
-            table = rows.assign(phone_number=numbers.mask(is_formula, "'" + numbers))
+            # A spreadsheet would take such a text, or what follows a semicolon, for a formula, which can do harm: it is
+            # marked as text.
+            marked = numbers.str.replace(r"(^|[;\t|])([=+@\t\r-])", r"\1'\2", regex=True)
+            is_number = numbers.str.fullmatch(r"\+[0-9][\w .()/-]*")
+            table = rows.assign(phone_number=numbers.where(is_number, marked))
             table.to_csv(file, index=False, date_format=_CSV_TIME, lineterminator="\n")
 
 

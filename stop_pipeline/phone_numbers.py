@@ -142,6 +142,8 @@ def read_phone_numbers(spellings: "pd.Series[str]") -> pd.DataFrame:
 
 def find_phone_numbers(text: str) -> list[str]:
     """Every phone number in a text that need not be one number: in E.164, sorted, each once."""
+    if not any(map(str.isdigit, text)):
+        return []
     if (whole := read_phone_number(text)).readable:
         return [whole.number]
     lines = text[:_LONGEST_SEARCHED].splitlines()  # no number goes on in the next line, or two would make a third

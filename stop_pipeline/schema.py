@@ -11,7 +11,7 @@ from functools import cached_property
 import pandas as pd
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of everything under the data root; goes up with every change that older code cannot read."""
 
 _INTEGER = (pa.int64(), "int64")

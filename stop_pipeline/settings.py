@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_type_hi
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
-from stop_pipeline.errors import ConfigurationError
+from stop_pipeline.errors import ConfigurationError, InputError
 
 Format = Literal["json", "xml"]
 """The two formats that SMS Partner can respond in."""
@@ -43,21 +43,21 @@ _REWRITTEN = re.compile(r"%[0-9A-Fa-f]{2}|/\.{1,2}(/|$)|[\x00-\x1f\x7f]| (/|$)")
 def account_names(text: str, given_by: str = "SMSPARTNER_ACCOUNTS") -> tuple[str, ...]:
     """Split a comma-separated list of account names, given by a variable or an option, keeping its order.
 
-    A name that is empty, repeated, or unsafe in a path is refused.
+    A name that is empty, repeated, or unsafe in a path is refused, and not shown: it may be a key in the wrong place.
     """
     names = tuple(name.strip() for name in text.split(","))
-    for name in names:
+    for number, name in enumerate(names, 1):
         if not _ACCOUNT_NAME.fullmatch(name) or names.count(name) > 1:
             rule = f"name each account once, separated by commas; a name is {_NAME_RULE}"
-            raise ConfigurationError(f"{given_by} holds “{name}”: {rule}.")
+            raise ConfigurationError(f"{given_by} is wrong at name {number}: {rule}.")
     return names
 
 
 def parse_age(text: str) -> timedelta:
-    """Return the length of time that a text such as “90m”, “24h” or “2d” stands for; else raise a ValueError."""
+    """Return the length of time that a text such as “90m”, “24h” or “2d” stands for; an InputError says it is none."""
     parts = _AGE.fullmatch(text.strip())
     if parts is None:
-        raise ValueError(f"“{text}” is not an age: write a number followed by m, h or d, such as 90m, 24h or 2d.")
+        raise InputError(f"“{text}” is not an age: write a number followed by m, h or d, such as 90m, 24h or 2d.")
     return int(parts[1]) * _AGE_UNITS[parts[2]]
 
 

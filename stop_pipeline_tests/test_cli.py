@@ -495,7 +495,7 @@ def test_sandbox_stands_in_for_several_accounts_each_with_its_own_list(tmp_path:
 def test_sandbox_refuses_a_name_that_cannot_be_one(tmp_path: Path) -> None:
     done = run_in_process("sandbox", "--accounts", "lyon,../paris", cwd=tmp_path)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr.startswith("--accounts holds “../paris”: name each account once, separated by commas;")
+    assert done.stderr.startswith("--accounts is wrong at name 2: name each account once, separated by commas;")
     assert "a name is made of lower-case letters" in done.stderr
 
 

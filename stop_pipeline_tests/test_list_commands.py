@@ -192,7 +192,7 @@ def test_a_person_reads_what_cannot_be_told_and_what_other_accounts_say(desk: De
     before = desk.run("lookup", FREE, "--on", "2020-02-20", SMSPARTNER_ACCOUNTS="main,nice")
     assert before.exit_code == 3
     assert before.stdout.startswith(
-        "+33 6•• •• •• 98 cannot be answered: there was no list at 2020-02-20 23:59:59 Paris (2020-02-20 22:59:59 UTC)."
+        "+33 6•• •• •• 98 is unknown: there was no list at 2020-02-20 23:59:59 Paris (2020-02-20 22:59:59 UTC)."
     )
     assert f"\n\nAccount main: no list at that time; the first is from {both(desk.main.now)}.\n" in before.stdout
     assert before.stdout.endswith("\n\nAccount nice: never synced.\n")
@@ -258,15 +258,22 @@ def test_the_list_is_exported_with_one_row_per_number(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['=HYPERLINK("http://x.example","a")', "@SUM(1)*cmd|' /C calc'!A0", "+1+cmd|' '!A0", "-1"]
+    ("text", "marked"),
+    [
+        ('=HYPERLINK("http://x.example","a")', '\'=HYPERLINK("http://x.example","a")'),
+        ("@SUM(1)*cmd|' /C calc'!A0", "'@SUM(1)*cmd|' /C calc'!A0"),
+        ("+1+cmd|' '!A0", "'+1+cmd|' '!A0"),
+        ("-1", "'-1"),
+        ("1;=cmd|' /C calc'!A0;", "1;'=cmd|' /C calc'!A0;"),
+    ],
 )
-def test_a_spreadsheet_takes_nothing_on_the_list_for_a_formula(desk: Desk, text: str) -> None:
+def test_a_spreadsheet_takes_nothing_on_the_list_for_a_formula(desk: Desk, text: str, marked: str) -> None:
     desk.main.sync([Row(1, text), Row(2, FREE)])
     assert desk.run("export", "--out", "list.csv").exit_code == 0
     assert desk.run("changes", "--since", "2020-01-01", "--out", "changes.csv").exit_code == 0
     for name in ("list.csv", "changes.csv"):
         exported = pd.read_csv(desk.folder / name, dtype=str)["phone_number"]
-        assert set(exported) == {f"'{text}", FREE}
+        assert set(exported) == {marked, FREE}
 
 
 def test_an_empty_list_is_exported_as_one(desk: Desk) -> None:

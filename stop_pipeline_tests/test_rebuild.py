@@ -5,11 +5,12 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline import read_stops
+from stop_pipeline import read_stops, read_suppression_list
 from stop_pipeline.errors import ForeignListError, StoreError
 from stop_pipeline.rebuild import Rebuilt, fresh_root, rebuild
 from stop_pipeline.table.accounts import retire
@@ -18,7 +19,7 @@ from stop_pipeline.verify import verify
 from stop_pipeline_tests.support import version_1
 from stop_pipeline_tests.support.in_process import run_in_process
 from stop_pipeline_tests.support.sequences import RESPONSES, RandomResponse
-from stop_pipeline_tests.support.syncing import IN_MEMORY, PARIS, START, Row, Syncer, rows, tree
+from stop_pipeline_tests.support.syncing import IN_MEMORY, PARIS, START, Row, Syncer, response_body, rows, tree
 
 TABLES = ("stops", "rejected", "suppression_list", "stops_per_day")
 EVERYTHING = (*TABLES, "raw", "snapshot", "commits", "state")
@@ -126,6 +127,24 @@ def test_a_damaged_response_is_skipped_and_named(syncer: Syncer, tmp_path: Path,
     assert rebuilt.replayed == 2
     assert [file for file, _ in rebuilt.skipped] == [second.name]
     assert rebuilt.open_rows == 32
+
+
+def test_what_a_killed_fetch_left_does_not_come_after_a_response_that_was_fetched_again(
+    syncer: Syncer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncer.sync(rows(30))
+    with monkeypatch.context() as patched:
+        patched.setattr("stop_pipeline.table.responses.write_document", killed)
+        with pytest.raises(KeyboardInterrupt):
+            syncer.fetch(response_body(rows(29)))
+    syncer.sync(rows(30))
+    assert verify(syncer.store, "main").problems == ()
+    assert replay(syncer, tmp_path / "rebuilt").replayed == 3
+    pd.testing.assert_frame_equal(read_suppression_list(tmp_path / "rebuilt"), read_suppression_list(syncer.root))
+
+
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_an_xml_response_is_replayed_as_xml(syncer: Syncer, tmp_path: Path) -> None:

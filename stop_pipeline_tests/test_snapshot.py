@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from stop_pipeline.smspartner.response import parse
 from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.state import SnapshotInfo
 from stop_pipeline.table.store import snapshot_file
+from stop_pipeline.verify import verify
 from stop_pipeline_tests.support.damage import flip_a_bit, overwrite_pages
 from stop_pipeline_tests.support.syncing import IN_MEMORY, START, Row, Syncer, response_body, rows, tree
 
@@ -403,6 +405,24 @@ def test_a_merge_of_a_snapshot_with_damaged_rows_says_what_helps(in_memory: Path
     assert sync.parse(syncer.store, "main", timezone=syncer.timezone).parsed
     sync.merge(syncer.store, "main", RemovalPolicy())
     check_open_rows(syncer, response_body([*ALL, *NEW]))
+
+
+def test_a_response_that_is_not_as_it_was_received_is_not_parsed(in_memory: Path) -> None:
+    syncer = Syncer(in_memory)
+    syncer.sync(rows(30))
+    syncer.fetch(response_body(rows(31)))
+    kept = syncer.store.responses.newest("main")
+    assert kept is not None
+    file = in_memory / "raw/account=main" / kept.file
+    before = tree(in_memory, "state", "stops")
+    other = response_body(rows(30)).replace(b"+3363998", b"+3363997")
+    file.write_bytes(pa.Codec("zstd").compress(other, asbytes=True))
+    with pytest.raises(StoreError, match=r"damaged.*Remove it, and the next sync keeps the list again"):
+        syncer.merge()
+    assert tree(in_memory, "state", "stops") == before
+    file.unlink()
+    assert syncer.sync(rows(31)).counts.new == 1
+    assert verify(syncer.store, "main").problems == ()
 
 
 def test_a_stale_snapshot_file_is_replaced(in_memory: Path) -> None:

@@ -309,6 +309,7 @@ ROW_5 = {"id": 5, "phoneNumber": "+33639980005", "createdAt": "2025-06-01 10:00:
         (ROW_5, {"id": 5.0, "phoneNumber": None}),
         (ROW_5, {"id": "005", "phoneNumber": ""}),
         (ROW_5, [5, None, "2025-06-01 10:00:05"]),
+        (ROW_5, ROW_5 | {"campaign": {"id": 12}, "phoneNumber": None}),
         (ROW_5 | {"phoneNumber": "0639980005 / 0639980006"}, ROW_5 | {"phoneNumber": "n/a"}),
         (ROW_5 | {"phoneNumber": "0639980005 / 0639980006"}, ROW_5 | {"phoneNumber": None}),
         (ROW_5 | {"createdAt": "soon"}, ROW_5 | {"phoneNumber": None}),

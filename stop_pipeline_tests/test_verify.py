@@ -142,6 +142,7 @@ def test_a_sync_that_was_killed_after_its_commit_is_read_where_it_staged_its_fil
     later = Syncer(Path(shutil.copytree(root, tmp_path / "later")), start=Syncer(root).now + timedelta(hours=9))
     later.sync([*rows(61), MALFORMED])
     state = json.loads((later.root / STATE).read_text())
+    del state["state_sha256"]
     changed = [
         file for file in (JUNE, FEBRUARY, COMMITS) if (later.root / file).read_bytes() != (root / file).read_bytes()
     ]
@@ -211,7 +212,7 @@ def replace_folder(folder: str) -> Callable[[Path], None]:
 
 
 def edit(file: str, /, **changes: Any) -> Callable[[Path], None]:
-    """Another value in a JSON document; `counts__x` is `x` within `counts`."""
+    """Another value in a JSON document; `counts__x` is `x` within `counts`. A state loses its seal."""
 
     def damage(root: Path) -> None:
         document = json.loads((root / file).read_text())
@@ -219,6 +220,7 @@ def edit(file: str, /, **changes: Any) -> Callable[[Path], None]:
             *parents, last = name.split("__")
             within = document[parents[0]] if parents else document
             within[last] = value
+        document.pop("state_sha256", None)
         (root / file).write_text(json.dumps(document))
 
     return damage

@@ -96,7 +96,7 @@ class CsvCampaign:
                 f"{path} has phone numbers above its line of column names: move that line to the top, or delete what "
                 "is above it."
             )
-        between = "tabs" if self._delimiter == "\t" else f"“{self._delimiter}”"
+        between = "tabs" if self._delimiter == "\t" else f"“{excerpt(self._delimiter)}”"
         skipped = f", {counted(len(titles), 'title line')} skipped" if titles else ""
         self.form = f"CSV with {between} between columns, {_ENCODING_NAMES[self._encoding]}{skipped}"
         self.suffix = path.suffix if path.suffix.lower() in _SUFFIXES else ".csv"

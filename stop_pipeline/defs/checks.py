@@ -21,8 +21,8 @@ _CHECKS = {
         "open_ids_unique": "Passes if no id is open twice, except while the end of an altered row is withheld.",
         "no_nulls": "Passes if every row has an id, a phone number and its times, according to the statistics of the "
         "files just written.",
-        "nb_data_equals_rows": "Passes if the response is complete: code 200, and exactly nbData rows. Otherwise it "
-        "removes nothing.",
+        "nb_data_equals_rows": "Passes if the response is complete: code 200, and exactly nbData rows. An "
+        "incomplete response removes nothing.",
         "removals_plausible": "Passes if no removal was withheld. Withheld rows stay in the table and on the "
         "suppression list.",
         "nothing_rejected": "Passes if every row of the response is well-formed. Malformed rows are kept in rejected, "
@@ -40,7 +40,7 @@ def specs_of(asset: str) -> list[dg.AssetCheckSpec]:
     """The checks of an asset, as Dagster plans them."""
     checks = _CHECKS.get(asset, {})
     # Dagster calls a check failed that was never reached.
-    not_reached = "“Execution failed” says that the sync ended before this check: look at the run."
+    not_reached = "“Execution failed” means that the sync ended before it reached this check: look at the run."
     return [
         dg.AssetCheckSpec(name, asset=asset, description=f"{about} {not_reached}") for name, about in checks.items()
     ]
@@ -143,9 +143,10 @@ def _what_was_withheld(merged: Merged, account: str) -> str:
     """How many removals were withheld, why, and what can be done: only a complete response may remove rows."""
     withheld = merged.state.counts.withheld
     how_to_accept = (
-        "Look at the list in SMS Partner. If they are right, accept them: materialize all assets (of several accounts, "
-        f"in the partition of this one) with the run config ops.stops.config.accept_removals: {withheld}, or run "
-        f"“stop-pipeline run --accept-removals {withheld} --account {account}”."
+        "Look at the list in SMS Partner. If they are right, accept them: materialize all assets (with several "
+        "accounts, the partition of this one) with the run config ops.stops.config.accept_removals: "
+        f"{withheld}, or run “stop-pipeline run --accept-removals {withheld} "
+        f"--account {account}”."
         if merged.info.complete
         else "They cannot be accepted: the next complete response decides."
     )

@@ -88,12 +88,12 @@ def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Sett
 def _accounts_to_sync(context: dg.AssetExecutionContext, config: StopsConfig) -> Sequence[str]:
     """The accounts of a run; a Failure says why it must not be run."""
     if not context.has_partition_key and not context.has_partition_key_range:
-        raise dg.Failure("A sync and its checks belong to one account: materialize the partition of an account.")
+        raise dg.Failure("Each account is a partition, and none was chosen: materialize the partition of an account.")
     if not context.selected_asset_keys:
-        raise dg.Failure("A check is made together with its asset: materialize that.")
+        raise dg.Failure("A check runs only with its asset: materialize the asset.")
     accounts: Sequence[str] = context.partition_keys
     if not accounts:
-        raise dg.Failure("The order of the accounts has changed, and this range holds none now: start a new run.")
+        raise dg.Failure("The order of the accounts has changed, and this run covers none now: start a new one.")
     if config.accept_removals is not None and (len(accounts) > 1 or "dagster/backfill" in context.run.tags):
         raise dg.Failure("accept_removals is for one account: start a run of its partition alone, not a backfill.")
     return accounts

@@ -19,7 +19,7 @@ from stop_pipeline.table.store import Store
 from stop_pipeline.times import parse_past_moment
 
 ADDED, REMOVED = "added", "removed"
-LONGEST_SYNC = timedelta(hours=1)  # how long a sync that was running when its account was retired may go on
+LONGEST_SYNC = timedelta(hours=1)  # how long one may go on, during which its account may be, or have been, retired
 
 _UTC_TIME = "datetime64[us, UTC]"
 _CHANGES = {"phone_number": "str", "change": "str", "at": _UTC_TIME, "first_stop_at": _UTC_TIME}
@@ -237,8 +237,8 @@ def _known_until(store: Store, account: str, state: State, now: datetime) -> dat
     """Up to when the list of an account is known: whatever another sync merges was fetched later."""
     record = account_record(store, account)
     if record is not None and record.retired_at is not None and now - record.retired_at > LONGEST_SYNC:
-        return now
-    return state.last_response_at or now
+        return now - LONGEST_SYNC  # a sync that puts it back into use may be running
+    return state.last_response_at or now - LONGEST_SYNC
 
 
 def _changes_between(periods: pd.DataFrame, since: datetime, until: datetime) -> pd.DataFrame:

@@ -5,7 +5,10 @@ listed ends. Pure functions: `compare` finds the difference, `plan_merge` decide
 happen, and `apply` makes it happen.
 """
 
+import json
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -22,8 +25,7 @@ MAX_REMOVED_SHARE = 0.05
 ALWAYS_ALLOWED = 20
 WINDOW = timedelta(hours=24)
 
-_ID_IN_JSON = r'(?:"id":|^\[)"?0*([0-9]+)(?:\.0)?"?[],}]'
-"""The id of a malformed row, which may be spelled in a way that makes it unusable, or come first in a list."""
+_SPELLED_ID = re.compile(r"0*([0-9]+)(?:\.0)?")
 
 FOREIGN_LIST_ROWS = 20
 """With this many open rows, a list that shares no `id` with them belongs to another account."""
@@ -43,11 +45,10 @@ class RemovalPolicy:
     accept_removals: int | None = None  # the largest number of ends that a person allows this once
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_removed_share <= 1 or (self.accept_removals or 0) < 0:
-            raise ConfigurationError(
-                f"max_removed_share is {self.max_removed_share} and accept_removals {self.accept_removals}: the one "
-                "must be from 0 to 1, and the other 0 or more."
-            )
+        if not 0 <= self.max_removed_share <= 1:
+            raise ConfigurationError(f"max_removed_share is {self.max_removed_share}: it must be between 0 and 1.")
+        if self.accept_removals is not None and self.accept_removals < 0:
+            raise ConfigurationError(f"accept_removals is {self.accept_removals}: it must be 0 or more.")
 
     def objection(
         self,
@@ -117,14 +118,9 @@ class MergePlan:
 
 def compare(stops: pd.DataFrame, listed: pd.DataFrame) -> Diff:
     """Compare periods (`schema.STOPS`) with listed rows (`schema.LISTED`, each `id` once)."""
-    if stops.empty:
-        return Diff(listed.assign(restored=False), stops, open_rows=0, shares_ids=False)
     standing = open_rows(stops)
     pairs = standing[ROW].reset_index().merge(listed[ROW].reset_index(), on="id", suffixes=("", "_listed"))
-    unchanged = pairs[
-        (pairs["phone_number"] == pairs["phone_number_listed"])
-        & (pairs["created_at_local"] == pairs["created_at_local_listed"])
-    ]
+    unchanged = pairs.query("phone_number == phone_number_listed and created_at_local == created_at_local_listed")
     added = listed[~listed.index.isin(unchanged["index_listed"])]
     return Diff(
         added=added.assign(restored=_is_in(added, stops[stops["removed_at"].notna()])),
@@ -249,7 +245,8 @@ def _still_listed(
     could have become.
     """
     were = _with_ids(ended, malformed_ended)
-    are = [rows[rows["id"].isin(pd.concat(were)["id"])] for rows in _with_ids(listed, malformed)]
+    ids = pd.concat(were)["id"].dropna()  # a malformed row may have none
+    are = [rows[rows["id"].isin(ids)] for rows in _with_ids(listed, malformed)]
     blocked, blocking = (blocked_numbers(*rows).numbers for rows in (were, are))
     before, now = (numbers.loc[is_e164(numbers["phone_number"]), "id"] for numbers in (blocked, blocking))
     rows = before[before.isin(pd.concat(are)["id"]) & ~before.isin(now)].nunique()
@@ -271,7 +268,18 @@ def _ids_of(rows: pd.DataFrame) -> "pd.Series[str]":
     """The ids of good or of malformed rows as text; null where a malformed row has none."""
     if "id" in rows:
         return rows["id"].astype("str")
-    return rows["raw"].str.extract(_ID_IN_JSON, expand=False)
+    return rows["raw"].map(_id_of_malformed).astype("str")
+
+
+def _id_of_malformed(raw: str) -> str | None:
+    """The id in a malformed row, which may be spelled in a way that makes it unusable, or come first in a list."""
+    value = None
+    with suppress(RecursionError):
+        match json.loads(raw, parse_int=str, parse_float=str):
+            case {"id": value} | [value, *_]:
+                pass
+    found = _SPELLED_ID.fullmatch(value) if isinstance(value, str) else None
+    return found[1] if found else None
 
 
 def _counterparts(rows: pd.DataFrame, others: pd.DataFrame) -> "pd.Series[bool]":

@@ -64,11 +64,11 @@ def read_stops(
 
     Args:
         root: The data root; by default `STOP_PIPELINE_DATA`, otherwise `data`.
-        as_of: Give what was known at this time instead of now: the rows that were listed then. A date means the end of
-            that day in Paris; a time without an offset is UTC.
-        history: Give every period, ended ones too, instead of what is listed.
-        columns: Which columns to give, in this order; by default all.
-        filters: Which rows to give, as `pandas.read_parquet` takes them. Months that cannot match are not read.
+        as_of: Return what was known at this time: the rows that were listed then. A date means the end of that day in
+            Paris; a time without an offset is UTC. A time to come means what is known now.
+        history: Return every period, ended ones included, rather than only the rows that are listed.
+        columns: Columns to return, in this order; by default all.
+        filters: Rows to return, as `pandas.read_parquet` takes them. Months that cannot match are not read.
 
     Returns:
         A DataFrame with the columns `account` and `created_month` (str), `id` (int64), `phone_number` and `country`
@@ -83,10 +83,10 @@ def read_stops(
             filters do not fit the columns.
     """
     if history and as_of is not None:
-        raise ValueError("Give either as_of or history: as_of is one state, history is all of them.")
+        raise InputError("Give either as_of or history: as_of is one state, history is all of them.")
     wanted = list(_READ_SCHEMA.names if columns is None else columns)
     if unknown := [column for column in wanted if column not in _READ_SCHEMA.names]:
-        raise ValueError(f"There is no column {unknown[0]!r} in stops: it has {', '.join(_READ_SCHEMA.names)}.")
+        raise InputError(f"There is no column {unknown[0]!r} in stops: it has {', '.join(_READ_SCHEMA.names)}.")
     moment = None if as_of is None else parse_moment(as_of)
     condition = _condition(filters)
     # The commit may undo an end, so a condition on it has to wait until that is done.
@@ -117,11 +117,12 @@ def read_rejected(root: str | Path | None = None, history: bool = False) -> pd.D
 
     Args:
         root: As in `read_stops`.
-        history: Give every period, ended ones too, instead of what is listed.
+        history: Return every period, ended ones included, rather than only the rows that are listed.
 
     Returns:
         A DataFrame of `account`, `raw`, `reason` and `phone_number` (str), `first_seen_at` and `removed_at`
-        (datetime64[us, UTC]) and `snapshot_sha256` (str); empty, with the same types, if there are none.
+        (datetime64[us, UTC]) and `snapshot_sha256` (str), sorted by account, `raw` and `first_seen_at`; empty, with the
+        same types, if there are none.
 
     Raises:
         StoreError: as in `read_stops`.
@@ -137,11 +138,13 @@ def read_rejected(root: str | Path | None = None, history: bool = False) -> pd.D
 
 
 def read_suppression_list(root: str | Path | None = None, as_of: Moment | None = None) -> pd.DataFrame:
-    """Read the phone numbers that must not be texted.
+    """Read the phone numbers that must not be texted, however old the list is.
+
+    To check a campaign, use `suppress`, which refuses a list that is too old.
 
     Args:
         root: As in `read_stops`.
-        as_of: Give the list as it was known at this time instead of now, as in `read_stops`.
+        as_of: Return the list as it was known at this time, as in `read_stops`.
 
     Returns:
         A DataFrame of `account` and `phone_number` (str), `first_stop_at` and `last_stop_at` (datetime64[us, UTC]),
@@ -273,7 +276,8 @@ def check_current(store: Store, account: str, *, now: datetime, max_age: Age) ->
     if now - verified_at > allowed:
         raise OutdatedListError(
             f"{the_list} was last verified at {at}, more than {allowed / timedelta(hours=1):g} h ago: {run}, or allow "
-            f"more with --max-age. If the account is no longer in use: “stop-pipeline retire {account}”."
+            "more with --max-age (in Python, max_age). If the account is no longer in use: “stop-pipeline retire "
+            f"{account}”."
         )
     return verified_at
 
@@ -302,8 +306,11 @@ def warn_before_history(store: Store, accounts: Sequence[str], moment: datetime)
     begins = []
     for account in accounts:
         state = store.state(account)
+        commits = store.read_commits(account, state)
+        if (commits["merged_at"] <= moment).any():
+            return
         stops, rejected = store.read_stops(account, state, ["first_seen_at"]), store.read_rejected(account, state)
-        begins.append(history_begins(stops, rejected, store.read_commits(account, state)))
+        begins.append(history_begins(stops, rejected, commits))
     begin = min(filter(None, begins), default=None)
     if begin is None or moment < begin:
         when = f"The history begins at {begin:%Y-%m-%d %H:%M} UTC" if begin else "There has been no sync yet"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from stop_pipeline.table.files import Files, read_document, reading, write_document, writing
+from stop_pipeline.table.files import RESTORE, Files, read_document, reading, write_document, writing
 from stop_pipeline.table.state import TIME_FORMAT, KeptResponse, RawFile
 
 _FRAME_BYTES = 16_000_000
@@ -44,8 +44,9 @@ class Responses:
 
         `sha256` and `size_bytes` are those of the uncompressed body; `response_format` is “json” or “xml”.
         """
-        newest = self.newest(account)
-        if newest and newest.sha256 == sha256 and self._files.exists(f"raw/account={account}/{newest.file}"):
+        newest, files = self.newest(account), [response.file for response in self.all(account)]
+        # If a killed sync has kept a later one, the newest must come after that again.
+        if newest and newest.sha256 == sha256 and files[-1:] == [newest.file]:
             kept = dataclasses.replace(newest, fetched_at=fetched_at)
         else:
             file = f"{fetched_at:{TIME_FORMAT}}-{sha256[:12]}.{response_format}.zst"
@@ -58,13 +59,17 @@ class Responses:
         return kept
 
     def unpack(self, account: str, kept: KeptResponse) -> Path:
-        """Uncompress a kept response into a temporary file."""
-        temporary = self._files.temporary(account)
-        with writing(str(temporary)), temporary.open("xb") as file, self._stream(account, kept.file) as source:
+        """Uncompress a kept response into a temporary file, if its bytes are those that were received."""
+        temporary, digest = self._files.temporary(account), hashlib.sha256()
+        advice = "Remove it, and the next sync keeps the list again."
+        with writing(str(temporary)), temporary.open("xb") as file, self._stream(account, kept.file, advice) as source:
             while chunk := source.read(_COPY_BYTES):
+                digest.update(chunk)
                 with writing(str(temporary)):
                     file.write(chunk)
                     file.flush()
+            if digest.hexdigest() != kept.sha256:
+                raise ValueError(kept.file)
         return temporary
 
     def read(self, account: str, response: RawFile) -> tuple[bytes, KeptResponse]:
@@ -90,10 +95,10 @@ class Responses:
         self._files.remove(f"raw/account={account}/{response.file}")
 
     @contextmanager
-    def _stream(self, account: str, file: str) -> Iterator[pa.NativeFile]:
+    def _stream(self, account: str, file: str, advice: str = RESTORE) -> Iterator[pa.NativeFile]:
         name = f"raw/account={account}/{file}"
         with (
-            reading(self._files.shown(name)),
+            reading(self._files.shown(name), advice),
             self._files.open(name) as compressed,
             pa.input_stream(compressed, compression="zstd") as source,
         ):

@@ -4,6 +4,7 @@ Plain frozen values, stored as JSON. Times are timezone-aware UTC with microseco
 `periods.fingerprint`.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC
@@ -19,6 +20,7 @@ Time: TypeAlias = Annotated[AwareDatetime, AfterValidator(lambda time: time.asti
 Value = TypeVar("Value")
 
 SUCCESS_CODE = 200
+_SEAL = "state_sha256"
 TIME_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 """Times in names of commits and kept responses."""
 
@@ -192,11 +194,20 @@ def from_document(kind: type[Value], document: Any) -> Value:
     return adapter.validate_json(to_json(document), strict=True)
 
 
+def sealed(state: State) -> dict[str, Any]:
+    """The content of a state file: every field, and a SHA-256 that shows whether they are as they were written."""
+    return {_SEAL: hashlib.sha256(to_json(state)).hexdigest(), **vars(state)}
+
+
 def state_from_document(document: Mapping[str, Any]) -> State:
-    """The content of a state file of this schema version, which has every field; a ValueError says that it is none."""
-    if document.keys() != {field.name for field in fields(State)}:
+    """The state that was `sealed`; version 2 had no SHA-256. A ValueError says that it is none, or was damaged."""
+    content = {name: value for name, value in document.items() if name != _SEAL}
+    if content.keys() != {field.name for field in fields(State)}:
         raise ValueError("The state has other fields.")
-    return from_document(State, document)
+    state = from_document(State, content)
+    if _SEAL in document and document[_SEAL] != sealed(state)[_SEAL]:
+        raise ValueError("The state has other values than were written.")
+    return state
 
 
 def state_of_version_1(

@@ -43,6 +43,7 @@ from stop_pipeline.table.state import (
     SnapshotInfo,
     State,
     from_document,
+    sealed,
     state_from_document,
     state_of_version_1,
 )
@@ -165,7 +166,7 @@ class Store:
                 )
             return State()
         version = document.get("schema_version")
-        if version not in (1, schema.SCHEMA_VERSION):
+        if version not in range(1, schema.SCHEMA_VERSION + 1):
             raise StoreError(
                 f"The data below {self.root} has schema version {version}, and this version of stop_pipeline reads "
                 f"up to {schema.SCHEMA_VERSION}: install the version that wrote it, or start a new data root."
@@ -177,7 +178,8 @@ class Store:
 
     def write_state(self, account: str, state: State) -> None:
         """Replace the commit, or what is known about it."""
-        write_document(self.files, account, f"state/account={account}.json", state)
+        state = dataclasses.replace(state, schema_version=schema.SCHEMA_VERSION)
+        write_document(self.files, account, f"state/account={account}.json", sealed(state))
 
     def commit(
         self,
@@ -216,7 +218,6 @@ class Store:
             )
         state = dataclasses.replace(
             state,
-            schema_version=schema.SCHEMA_VERSION,
             months={month: info for month, info in sorted(infos.items()) if info.rows},
             rejected_file=rejected_file if rejected_file and rejected_file.rows else None,
             commits=len(commits),
@@ -302,7 +303,8 @@ class Store:
             raise StoreError(
                 f"{self.files.shown(name)} holds {counted(len(commits), 'row')}, but the commit records "
                 f"{state.commits:,}: restore it from a backup. If there is none, write {len(commits)} for “commits” in "
-                f"state/account={account}.json; lookup can then no longer name the responses that are missing."
+                f"state/account={account}.json, and delete its line “state_sha256”; lookup can then no longer name the "
+                "responses that are missing."
             )
         return with_commit(commits, state)
 

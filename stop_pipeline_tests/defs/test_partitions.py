@@ -226,7 +226,7 @@ def test_removals_are_accepted_for_one_account_only(fleet: Fleet) -> None:
 
 
 def test_a_range_that_holds_no_account_fails(fleet: Fleet) -> None:
-    assert "this range holds none now: start a new run" in reason_of(fleet.run("nice", "lille"))
+    assert "this run covers none now: start a new one" in reason_of(fleet.run("nice", "lille"))
 
 
 def test_a_check_alone_is_no_run_that_succeeds(fleet: Fleet) -> None:
@@ -236,7 +236,7 @@ def test_a_check_alone_is_no_run_that_succeeds(fleet: Fleet) -> None:
     result = definitions.resolve_job_def("one_check").execute_in_process(
         QUIET, instance=fleet.instance, tags={"dagster/partition": "lyon"}, raise_on_error=False
     )
-    assert "A check is made together with its asset: materialize that." in reason_of(result)
+    assert "A check runs only with its asset: materialize the asset." in reason_of(result)
 
 
 def test_the_data_of_one_account_stays_when_another_joins_it(fleet: Fleet) -> None:

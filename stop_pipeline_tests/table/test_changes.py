@@ -5,7 +5,7 @@ import warnings
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
 
 import pandas as pd
@@ -13,8 +13,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline import read_changes, read_suppression_list
+from stop_pipeline import read_changes, read_suppression_list, sync
 from stop_pipeline.errors import OutdatedListError
+from stop_pipeline.smspartner.client import Response
+from stop_pipeline.sync import FetchedBefore
 from stop_pipeline.table.accounts import register, retire
 from stop_pipeline.table.lookup import LONGEST_SYNC
 from stop_pipeline_tests.support import version_1
@@ -218,6 +220,30 @@ def test_an_account_that_was_retired_long_ago_does_not_hold_the_changes_up(tmp_p
     paris.sync(rows(5), at=START + 5 * HOUR)
     changes = changes_of(tmp_path, START)
     assert (len(changes), changes.attrs["until"]) == (5, paris.now.isoformat())
+
+
+def test_an_account_that_is_put_back_into_use_meanwhile_loses_no_change(tmp_path: Path) -> None:
+    paris, lyon = Syncer(tmp_path, "paris"), Syncer(tmp_path, "lyon")
+    now = datetime.now(UTC)
+    for syncer in (paris, lyon):
+        syncer.sync(rows(3), at=now - 5 * HOUR)
+    retire(lyon.store, "lyon", now=now - 4 * HOUR)
+
+    class Slow(FetchedBefore):
+        def fetch(self, into: Path) -> Response:  # its headers have arrived, and its body is still coming
+            paris.sync(rows(4), at=datetime.now(UTC))
+            self.changes.append(changes_of(tmp_path, now - 5 * HOUR))
+            return super().fetch(into)
+
+        changes: ClassVar[list[pd.DataFrame]] = []
+
+    sync.fetch(lyon.store, "lyon", Slow(response_body(rows(5)), datetime.now(UTC)))
+    lyon.merge()
+    for syncer in (paris, lyon):
+        syncer.sync(rows(5), at=datetime.now(UTC))
+    (during,) = Slow.changes
+    later = changes_of(tmp_path, during.attrs["until"])
+    assert {*during["phone_number"], *later["phone_number"]} == {row.phone_number for row in rows(5)[3:]}
 
 
 def test_today_means_up_to_what_is_known(tmp_path: Path) -> None:

@@ -512,7 +512,8 @@ def test_without_a_backup_the_record_of_responses_can_be_begun_anew(tmp_path: Pa
     with pytest.raises(StoreError, match="write 0 for “commits” in"):
         syncer.sync(rows(32))
     state = syncer.root / "state/account=main.json"
-    state.write_text(state.read_text().replace('"commits": 2', '"commits": 0'))
+    lines = state.read_text().replace('"commits": 2', '"commits": 0').splitlines()
+    state.write_text("\n".join(line for line in lines if "state_sha256" not in line))
     syncer.sync(rows(33))
     assert verify(syncer.store, "main").problems == ()
     (answer,) = lookup("+33639980001", root=syncer.root, max_age=timedelta.max).accounts

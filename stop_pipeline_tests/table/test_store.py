@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -130,14 +131,42 @@ def test_every_response_that_was_merged_is_recorded(syncer: Syncer) -> None:
     }
 
 
-@pytest.mark.parametrize("version", [0, 3, None])
+@pytest.mark.parametrize("version", [0, schema.SCHEMA_VERSION + 1, None])
 def test_another_schema_version_is_refused_with_a_sentence(syncer: Syncer, version: int | None) -> None:
     syncer.sync(rows(3))
     path = syncer.root / "state/account=main.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": version}))
     for use in (lambda: read_stops(syncer.root), lambda: syncer.sync(rows(4))):
-        with pytest.raises(StoreError, match=f"schema version {version}, and this version .* reads up to 2"):
+        with pytest.raises(StoreError, match=rf"schema version {version}, and .* reads up to {schema.SCHEMA_VERSION}"):
             use()
+
+
+def test_a_state_with_a_damaged_bit_is_refused_or_read_as_it_was(syncer: Syncer) -> None:
+    syncer.sync(rows(3))
+    syncer.sync(rows(4, month="2025-07"))
+    path, random = syncer.root / "state/account=main.json", np.random.default_rng(0)
+    sound, expected = path.read_bytes(), read_stops(syncer.root)
+    refused = 0
+    for bit in random.choice(8 * len(sound), 300, replace=False).tolist():
+        damaged = bytearray(sound)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            pd.testing.assert_frame_equal(read_stops(syncer.root), expected)
+        except StoreError:
+            refused += 1
+    assert refused > 200
+
+
+def test_a_state_of_version_2_which_has_no_seal_is_read_and_sealed_by_the_next_commit(syncer: Syncer) -> None:
+    syncer.sync(rows(3))
+    path = syncer.root / "state/account=main.json"
+    document = json.loads(path.read_text()) | {"schema_version": 2}
+    del document["state_sha256"]
+    path.write_text(json.dumps(document))
+    assert len(read_stops(syncer.root)) == 3
+    assert syncer.sync(rows(4)).counts.new == 1
+    assert json.loads(path.read_text()).keys() - document.keys() == {"state_sha256"}
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"schema_version": 2', '{"schema_version": 2}', "\x00"])

@@ -17,7 +17,7 @@ import pytest
 from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, sync
 from stop_pipeline.errors import ForeignListError, OutdatedListError, StoreError
 from stop_pipeline.phone_numbers import READING_RULES, read_phone_numbers
-from stop_pipeline.schema import STOPS
+from stop_pipeline.schema import SCHEMA_VERSION, STOPS
 from stop_pipeline.table.periods import joined_periods, month_info
 from stop_pipeline.table.reading import current_list
 from stop_pipeline.table.store import Store
@@ -101,7 +101,7 @@ def test_a_campaign_is_checked_by_todays_rules_before_between_and_after(name: st
     assert blocked(root) == before
     syncer.merge()
     state = Store(root).state("main")
-    assert state.schema_version == 2
+    assert state.schema_version == SCHEMA_VERSION
     assert blocked(root, syncer.now) == before  # also if suppression_list is not made again yet
     syncer.sync(last)
     assert blocked(root, syncer.now) == before
@@ -155,7 +155,7 @@ def test_an_unchanged_list_is_recognised_and_the_upgrade_is_no_change_of_the_lis
     merged = syncer.sync(version_1.responses(root)[-1])
     assert (merged.outcome, merged.reread, merged.months_written) == ("unchanged", True, ())
     after = Store(root).state("main")
-    assert (after.schema_version, after.reading_rules) == (2, READING_RULES)
+    assert (after.schema_version, after.reading_rules) == (SCHEMA_VERSION, READING_RULES)
     assert (after.commit, after.parent, after.counts) == (before.commit, before.parent, before.counts)
     assert after.verified_at == syncer.now
     # Only months in which something is read differently are written.
@@ -421,7 +421,7 @@ def delete_the_record_of_responses(root: Path) -> str:
     (root / "commits/account=main/commits.parquet").unlink()
     return (
         "/commits/account=main/commits.parquet holds 0 rows, but the commit records 2: restore it from a backup. If "
-        "there is none, write 0 for “commits” in state/account=main.json; lookup can then no longer name"
+        "there is none, write 0 for “commits” in state/account=main.json, and delete its line"
     )
 
 
