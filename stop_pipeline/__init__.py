@@ -1,6 +1,7 @@
 """SMS Partner's STOP list as a table: every opt-out exactly once, when it was made, and whether it still stands.
 
-For a notebook: `read_stops` and its siblings, `lookup`, `read_changes` and `suppress`. None of them needs Dagster.
+For a notebook: `read_stops` and its siblings, `lookup`, `read_changes` and `suppress`. None of them needs Dagster. What
+they raise is in `stop_pipeline.errors`.
 
 Read `defs/assets.py`, then `sync.py`, and you know the pipeline. The package from the outside in:
 

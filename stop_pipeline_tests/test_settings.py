@@ -33,6 +33,12 @@ def test_an_empty_variable_counts_as_unset() -> None:
     assert Settings.from_environment(dict.fromkeys(names, "")) == Settings.from_environment({})
 
 
+def test_a_key_in_the_place_of_account_names_is_refused_and_not_shown() -> None:
+    with pytest.raises(ConfigurationError, match="SMSPARTNER_ACCOUNTS is wrong at name 2: name each") as refused:
+        Settings.from_environment({"SMSPARTNER_ACCOUNTS": "paris,0123456789abcdefKEY"})
+    assert "KEY" not in str(refused.value)
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "ten"])
 def test_a_number_of_accounts_per_run_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="STOP_PIPELINE_ACCOUNTS_PER_RUN"):

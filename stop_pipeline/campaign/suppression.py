@@ -33,12 +33,11 @@ _BATCHES_PER_LINE = 8  # about a million rows
 
 
 class Suppressed(NamedTuple):
-    """A campaign in three parts, which together hold each of its rows once, in order."""
+    """A campaign in three parts, which together hold each of its rows once, in order; see `suppress`."""
 
-    clean: pd.DataFrame  # rows that may be texted
-    # Rows whose number has opted out, with `first_stop_at` (datetime64[us, UTC]; null if no date is known).
+    clean: pd.DataFrame
     blocked: pd.DataFrame
-    invalid: pd.DataFrame  # rows without a phone number that can be checked, with the `reason` (str)
+    invalid: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -62,22 +61,24 @@ def suppress(
     """Split a campaign by the suppression list.
 
     All spellings of a number meet: `06 12 34 56 78`, `0033…`, `+33…`, `33…`, and what a spreadsheet makes of them
-    (`612345678`, `612345678.0`, `6,12345678E+08`). The index and all columns stay as they are.
+    (`612345678`, `612345678.0`, `6,12345678E+08`). The index and the columns of the campaign stay as they are.
 
     Args:
         df: The campaign.
-        column: Name of the column of phone numbers, which are text or numbers. Case and surrounding spaces do not
-            matter if no column has exactly this name.
+        column: Name of the column of phone numbers, which are text, whole numbers or 64-bit floats. Case and
+            surrounding spaces do not matter if no column has exactly this name.
         root: The data root; by default `STOP_PIPELINE_DATA`, else `data`.
         account: Account whose list is used. By default a number is blocked if it is on the list of any account.
         max_age: How long ago each list may have been verified (fetched, and found complete): a timedelta, or a text
             such as “24h”, “90m” or “2d”.
 
     Returns:
-        The DataFrames `clean`, `blocked` and `invalid`.
+        The DataFrames `clean` (rows that may be texted), `blocked` (rows whose number has opted out, with
+        `first_stop_at`, datetime64[us, UTC], null if no date is known) and `invalid` (rows without a phone number that
+        can be checked, with the `reason`, str).
 
     Raises:
-        OutdatedListError: There is no list, or it is older than `max_age`.
+        OutdatedListError: There is no list, it is older than `max_age`, or it cannot be read.
         CampaignError: There is no such column, or it holds neither text nor numbers, or the campaign already has a
             column that the result needs.
         ValueError: `max_age` is not an age.

@@ -30,44 +30,68 @@ class OptOut:
     """A row with the number, in one period in which it was listed.
 
     Times are UTC, and SHA-256s those of responses. What an earlier version of this package did not record is None.
+
+    Attributes:
+        created_at: When the opt-out was made; None if the row is malformed.
+        origin: “listed”, “rejected row” or “found in text”, as in `suppression_list`.
+        first_seen_at: Fetch time of the first response that listed the row.
+        first_seen_sha256: SHA-256 of that response.
+        last_listed_at: Fetch time of the last response that is known to list the row. An incomplete one need not, nor
+            one whose removals were withheld.
+        last_listed_sha256: SHA-256 of that response.
+        removed_at: Fetch time of the first complete response that no longer listed the row; None while it stands.
+        in_force: Whether the row kept the number on the list at the time that was asked for.
     """
 
-    created_at: datetime | None  # when the opt-out was made; None if the row is malformed
-    origin: str  # “listed”, “rejected row” or “found in text”, as in `schema.SUPPRESSION_LIST`
-    first_seen_at: datetime  # fetch time of the first response that listed it
+    created_at: datetime | None
+    origin: str
+    first_seen_at: datetime
     first_seen_sha256: str | None
-    # Fetch time of the last response that is known to list it. An incomplete one need not, nor one whose removals were
-    # withheld.
     last_listed_at: datetime | None
     last_listed_sha256: str | None
-    removed_at: datetime | None  # fetch time of the first complete response that no longer listed it; None: it stands
-    in_force: bool  # whether it kept the number on the list at the time that was asked for
+    removed_at: datetime | None
+    in_force: bool
 
 
 @dataclass(frozen=True)
 class AccountLookup:
-    """What the list of one account says about the number. Times are UTC."""
+    """What the list of one account says about the number. Times are UTC.
+
+    Attributes:
+        account: Account name.
+        may_be_texted: Whether the list did not have the number at the time asked for; None if there was no list.
+        known_since: Fetch time of the first response that the data root knows of; None if it knows of none.
+        verified_at: Fetch time of the last complete response at the time asked for; None if none is recorded. One that
+            equalled the response before it is only recorded while it is the last of all.
+        removals_withheld: Whether the last response need not list every row that still stands; False for a past time.
+        opt_outs: All rows with the number that were ever listed, in the order in which they were first seen.
+    """
 
     account: str
-    may_be_texted: bool | None  # whether the list did not have the number at the time asked for; None: no list then
-    known_since: datetime | None  # fetch time of the first response that the data root knows of
-    # Fetch time of the last complete response at the time asked for; None if none is recorded. One that equalled the
-    # response before it is only recorded while it is the last of all.
+    may_be_texted: bool | None
+    known_since: datetime | None
     verified_at: datetime | None
-    # Whether the last response need not list every row that still stands; False for a past time.
     removals_withheld: bool
-    opt_outs: tuple[OptOut, ...]  # all that were ever listed, in the order in which they were first seen
+    opt_outs: tuple[OptOut, ...]
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """What is known about a number."""
+    """What is known about a number.
 
-    number: str  # masked
-    on: datetime | None  # the time that was asked for, UTC; None for now
-    may_be_texted: bool | None  # whether none of the lists had the number at that time; None if there was no list
+    Attributes:
+        number: The number, masked.
+        on: The time that was asked for, UTC; None for now.
+        may_be_texted: Whether none of the lists had the number at that time; None if there was no list.
+        accounts: What the list of each account says.
+        other_accounts: Accounts that were not asked for and have the number on their list.
+    """
+
+    number: str
+    on: datetime | None
+    may_be_texted: bool | None
     accounts: tuple[AccountLookup, ...]
-    other_accounts: tuple[str, ...]  # those that were not asked for and have the number on their list
+    other_accounts: tuple[str, ...]
 
 
 def lookup(
@@ -81,12 +105,16 @@ def lookup(
 
     Args:
         number: The number, in any spelling.
-        on: Tell what was known at this time instead of now. A date means the end of that day in Paris; a time without
-            an offset is UTC.
+        on: Answer as of this time instead of now (`as_of` of `read_stops`). A date means the end of that day in Paris;
+            a time without an offset is UTC.
         root: The data root; by default `STOP_PIPELINE_DATA`, otherwise `data`.
         account: Account name; by default, all accounts that belong to the data root.
         max_age: How long ago each list may have been complete, unless `on` is given: a timedelta, or a text such as
             “24h”, “90m” or “2d”.
+
+    Returns:
+        A `Lookup`: whether the number may be texted, and for each account, with the responses that show it, every row
+        that ever had the number.
 
     Raises:
         ValueError: the number cannot be read and no list has it as it is written, or it is several numbers, or `on` is
