@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from sqlalchemy.exc import DBAPIError
 from urllib3.exceptions import HTTPError
 
-from stop_pipeline.defs.schedules import NAMES, accounts_of, failed_accounts, is_sync, selected
+from stop_pipeline.defs.schedules import ASSET_NAMES, accounts_of, failed_accounts, is_sync, selected
 from stop_pipeline.errors import StoreError, redacted_logs
 from stop_pipeline.settings import Settings
 from stop_pipeline.table.store import Store
@@ -206,11 +206,11 @@ def _findings_of_run(instance: dg.DagsterInstance, record: dg.RunRecord, all_acc
             reason = reasons[account]
             problems[account][problem] = reason if reason is None else f"{failed} {reason}"
 
-    makes_all = (selected(run) or NAMES) >= NAMES
+    makes_all = (selected(run) or ASSET_NAMES) >= ASSET_NAMES
     # With several accounts one step makes all assets, so that of a run of some of them says nothing of the others.
     passed = accounts if makes_all or len(all_accounts) == 1 else []
     for event in events:
-        if event.step_key in NAMES:  # one run can materialize assets of several projects
+        if event.step_key in ASSET_NAMES:  # one run can materialize assets of several projects
             note(*_outcome(event, accounts, passed))
     unexplained = "It ended without giving a reason; see the run's page in the Dagster UI."
     if run.is_success and makes_all:

@@ -33,7 +33,7 @@ SYNC_JOB = dg.define_asset_job(
 )
 FORGET_JOB = "forget_history"
 
-NAMES = frozenset(table.name for table in ASSET_TABLES)
+ASSET_NAMES = frozenset(table.name for table in ASSET_TABLES)
 """The names of the assets."""
 
 _PARTITION = "dagster/partition"
@@ -147,7 +147,7 @@ def selected(run: dg.DagsterRun) -> set[str]:
 
 def is_sync(run: dg.DagsterRun) -> bool:
     """Whether a run was a sync or made some of the assets; runs of other projects may share the instance."""
-    return SYNC_TAG in run.tags or not NAMES.isdisjoint(selected(run))
+    return SYNC_TAG in run.tags or not ASSET_NAMES.isdisjoint(selected(run))
 
 
 def failed_accounts(step_failure: dg.DagsterEvent, accounts: Sequence[str]) -> dict[str, str]:

@@ -273,13 +273,12 @@ def _ids_of(rows: pd.DataFrame) -> "pd.Series[str]":
 
 def _id_of_malformed(raw: str) -> str | None:
     """The id in a malformed row, which may be spelled in a way that makes it unusable, or come first in a list."""
-    value = None
     with suppress(RecursionError):
         match json.loads(raw, parse_int=str, parse_float=str):
-            case {"id": value} | [value, *_]:
-                pass
-    found = _SPELLED_ID.fullmatch(value) if isinstance(value, str) else None
-    return found[1] if found else None
+            case {"id": str(spelled)} | [str(spelled), *_]:
+                found = _SPELLED_ID.fullmatch(spelled)
+                return found[1] if found else None
+    return None
 
 
 def _counterparts(rows: pd.DataFrame, others: pd.DataFrame) -> "pd.Series[bool]":
