@@ -6,7 +6,8 @@ One reader serves the list and campaigns. It reads a spelling in this order:
 2. Nine digits belong to the French plan if they stand alone or after 0, +33, 33, 033, or the code of an overseas
    department (+262, +508, +590, +594, +596). They are read whether or not phonenumbers' metadata know them, because
    ranges open faster than metadata follow. A 0 after the country code, as in “+33 (0)6…”, is not part of the number.
-3. What a spreadsheet did to the number is undone: text marks, decimals, an exponent, a lost plus or zero.
+3. What a spreadsheet did to the number is undone: text marks, decimals (also after groups of thousands), an exponent, a
+   lost plus or zero.
 4. Any other digits are read as the phonenumbers library reads them in France, if they are a valid number.
 5. Everything else stays exactly as received.
 
@@ -26,7 +27,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import phonenumbers
 
-READING_RULES = f"4, phonenumbers {phonenumbers.__version__}"
+READING_RULES = f"5, phonenumbers {phonenumbers.__version__}"
 """Version of the reading rules. It changes whenever a spelling may be read differently."""
 HOME = "FR"
 """Where a number without a country code is read."""
@@ -74,6 +75,7 @@ _OVERSEAS_NINE_DIGITS = rf"^\+(?:{_OVERSEAS})([1-9][0-9]{{8}})$"
 # What spreadsheets do to numbers.
 _FORCED_TEXT_RE = re.compile(r"'(?P<quoted>.*)|=\"(?P<formula>[^\"]*)\"", re.DOTALL)
 _WHOLE_WITH_DECIMALS_RE = re.compile(r"([1-9][0-9]{8,14})[.,]0+")  # after a 0 or + it is text, the dot a separator
+_BLANKS_RE = re.compile(r"\s+")  # between thousands
 _WITH_EXPONENT_RE = re.compile(r"(?P<first>[1-9])(?:[.,](?P<rest>[0-9]+))?[eE]\+?(?P<exponent>[0-9]{1,2})")
 _LOST_PLUS_RE = re.compile(r"[1-9][0-9]{9,14}")
 
@@ -295,7 +297,7 @@ def _parse(digits: str) -> phonenumbers.PhoneNumber | None:
 def _undo_spreadsheet(spelling: str) -> str:
     """The text that was in a spreadsheet's cell before it was marked as text or taken for a number."""
     text = _without_text_marks(spelling)
-    if whole := _WHOLE_WITH_DECIMALS_RE.fullmatch(text):
+    if whole := _WHOLE_WITH_DECIMALS_RE.fullmatch(_BLANKS_RE.sub("", text)):
         return whole[1]
     if (power := _WITH_EXPONENT_RE.fullmatch(text)) and _has_all_digits(power):
         return f"{power['first']}{power['rest'] or ''}"

@@ -31,7 +31,7 @@ from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.periods import open_rows
 from stop_pipeline.table.state import Counts, DerivedInfo, State
 from stop_pipeline.table.store import Store, snapshot_file, table_file
-from stop_pipeline.table.updating import bring_up_to_date, merge_snapshot
+from stop_pipeline.table.updating import bring_up_to_date, merge_snapshot, reads_differently
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,12 @@ def merge(store: Store, account: str, policy: RemovalPolicy, *, raw_days: int | 
         elif state.last_response_at is not None and info.fetched_at <= state.last_response_at:
             outcome, counts = "older", Counts()
             log.warning(_LEFT_OUT, account, info.fetched_at, state.last_response_at)
-        elif state.sha256 == info.sha256 and state.settings == settings and state.withheld_because is None:
+        elif (
+            state.sha256 == info.sha256
+            and state.settings == settings
+            and state.withheld_because is None
+            and not reads_differently(state, info)
+        ):
             log.info("Account %s: the list is unchanged", account)
             if state.complete:
                 state = dataclasses.replace(state, verified_at=info.fetched_at)

@@ -1,6 +1,6 @@
 """What changes the tables of an account: stored rows are brought up to date, then a snapshot is merged.
 
-Each is one commit, so that a new reading rule never looks like a change made by the provider.
+Each is one commit: what a new reading rule makes of stored numbers is no change made by the provider.
 """
 
 import dataclasses
@@ -132,6 +132,17 @@ def merge_snapshot(
     written = counted(len(changed), "month")
     log.info("Account %s: %s listed, %s new, %s removed, %s written", account, *counts, written)
     return committed, tuple(changed)
+
+
+def reads_differently(state: State, info: SnapshotInfo) -> bool:
+    """Whether the response that was merged last, read by today's rules, is not what its commit holds.
+
+    Rows are stored as they were read, so rows read again need not be what today's rules make of the response.
+    """
+    if info.builds_on is not None:
+        return False
+    read, stored = (info.listed, info.rejected), (state.counts.listed, state.rejected)
+    return read != stored or (state.complete and bool(_months_that_differ(state, info)))
 
 
 def _refuse_other_rows(store: Store, account: str, state: State, on_disk: State) -> None:

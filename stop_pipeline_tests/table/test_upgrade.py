@@ -227,10 +227,10 @@ def change_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"stop_pipeline.{module}.READING_RULES", "another rule")
 
 
-def read_by_earlier_rules(syncer: Syncer, listed: list[Row]) -> None:
-    """A data root whose rows were stored as spelled, as if by rules that could not read them."""
+def read_by_earlier_rules(syncer: Syncer, listed: list[Row], read_as: dict[int, str] | None = None) -> None:
+    """A data root whose rows were stored as spelled, as if by rules that could not read them, or `read_as` others."""
     syncer.sync(listed)
-    store, spelled = syncer.store, {row.id: row.phone_number for row in listed}
+    store, spelled = syncer.store, {row.id: row.phone_number for row in listed} | (read_as or {})
     state = store.state("main")
 
     def as_spelled(month: str) -> pd.DataFrame:
@@ -250,6 +250,28 @@ SPELLED = [
     Row(3, "0639980003", "2025-07-01 10:00:00"),
     Row(4, "+33639980004", "2025-08-01 10:00:00"),
 ]
+
+
+def test_a_spelling_that_is_another_number_by_a_new_rule_is_blocked_by_the_first_sync(tmp_path: Path) -> None:
+    syncer = Syncer(tmp_path / "data")
+    listed = [Row(1, "639 980 001.00"), *rows(30, first_id=100)]
+    read_by_earlier_rules(syncer, listed, read_as={1: "+61639980001"})
+    assert "+33639980001" not in blocked(syncer.root, syncer.now)
+    merged = syncer.sync(listed)
+    assert (merged.outcome, merged.counts.changed, merged.state.withheld_because) == ("merged", 1, None)
+    assert "+33639980001" in blocked(syncer.root, syncer.now)
+    assert verify(syncer.store, "main").problems == ()
+    assert syncer.sync(listed).outcome == "unchanged"
+
+
+def test_a_table_of_the_zone_before_is_not_read_any_more(tmp_path: Path) -> None:
+    syncer = Syncer(tmp_path / "data")
+    syncer.sync(rows(3))
+    syncer.timezone = "America/Cayenne"
+    syncer.fetch(response_body(rows(3)))
+    syncer.merge()  # the tables that are made from it are not made again yet
+    created_at = read_stops(syncer.root)["created_at"]
+    assert read_suppression_list(syncer.root)["first_stop_at"].tolist() == created_at.tolist()
 
 
 def test_a_new_rule_is_applied_once_and_never_looks_like_a_change_of_the_list(tmp_path: Path) -> None:
