@@ -1,7 +1,8 @@
 """What Dagster loads: one explicit `Definitions`, named by `workspace.yaml`.
 
 It loads without an API key. A wrong setting is refused with a sentence that names its variable. Another Dagster project
-merges `build_definitions(Settings.from_environment())` with its own definitions.
+merges `build_definitions(Settings.from_environment())` with its own definitions; a job of its own that makes these
+assets needs the tag `schedules.SYNC_TAG`, by which alerts and the clean-up know it.
 """
 
 import dagster as dg

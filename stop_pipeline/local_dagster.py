@@ -23,6 +23,7 @@ from typing import Any
 import click
 import dagster as dg
 import filelock
+import requests
 
 from stop_pipeline.defs.schedules import SYNC_JOB, SYNC_TAG, error_of, failed_accounts, forget_runs, partition_tags
 from stop_pipeline.errors import ConfigurationError, StopPipelineError, StoreError, excerpt
@@ -35,7 +36,11 @@ _PROCESS_TAG = "stop_pipeline/process"
 _RUNS_FORGOTTEN = 20  # by one call, since cron may run without the nightly job; so few that they do not delay a sync
 _LOOK_SECONDS = 0.2
 _LOOPBACK = "127.0.0.1"
+_REVIVE_SECONDS = 30
+_LOCATIONS = "{workspaceOrError{... on Workspace{locationEntries{locationOrLoadError{__typename}}}}}"
+_RELOAD = "mutation{reloadWorkspace{__typename}}"
 _CONFIGURATION = "dagster.yaml"
+_UNFINISHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 _PARTS = ("run_launcher", "run_coordinator", "scheduler", "compute_log_manager")  # made when they are first used
 
 
@@ -92,18 +97,23 @@ def serve(settings: Settings, port: int) -> int:
         with _only_one_dev(home) as lock, process_group(command, cwd=home, kept_open=[lock]) as process:
             while process.poll() is None and not _responds(port):
                 time.sleep(_LOOK_SECONDS)
+            look_at = time.monotonic() + _REVIVE_SECONDS
             if process.poll() is None:
                 with suppress(OSError):  # such as of a full disk that the output goes to: the schedule matters more
                     click.echo(f"Open http://localhost:{port} in a browser. Ctrl-C ends it.")
-            return process.wait()
+            while process.poll() is None:
+                time.sleep(_LOOK_SECONDS)
+                if time.monotonic() > look_at:
+                    _revive_code(port)
+                    look_at = time.monotonic() + _REVIVE_SECONDS
+            return process.returncode
     except KeyboardInterrupt:
         return 0
 
 
 def _fail_killed_runs(instance: dg.DagsterInstance) -> None:
     """Mark the runs of this machine's processes that were killed; nobody else would."""
-    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
-    for run in instance.get_runs(unfinished):
+    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         machine, _, process = run.tags.get(_PROCESS_TAG, "").rpartition(":")
         # The run of this very process has not begun: in a container that was restarted, its number is an old one's.
         if machine == socket.gethostname() and (int(process) == os.getpid() or not _is_running(int(process))):
@@ -179,6 +189,21 @@ def _responds(port: int) -> bool:
     with socket.socket() as client:
         client.settimeout(1)
         return client.connect_ex((_LOOPBACK, port)) == 0
+
+
+def _revive_code(port: int) -> None:
+    """Have Dagster start the process that holds this package's code again if it has died, such as for want of memory.
+
+    If its daemon or its UI dies, Dagster ends as a whole. Without that process it goes on, but nothing is synced and no
+    alert is sent.
+    """
+    url = f"http://{_LOOPBACK}:{port}/graphql"
+    with suppress(requests.RequestException, LookupError, TypeError), requests.Session() as session:
+        session.trust_env = False  # a loopback address never goes through a proxy
+        answer = session.post(url, json={"query": _LOCATIONS}, timeout=10).json()
+        locations = answer["data"]["workspaceOrError"]["locationEntries"]
+        if any(location["locationOrLoadError"]["__typename"] == "PythonError" for location in locations):
+            session.post(url, json={"query": _RELOAD}, timeout=60)
 
 
 @contextmanager

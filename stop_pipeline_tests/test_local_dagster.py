@@ -384,8 +384,15 @@ def test_dev_says_where_the_ui_is_and_is_the_only_one_and_ends_as_a_whole_even_i
         assert process.communicate()[0] == "", "Dagster's notices were shown"
 
 
+def _code_servers(process: int) -> set[int]:
+    found = {pid for pid in _processes_below(process) if b"grpc" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    return {pid for pid in found if b"api" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")}
+
+
 @pytest.mark.slow
-def test_dev_goes_on_though_nobody_can_read_what_it_prints(home: Path, tmp_path: Path) -> None:
+def test_dev_starts_the_code_again_if_its_process_dies_and_goes_on_though_nobody_can_read_what_it_prints(
+    home: Path, tmp_path: Path
+) -> None:
     port = _free_port()
     with (
         Path("/dev/full").open("wb") as full,
@@ -393,6 +400,12 @@ def test_dev_goes_on_though_nobody_can_read_what_it_prints(home: Path, tmp_path:
     ):
         assert wait_for_locations(f"http://127.0.0.1:{port}") == {"stop_pipeline.definitions": "LOADED"}
         time.sleep(1)  # in which it prints
+        killed = _code_servers(process.pid)
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        assert killed
+        assert wait_until(lambda: _code_servers(process.pid) - killed, "another process with the code")
+        assert wait_for_locations(f"http://127.0.0.1:{port}") == {"stop_pipeline.definitions": "LOADED"}
         assert process.poll() is None
 
 

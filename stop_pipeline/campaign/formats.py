@@ -98,7 +98,8 @@ class CsvCampaign:
             )
         between = "tabs" if self._delimiter == "\t" else f"“{excerpt(self._delimiter)}”"
         skipped = f", {counted(len(titles), 'title line')} skipped" if titles else ""
-        self.form = f"CSV with {between} between columns, {_ENCODING_NAMES[self._encoding]}{skipped}"
+        columns = "one column" if self._width == 1 else f"{between} between columns"
+        self.form = f"CSV with {columns}, {_ENCODING_NAMES[self._encoding]}{skipped}"
         self.suffix = path.suffix if path.suffix.lower() in _SUFFIXES else ".csv"
 
     def batches(self) -> Iterator[tuple[pa.Array, pd.Series]]:

@@ -149,7 +149,7 @@ def findings_of_age(settings: Settings, now: datetime, loaded_at: datetime) -> l
             return None
         last = "there has been none yet" if verified_at is None else f"the last one was at {_utc(verified_at)}"
         overdue = (
-            f"no complete list was synced for more than {limit / timedelta(hours=1):g} h; {last}. Look at Runs and "
+            f"no complete list was synced for more than {_length(limit)}; {last}. Look at Runs and "
             "Automation in the Dagster UI: runs may be failing or queued, responses may be incomplete, the schedule "
             "may be off, or no API key is set."
         )
@@ -264,6 +264,11 @@ def joined(messages: Sequence[str]) -> str:
     more = len(messages) - LINES_POSTED
     left_out = [f"{more:,} earlier messages are left out here; the Dagster UI shows them."] if more > 0 else []
     return "\n".join([*left_out, *messages[-LINES_POSTED:]])
+
+
+def _length(time: timedelta) -> str:
+    minutes = time // timedelta(minutes=1)
+    return f"{minutes} min" if minutes % 60 else f"{minutes // 60} h"
 
 
 def _utc(time: datetime) -> str:

@@ -23,24 +23,18 @@ from stop_pipeline.table.reading import DEFAULT_MAX_AGE
 
 log = logging.getLogger(__name__)
 
+_EACH_ACCOUNT = "This page is about the account synced last; “Partitions” shows the result of each account."
+
 Reported = dg.MaterializeResult[None] | dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 
 def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Settings) -> Sequence[dg.AssetsDefinition]:
     """The assets, in the order of a sync, with a partition for each account.
 
-    With a single account they are as they are, and `stops` should be fresh. Freshness is that of an asset, so of
-    several accounts any one would pass for all.
+    With a single account they have no partitions, and `stops` has a freshness policy.
     """
     if len(settings.accounts) == 1:
-        warn_after = settings.alert_after
-        fresh = dg.FreshnessPolicy.time_window(max(2 * warn_after, DEFAULT_MAX_AGE), warn_after)
-        return [
-            asset.map_asset_specs(lambda spec: spec.replace_attributes(freshness_policy=fresh))
-            if asset.key == dg.AssetKey(STOPS.name)
-            else asset
-            for asset in assets
-        ]
+        return [_with_freshness(asset, settings) if asset.key == dg.AssetKey(STOPS.name) else asset for asset in assets]
     partitions, per_run = dg.StaticPartitionsDefinition(list(settings.accounts)), settings.accounts_per_run
 
     @dg.multi_asset(
@@ -52,7 +46,11 @@ def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Sett
             for spec in asset.specs
         ],
         # A check without partitions would only show the account that was synced last.
-        check_specs=[spec._replace(partitions_def=partitions) for asset in assets for spec in asset.check_specs],
+        check_specs=[
+            spec._replace(partitions_def=partitions, description=f"{spec.description} {_EACH_ACCOUNT}")
+            for asset in assets
+            for spec in asset.check_specs
+        ],
         can_subset=True,
         # Of a run over a range, even of one account, Dagster does not keep the check results of each partition.
         backfill_policy=dg.BackfillPolicy.multi_run(per_run) if per_run > 1 else None,
@@ -85,6 +83,13 @@ def partitioned_by_account(assets: Sequence[dg.AssetsDefinition], settings: Sett
     return [sync_accounts]
 
 
+def _with_freshness(asset: dg.AssetsDefinition, settings: Settings) -> dg.AssetsDefinition:
+    """The asset, which is to be as fresh as alerts want it. Of several accounts, any one would pass for all."""
+    warn_after = settings.alert_after
+    policy = dg.FreshnessPolicy.time_window(max(2 * warn_after, DEFAULT_MAX_AGE), warn_after)
+    return asset.map_asset_specs(lambda spec: spec.replace_attributes(freshness_policy=policy))
+
+
 def _accounts_to_sync(context: dg.AssetExecutionContext, config: StopsConfig) -> Sequence[str]:
     """The accounts of a run; a Failure says why it must not be run."""
     if not context.has_partition_key and not context.has_partition_key_range:
@@ -114,7 +119,7 @@ def _sync(
         result = cast(dg.MaterializeResult[None], made)
         # As the count of the asset, Dagster would show that of the account synced last.
         metadata = {
-            name.replace("/row_count", "/partition_row_count"): value for name, value in (result.metadata or {}).items()
+            name.replace("dagster/row_count", "row_count"): value for name, value in (result.metadata or {}).items()
         }
         if context.has_partition_key:
             checked = [check._replace(asset_key=asset.key) for check in result.check_results]

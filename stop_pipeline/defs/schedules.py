@@ -31,7 +31,7 @@ SYNC_JOB = dg.define_asset_job(
     # A process for each step would spend seconds on imports for milliseconds of work.
     executor_def=dg.in_process_executor,
 )
-FORGET_JOB = "forget_history"
+_FORGET_TAG = "stop_pipeline/forget_history"
 
 ASSET_NAMES = frozenset(table.name for table in ASSET_TABLES)
 """The names of the assets."""
@@ -182,7 +182,7 @@ def history_schedule(settings: Settings) -> dg.ScheduleDefinition:
         context.add_output_metadata({"runs": forgotten})
 
     @dg.job(
-        name=FORGET_JOB,
+        tags={_FORGET_TAG: "yes"},
         executor_def=dg.in_process_executor,
         description="Keeps Dagster's database small: deletes old runs with their events and check results.",
     )
@@ -210,8 +210,7 @@ def forget_runs(
     # `delete_run` leaves the check results, and on SQLite the run's own database, of 110 kB even when empty.
     connect = getattr(instance.event_log_storage, "index_connection", None)  # every SQL storage has it
     database_of = getattr(instance.event_log_storage, "path_for_shard", None)  # SQLite's has it
-    own = (run.run_id for run in _runs(instance, old) if is_sync(run) or run.job_name == FORGET_JOB)
-    run_ids = [*islice(own, at_most)]
+    run_ids = [run.run_id for run in islice(filter(_is_own, _runs(instance, old)), at_most)]
     for run_id in run_ids:
         try:
             instance.delete_run(run_id)
@@ -225,6 +224,12 @@ def forget_runs(
         with connect() as connection:
             connection.execute(delete(_CHECK_RESULTS).where(_RUN_ID.in_(run_ids)))
     return len(run_ids)
+
+
+def _is_own(run: dg.DagsterRun) -> bool:
+    """Whether a run was a sync or a clean-up, or made some of the assets, or only evaluated checks of them."""
+    checked = {check.asset_key.to_user_string() for check in run.asset_check_selection or ()}
+    return is_sync(run) or _FORGET_TAG in run.tags or not ASSET_NAMES.isdisjoint(checked)
 
 
 def _runs(instance: dg.DagsterInstance, wanted: dg.RunsFilter) -> Iterator[dg.DagsterRun]:

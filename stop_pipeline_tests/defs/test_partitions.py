@@ -106,7 +106,7 @@ def test_a_run_of_one_partition_syncs_that_account(fleet: Fleet) -> None:
     result = fleet.run("lyon")
     events = result.asset_materializations_for_node("stops")
     assert [(event.asset_key.path[-1], event.partition) for event in events] == [(asset, "lyon") for asset in ASSETS]
-    assert events[2].metadata["dagster/partition_row_count"].value == 5
+    assert events[2].metadata["row_count"].value == 5
     assert fleet.rows == {"lyon": 5}
 
 
@@ -159,7 +159,7 @@ def test_a_run_syncs_a_range_of_accounts_and_reports_each_with_its_checks(fleet:
     ).records
     assert event.asset_materialization is not None
     assert event.asset_materialization.metadata["new"].value == 5
-    assert event.asset_materialization.metadata["dagster/partition_row_count"].value == 5
+    assert event.asset_materialization.metadata["row_count"].value == 5
     assert "dagster/row_count" not in event.asset_materialization.metadata
     assert "dagster/data_version" in (event.asset_materialization.tags or {})
 
