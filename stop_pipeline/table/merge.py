@@ -273,7 +273,7 @@ def _ids_of(rows: pd.DataFrame) -> "pd.Series[str]":
 
 def _id_of_malformed(raw: str) -> str | None:
     """The id in a malformed row, which may be spelled in a way that makes it unusable, or come first in a list."""
-    with suppress(RecursionError):
+    with suppress(ValueError, RecursionError):
         match json.loads(raw, parse_int=str, parse_float=str):
             case {"id": str(spelled)} | [str(spelled), *_]:
                 found = _SPELLED_ID.fullmatch(spelled)
