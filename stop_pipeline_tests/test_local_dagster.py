@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 import pytest
@@ -220,11 +221,15 @@ def test_a_run_that_is_killed_does_not_hold_up_the_next_one_which_marks_it_as_fa
         assert requested.wait(60)
         killed.kill()
         assert killed.wait() == -signal.SIGKILL
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            begun = instance.get_runs()[0]
+            # Another one that was killed before it began.
+            instance.add_run(begun._replace(run_id=str(uuid4()), status=dg.DagsterRunStatus.NOT_STARTED))
         done = _run(tmp_path, home, server)
     assert (done.exit_code, len(read_stops(tmp_path / "data"))) == (0, 3), done.stderr
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        last, before, _ = (run.status for run in instance.get_runs())
-    assert (last, before) == (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE)
+        last, *before, _ = (run.status for run in instance.get_runs())
+    assert (last, before) == (dg.DagsterRunStatus.SUCCESS, 2 * [dg.DagsterRunStatus.FAILURE])
 
 
 @pytest.mark.slow
