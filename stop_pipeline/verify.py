@@ -131,16 +131,15 @@ class _Inspection:
             own |= {*store.files.matching(f"snapshot/account={account}/created_month=*/stop_snapshot.parquet")}
         others = {f"account={name}" for name in store.accounts_seen() if name != account}
         for folder in sorted({"stops", *(name.split("/")[0] for name in own)}):
-            # Files of other accounts are not listed: with many accounts, that would take minutes.
-            for entry in store.files.matching(f"{folder}/*") or store.files.below(folder):
-                name = entry.rpartition("/")[2]
-                if name.partition(".")[0] in others:
-                    continue
-                files = self._attempt(store.files.below, entry)
-                if files == [] and name != f"account={account}":
-                    files = [entry]  # an object, which has nothing below it
-                for file in files or ():
-                    self._attempt(_ensure, file, file in own, "is not a file of this package", "Move it elsewhere.")
+            for file in self._attempt(self._files_below, folder, others) or ():
+                self._attempt(_ensure, file, file in own, "is not a file of this package", "Move it elsewhere.")
+
+    def _files_below(self, folder: str, others: set[str]) -> list[str]:
+        """The files below a folder, those of other accounts aside: to list those of many takes minutes."""
+        files = self._store.files
+        entries = files.matching(f"{folder}/*") or [folder]  # which may be a file itself
+        kept = [entry for entry in entries if entry.rpartition("/")[2].partition(".")[0] not in others]
+        return [file for entry in kept for file in files.below(entry)]
 
     def _check_responses(self, newest: KeptResponse | None) -> list[KeptResponse]:
         """The kept responses whose bytes are those that were received, by fetch time."""

@@ -144,9 +144,8 @@ def _what_was_withheld(merged: Merged, account: str) -> str:
     withheld = merged.state.counts.withheld
     how_to_accept = (
         "Look at the list in SMS Partner. If they are right, accept them: materialize all assets (with several "
-        "accounts, the partition of this one) with the run config ops.stops.config.accept_removals: "
-        f"{withheld}, or run “stop-pipeline run --accept-removals {withheld} "
-        f"--account {account}”."
+        f"accounts, the partition of this one) with the run config ops.stops.config.accept_removals: {withheld}, or "
+        f"run “stop-pipeline run --accept-removals {withheld} --account {account}”."
         if merged.info.complete
         else "They cannot be accepted: the next complete response decides."
     )

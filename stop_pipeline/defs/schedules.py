@@ -11,8 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 import dagster as dg
-from sqlalchemy import String, column, delete
-from sqlalchemy import table as sql_table
+from sqlalchemy import String, column, delete, table
 from sqlalchemy.exc import SQLAlchemyError
 
 from stop_pipeline.defs import GROUP
@@ -33,7 +32,7 @@ SYNC_JOB = dg.define_asset_job(
 )
 _FORGET_TAG = "stop_pipeline/forget_history"
 
-ASSET_NAMES = frozenset(table.name for table in ASSET_TABLES)
+ASSET_NAMES = frozenset(asset.name for asset in ASSET_TABLES)
 """The names of the assets."""
 
 _PARTITION = "dagster/partition"
@@ -42,7 +41,7 @@ _FIRST, _LAST = "dagster/asset_partition_range_start", "dagster/asset_partition_
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _RUNS_READ = 500  # by one query
 _RUN_ID = column("run_id", String)
-_CHECK_RESULTS = sql_table("asset_check_executions", _RUN_ID)
+_CHECK_RESULTS = table("asset_check_executions", _RUN_ID)
 
 
 def sync_schedule(settings: Settings) -> dg.ScheduleDefinition:

@@ -130,7 +130,7 @@ class BucketFiles(Files):
 
     def discard_staged(self, account: str) -> None:
         """Remove the staged objects."""
-        for name in self.below(staged_folder(account)):
+        for name in self._listed(staged_folder(account)):
             self.remove(name)
 
     def remove(self, name: str) -> None:
@@ -148,11 +148,14 @@ class BucketFiles(Files):
         """The names that match; one listing gives all files of one name below a folder."""
         if "*" in pattern.rpartition("/")[2]:
             return super().matching(pattern)
-        names = self.below(pattern.partition("*")[0].rpartition("/")[0])
+        names = self._listed(pattern.partition("*")[0].rpartition("/")[0])
         return [name for name in fnmatch.filter(names, pattern) if name.count("/") == pattern.count("/")]
 
     def below(self, folder: str) -> list[str]:
-        """The names of all objects below a folder."""
+        """The names of all objects below a folder; the folder itself, if it is an object."""
+        return self._listed(folder) or ([folder] if folder and self.exists(folder) else [])
+
+    def _listed(self, folder: str) -> list[str]:
         return sorted(_names(self._ask("read", folder, lambda: self._store.list(folder).collect())))
 
     def _entries(self, folder: str) -> list[str]:

@@ -800,12 +800,13 @@ def test_verify_names_the_problems_of_a_bucket(server: S3Server, prefix: str) ->
     syncer = Syncer(f"s3://{prefix}")
     syncer.sync(FIRST)
     month = "stops/account=main/created_month=2025-06/stops.parquet"
-    for name, data in ((month, server.objects(prefix)[month][:-5]), ("stops/account=main/notes.txt", b"mine")):
+    strays = ("stops/account=main/notes.txt", "stops/more.txt", "stops/old/most.txt")
+    for name, data in ((month, server.objects(prefix)[month][:-5]), *((stray, b"mine") for stray in strays)):
         with server.filesystem().open_output_stream(f"{prefix}/{name}") as stream:
             stream.write(data)
     sentences = verify(syncer.store, "main").problems
-    assert len(sentences) == 2
-    assert any("notes.txt" in sentence for sentence in sentences)
+    assert len(sentences) == 4
+    assert all(any(stray in sentence for sentence in sentences) for stray in strays)
     assert any(f"s3://{prefix}/{month}: it is damaged" in sentence for sentence in sentences)
 
 

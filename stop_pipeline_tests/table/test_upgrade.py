@@ -443,7 +443,8 @@ def delete_the_record_of_responses(root: Path) -> str:
     (root / "commits/account=main/commits.parquet").unlink()
     return (
         "/commits/account=main/commits.parquet holds 0 rows, but the commit records 2: restore it from a backup. If "
-        "there is none, write 0 for “commits” in state/account=main.json, and delete its line"
+        "there is none, write 0 for “commits” in state/account=main.json, and delete its line "
+        "“state_sha256”; lookup can then no longer name"
     )
 
 
