@@ -230,12 +230,10 @@ def _derive(
         if state.commit is None:
             raise StoreError(f"Nothing is committed yet for the account “{account}”: materialize stops first.")
         info = store.derived_info(schema, account)
-        timezone = state.settings.get("timezone")
-        made_from = info and (info.commit, info.reading_rules, info.timezone)
-        current = made_from == (state.commit, state.reading_rules, timezone)
-        if info and current and store.is_intact(table_file(schema.name, account)):
+        if info and info.is_of(state) and store.is_intact(table_file(schema.name, account)):
             return Derived(info, remade=False)
         rows, unreadable_rows = make(state)
+        timezone = state.settings.get("timezone")
         info = DerivedInfo(state.commit, len(rows), state.reading_rules, unreadable_rows, timezone)
         store.write_derived(schema, account, rows, info)
     return Derived(info, remade=True)

@@ -24,7 +24,7 @@ from stop_pipeline.table.accounts import account_record, refuse_lost_list
 from stop_pipeline.table.files import MADE_AGAIN, RESTORE, reading
 from stop_pipeline.table.parquet import note_of
 from stop_pipeline.table.reading import CLOCK_TOLERANCE
-from stop_pipeline.table.state import KeptResponse, MonthInfo, SnapshotInfo, State, from_document
+from stop_pipeline.table.state import DerivedInfo, KeptResponse, MonthInfo, SnapshotInfo, State, from_document
 from stop_pipeline.table.store import Store, month_file, recorded_files, snapshot_file, table_file
 
 Value = TypeVar("Value")
@@ -271,14 +271,15 @@ class _Inspection:
         """Whether a derived table is that of the commit, row by row."""
         state, file = self._state, table_file(table.name, self._account)
         rows, note = self._read(file, table, MADE_AGAIN)
-        made_from = (note.get("commit"), note.get("reading_rules"), note.get("timezone"))
-        if made_from != (state.commit, state.reading_rules, state.settings["timezone"]):
+        with reading(self._store.files.shown(file), MADE_AGAIN):
+            info = from_document(DerivedInfo, {**note, "rows": len(rows)})
+        if not info.is_of(state):
             # So it is between two steps of a sync, and after one that ended there. Names of commits begin with a time.
-            fits = str(made_from[0]) <= str(state.commit)
-            _ensure(file, fits, f"is of the commit {made_from[0]}, not of {state.commit}", MADE_AGAIN)
+            fits = info.commit <= str(state.commit)
+            _ensure(file, fits, f"is of the commit {info.commit}, not of {state.commit}", MADE_AGAIN)
             self._remarks.append(f"{table.name} is not of this commit yet, and the next sync makes it again")
             return
-        fits = rows.equals(expected) and note.get("unreadable_rows", 0) == unreadable_rows
+        fits = rows.equals(expected) and info.unreadable_rows == unreadable_rows
         _ensure(file, fits, "holds other rows than stops and rejected give; one of them was altered")
 
 

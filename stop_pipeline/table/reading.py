@@ -383,7 +383,6 @@ def _made_of(store: Store, account: str, state: State, table: TableSchema) -> tu
     """A derived table and what its file says of it, if it was made from this commit and can be read; otherwise None."""
     with suppress(StoreError):
         rows, info = store.read_derived(table, account)
-        rules, timezone = state.reading_rules, state.settings.get("timezone")
-        if info.commit == state.commit and info.reading_rules == rules and info.timezone in (None, timezone):
+        if info.is_of(state):
             return rows, info
     return None

@@ -179,7 +179,13 @@ class DerivedInfo:
     rows: int
     reading_rules: str | None = None  # version of the rules by which it was made; None if schema version 1 made it
     unreadable_rows: int = 0  # listed rows that contain no phone number and so block nobody; `suppression_list` only
-    timezone: str | None = None  # in which `createdAt` was read
+    timezone: str | None = None  # in which `createdAt` was read; None if an earlier version made it
+
+    def is_of(self, state: State) -> bool:
+        """Whether it was made from this commit, as its rows were read; otherwise it has to be made again."""
+        timezone = self.timezone or state.settings.get("timezone")
+        made_from = (state.commit, state.reading_rules, state.settings.get("timezone"))
+        return (self.commit, self.reading_rules, timezone) == made_from
 
 
 @cache
