@@ -61,6 +61,12 @@ def parse_age(text: str) -> timedelta:
     return int(parts[1]) * _AGE_UNITS[parts[2]]
 
 
+def age_as_text(age: timedelta) -> str:
+    """Return a length of time as a person reads it: “90 min” or “24 h”."""
+    minutes = age / timedelta(minutes=1)
+    return f"{minutes:g} min" if minutes % 60 else f"{minutes / 60:,.0f} h"
+
+
 def is_remote(root: str | Path) -> bool:
     """Return whether a data root is a prefix in a bucket, given as a URI, rather than a folder."""
     return "://" in str(root)

@@ -24,7 +24,7 @@ from urllib3.exceptions import HTTPError
 
 from stop_pipeline.defs.schedules import ASSET_NAMES, accounts_of, failed_accounts, is_sync, selected
 from stop_pipeline.errors import StoreError, redacted_logs
-from stop_pipeline.settings import Settings
+from stop_pipeline.settings import Settings, age_as_text
 from stop_pipeline.table.store import Store
 
 INTERVAL_SECONDS = 30
@@ -149,7 +149,7 @@ def findings_of_age(settings: Settings, now: datetime, loaded_at: datetime) -> l
             return None
         last = "there has been none yet" if verified_at is None else f"the last one was at {_utc(verified_at)}"
         overdue = (
-            f"no complete list was synced for more than {_length(limit)}; {last}. Look at Runs and "
+            f"no complete list was synced for more than {age_as_text(limit)}; {last}. Look at Runs and "
             "Automation in the Dagster UI: runs may be failing or queued, responses may be incomplete, the schedule "
             "may be off, or no API key is set."
         )
@@ -264,11 +264,6 @@ def joined(messages: Sequence[str]) -> str:
     more = len(messages) - LINES_POSTED
     left_out = [f"{more:,} earlier messages are left out here; the Dagster UI shows them."] if more > 0 else []
     return "\n".join([*left_out, *messages[-LINES_POSTED:]])
-
-
-def _length(time: timedelta) -> str:
-    minutes = time // timedelta(minutes=1)
-    return f"{minutes} min" if minutes % 60 else f"{minutes // 60} h"
 
 
 def _utc(time: datetime) -> str:

@@ -22,7 +22,7 @@ from stop_pipeline import schema
 from stop_pipeline.errors import InputError, OutdatedListError, StoreError, excerpt
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.schema import TableSchema, to_pandas
-from stop_pipeline.settings import parse_age
+from stop_pipeline.settings import age_as_text, parse_age
 from stop_pipeline.table.accounts import account_record, known_accounts, refuse_lost_list
 from stop_pipeline.table.derive import SuppressionList, stops_per_day, suppression_list
 from stop_pipeline.table.files import reading
@@ -275,7 +275,7 @@ def check_current(store: Store, account: str, *, now: datetime, max_age: Age) ->
         )
     if now - verified_at > allowed:
         raise OutdatedListError(
-            f"{the_list} was last verified at {at}, more than {allowed / timedelta(hours=1):g} h ago: {run}, or allow "
+            f"{the_list} was last verified at {at}, more than {age_as_text(allowed)} ago: {run}, or allow "
             "more with --max-age (in Python, max_age). If the account is no longer in use: “stop-pipeline retire "
             f"{account}”."
         )
