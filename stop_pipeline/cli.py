@@ -13,17 +13,19 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
+from zoneinfo import ZoneInfo
 
 import click
 
 from stop_pipeline.errors import ConfigurationError, StopPipelineError, unexpected
 from stop_pipeline.settings import (
     DEFAULT_ACCOUNT,
+    PROVIDER_TIMEZONE,
     Settings,
     account_names,
     api_key,
@@ -115,7 +117,8 @@ def run(account: str | None, accept_removals: int | None) -> int:
     settings = Settings.from_environment()
     if account is not None and account not in settings.accounts:
         raise ConfigurationError(
-            f"--account {account} is not one of the accounts that are set up ({', '.join(settings.accounts)})."
+            f"--account {account} is not one of the accounts that are set up ({', '.join(settings.accounts)}): set its "
+            "name and key in the variables, or the file, that name the accounts."
         )
     accounts = settings.accounts if account is None else (account,)
     if accept_removals is not None and len(accounts) > 1:
@@ -154,7 +157,7 @@ def sandbox(port: int, rows: int, seed: int, accounts: str | None) -> int:
     names = (DEFAULT_ACCOUNT,) if accounts is None else account_names(accounts, "--accounts")
     keys = {name: API_KEY if name == DEFAULT_ACCOUNT else f"{API_KEY}-{name}" for name in names}
     try:
-        server = Sandbox(port=port, rows=rows, seed=seed, api_keys=tuple(keys.values()))
+        server = Sandbox(port=port, rows=rows, seed=seed, until=_demo_began(), api_keys=tuple(keys.values()))
     except OSError as error:
         problem = f"The stand-in cannot listen on port {port} ({error.strerror})"
         raise StopPipelineError(f"{problem}: choose another with --port.") from None
@@ -341,12 +344,23 @@ def _warn_of_another_owner(root: str) -> None:
             )
 
 
+def _demo_began() -> date | None:
+    """The day on which the demo's data root was made, if there is one: its list is to be the same on a later day."""
+    from stop_pipeline.table.accounts import account_record
+    from stop_pipeline.table.store import Store
+
+    store = Store(DEMO_ROOT)
+    records = (account_record(store, name) for name in store.accounts_seen())
+    began = [record.registered_at for record in records if record and record.registered_at]
+    return min(began).astimezone(ZoneInfo(PROVIDER_TIMEZONE)).date() if began else None
+
+
 @contextmanager
 def _sandboxed() -> Iterator[None]:
     """Run a stand-in for SMS Partner on a free port, and point the environment to it."""
     from stop_pipeline.smspartner.sandbox import Sandbox
 
-    with Sandbox() as server:
+    with Sandbox(until=_demo_began()) as server:
         for variable in ("SMSPARTNER_ACCOUNTS", "SMSPARTNER_ACCOUNTS_FILE"):
             os.environ.pop(variable, None)
         os.environ.update(

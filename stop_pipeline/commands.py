@@ -113,7 +113,7 @@ def retire_account(settings: Settings, name: str) -> None:
     store, _ = _open_accounts(settings, name)
     retire(store, name, now=datetime.now(UTC))
     if name in settings.accounts and (len(settings.accounts) > 1 or settings.accounts_with_key()):
-        _warn(f"the settings still name {name}, so its next sync puts it back into use: remove it there.")
+        _warn(f"the settings still name {name}, so its next sync puts it back into use: take its name and its key out.")
     click.echo(f"{name} is retired: its numbers stay blocked, and its list no longer has to be up to date.")
 
 

@@ -24,8 +24,17 @@ import click
 import dagster as dg
 import filelock
 import requests
+from sqlalchemy.exc import DBAPIError
 
-from stop_pipeline.defs.schedules import SYNC_JOB, SYNC_TAG, error_of, failed_accounts, forget_runs, partition_tags
+from stop_pipeline.defs.schedules import (
+    SYNC_JOB,
+    SYNC_TAG,
+    error_of,
+    failed_accounts,
+    forget_runs,
+    intervals_of,
+    partition_tags,
+)
 from stop_pipeline.errors import ConfigurationError, StopPipelineError, StoreError, excerpt
 from stop_pipeline.process_group import process_group
 from stop_pipeline.settings import Settings, dagster_home, home_folder, is_remote
@@ -82,6 +91,7 @@ def serve(settings: Settings, port: int) -> int:
     Prints the address of the UI once it responds. Returns the exit code: 0 if this process was asked to end, else that
     of `dagster dev`. A StoreError says that another `dev` uses the home, or that the port is taken.
     """
+    intervals_of(settings.cron)  # Dagster would go on without this package's code, and say so once
     home = _home_of(settings)
     _refuse_taken(port)
     command = [sys.executable, "-W", "ignore:Function `dev_command`", "-m", "dagster", "dev"]
@@ -215,7 +225,7 @@ def _only_one_dev(home: Path) -> Iterator[int]:
         except BlockingIOError:
             raise StoreError(
                 f"“stop-pipeline dev” is already running with DAGSTER_HOME {home}, and two would sync twice as often: "
-                "end that one first, or set DAGSTER_HOME to another folder."
+                "end that one first, or, if this one is for another data root, set DAGSTER_HOME to another folder."
             ) from None
         yield lock.fileno()
 
@@ -303,14 +313,17 @@ def _explained(error: Exception, home: Path, *, is_opening: bool) -> StopPipelin
         if isinstance(cause, sqlite3.Error | OSError) and getattr(cause, "filename", None) != str(file):
             reason = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else str(cause)
             return _history_refused(home, reason)
+        if isinstance(cause, DBAPIError) and not isinstance(cause.orig, sqlite3.Error):  # of a database server
+            reason = excerpt(str(cause.orig))
+            return StoreError(f"Dagster cannot use its database ({reason}): check the server and {file}.")
         cause = cause.__cause__ or cause.__context__
-    if (refusal := getattr(error, "orig", None)) is not None:  # of a database server, by SQLAlchemy
-        return StoreError(f"Dagster cannot use its database ({excerpt(str(refusal))}): check the server and {file}.")
+    if unset := re.search(r'environment variable "(\w+)" which is not set', str(error)):
+        return ConfigurationError(f"{file} reads the variable {unset[1]}, which is not set: set it.")
     if is_opening or isinstance(error, dg.DagsterError):
         lines = str(error).replace(str(file), file.name).splitlines()
         reason = next((line for line in lines if "Error 1" in line), " ".join(lines))
         place = re.search(r", line \d+", str(error))  # of what is not YAML
         problem = f"Dagster cannot use {file}{place[0] if place else ''} ({excerpt(reason)})"
-        advice = "it must hold Dagster's settings, in YAML and UTF-8. Correct it, or delete it for the defaults."
-        return ConfigurationError(f"{problem}: {advice}")
+        advice = "it must hold Dagster's settings, in YAML and UTF-8. Correct it, or replace it by"
+        return ConfigurationError(f"{problem}: {advice} {Path(__file__).with_name(_CONFIGURATION)}.")
     return None

@@ -7,6 +7,7 @@ of every message.
 
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -180,7 +181,7 @@ class Settings:
 
     def forget_runs_before(self, now: datetime) -> datetime:
         """Return the time before which Dagster's runs are to be forgotten."""
-        return now - timedelta(days=self.history_days)
+        return now - timedelta(days=min(self.history_days, 365_000))  # more would lead out of the calendar
 
     def accounts_with_key(self, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
         """Return the accounts that have an API key at this moment."""
@@ -242,7 +243,7 @@ def read_keys(file: Path) -> dict[str, str]:
             keys = tomllib.loads(opened.read().decode("utf-8-sig")).get("accounts")
         problem = _problem_of(keys)
         if others_can_read:
-            problem = f"can be read by others than its owner: run chmod 600 {file}"
+            problem = f"can be read by others than its owner: run chmod 600 {shlex.quote(str(file))}"
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError:

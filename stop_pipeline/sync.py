@@ -36,8 +36,8 @@ from stop_pipeline.table.updating import bring_up_to_date, merge_snapshot, reads
 log = logging.getLogger(__name__)
 
 _LEFT_OUT = (
-    "Account %s: the response fetched at %s is not later than the last one, of %s, and is left out; check this "
-    "machine's clock. Responses are merged again after that time."
+    "Account %s: the response fetched at %s is not later than the last one, of %s, and is left out, as all are until "
+    "then: check this machine's clock. If it was wrong then, restore the data root from a backup made before."
 )
 
 
@@ -116,7 +116,7 @@ def parse(store: Store, account: str, *, timezone: str) -> Parsed:
         if kept is None:
             raise StoreError(f"No response of the account “{account}” is kept yet: materialize raw_stop_list first.")
         state, info = store.state(account), store.snapshot_info(account)
-        done = state.withheld_because is None and state.settings.get("timezone") == timezone
+        done = state.settled and state.settings.get("timezone") == timezone
         merged_at = state.applied_at if done and state.sha256 == kept.sha256 else None
         fetched_at = merged_at or kept.fetched_at
         current = info and (info.sha256, info.timezone, info.fetched_at) == (kept.sha256, timezone, fetched_at)
@@ -155,16 +155,10 @@ def merge(store: Store, account: str, policy: RemovalPolicy, *, raw_days: int | 
         elif state.last_response_at is not None and info.fetched_at <= state.last_response_at:
             outcome, counts = "older", Counts()
             log.warning(_LEFT_OUT, account, info.fetched_at, state.last_response_at)
-        elif (
-            state.sha256 == info.sha256
-            and state.settings == settings
-            and state.withheld_because is None
-            and not reads_differently(state, info)
-        ):
+        elif state.sha256 == info.sha256 and state.settled and not reads_differently(state, info):
             log.info("Account %s: the list is unchanged", account)
-            if state.complete:
-                state = dataclasses.replace(state, verified_at=info.fetched_at)
-                store.write_state(account, state)
+            state = dataclasses.replace(state, verified_at=info.fetched_at)
+            store.write_state(account, state)
         else:
             outcome = "merged"
             state, months_written = merge_snapshot(store, account, state, info, policy, settings)

@@ -161,8 +161,9 @@ class _Inspection:
             return
         is_past = last <= datetime.now(UTC) + CLOCK_TOLERANCE
         ensure(is_past, f"records a sync at {last}, in the future", "Set this machine's clock.")
-        is_kept = newest is not None and last <= newest.fetched_at
-        ensure(is_kept, f"records a response fetched at {last}, later than any kept")
+        latest = f"{self._raw_folder}/latest.json"  # one that is damaged is reported already
+        is_known = last <= newest.fetched_at if newest else self._store.files.exists(latest)
+        _ensure(latest, is_known, "is missing, or older than the commit", "The next sync writes it again.")
         ensure(state.complete == (last == state.verified_at), "has a verified_at that does not fit its applied_at")
         withheld = state.withheld_because is not None
         open_rejected = state.rejected_file.open_rows if state.rejected_file else 0
@@ -196,7 +197,8 @@ class _Inspection:
         """Whether the record of merged responses ends with the one of the commit."""
         merged = self._store.read_commits(self._account, self._state)
         fits = merged.equals(periods.with_commit(merged.iloc[:-1], self._state)) or merged.empty
-        fits &= self._state.commits in (0, len(merged))  # an earlier version kept no such record
+        # An earlier version kept no such record, and one that was lost lacks the last response for a while.
+        fits &= self._state.commits in (0, len(merged) - 1, len(merged))
         file = table_file(schema.COMMITS.name, self._account)
         fits &= merged["merged_at"].is_monotonic_increasing
         _ensure(file, fits, "holds other responses than the commit records")
@@ -231,10 +233,12 @@ class _Inspection:
         if state.schema_version == 1 or state.commit is None:
             return  # nothing is recorded to compare it with
         committed = periods.as_committed(rows, state.applied_at)
-        difference = periods.difference(committed, recorded)
-        ensure(difference is None, str(difference))
-        fits, later = committed.equals(rows), f"holds rows from after the commit, {state.applied_at}"
-        ensure(fits, later, "The next sync removes them.")
+        if (difference := periods.difference(committed, recorded)) is not None:
+            ensure(recorded is not None, "is not part of the commit", "Move it elsewhere.")
+            raise StoreError(f"{file} {difference}: {RESTORE[0].lower()}{RESTORE[1:]}")
+        if not committed.equals(rows):  # as in a backup that was made during a sync
+            self._remarks.append(f"{file} holds rows from after the commit, which the next sync removes")
+            return
         fits = recorded is None or note.get("fingerprint", recorded.fingerprint) == recorded.fingerprint
         ensure(fits, "has a footer that does not fit its rows")
 
@@ -245,10 +249,16 @@ class _Inspection:
         problem = f"holds {counted(doubled, 'open row')} beyond the first of their id"
         _ensure(f"stops/account={self._account}", doubled == state.doubled_open_ids, problem)
         responses = [response for response in kept if response.sha256 == state.sha256]
+        same_start = (
+            str(state.sha256).startswith(raw.sha256_start) for raw in self._store.responses.all(self._account)
+        )
+        if not responses and any(same_start):
+            return  # it is damaged, which is reported already
         _ensure(
             self._raw_folder,
             bool(responses),
             f"is missing the response that the commit was made from, SHA-256 {state.sha256}",
+            "Restore it from a backup, or leave it to the next sync, which keeps the list again.",
         )
         if not self._store.files.is_writable():  # it is unpacked inside the data root, and nowhere else
             self._remarks.append("the last response was not compared, because this data root cannot be written")
@@ -260,7 +270,8 @@ class _Inspection:
         except ApiError as error:
             raise StoreError(f"{file} cannot be parsed, though it was merged: {error}") from None
         fits = (snapshot.rows, len(snapshot.rejected)) == (state.rows, state.rejected)
-        _ensure(file, fits, f"holds {counted(snapshot.rows, 'row')}, but the commit records {state.rows:,}")
+        found = f"{counted(snapshot.rows, 'row')}, {len(snapshot.rejected):,} of them malformed"
+        _ensure(file, fits, f"holds {found}, but the commit records {state.rows:,} and {state.rejected:,}")
         # The columns that no fingerprint covers are compared as well.
         side = snapshot.listed.merge(standing[list(schema.LISTED.names)], how="left", indicator=True)
         missing = side[side["_merge"] == "left_only"]

@@ -35,6 +35,12 @@ _CHECKS = {
 }
 """The checks of each asset, and what they are about."""
 
+_NOT_LATER = "The response is not later than the newest one"
+_CHECK_CLOCK = (
+    ", and was left out, as all are until then: check this machine's clock. If it was wrong then, restore the data "
+    "root from a backup made before."
+)
+
 
 def specs_of(asset: str) -> list[dg.AssetCheckSpec]:
     """The checks of an asset, as Dagster plans them."""
@@ -48,8 +54,7 @@ def specs_of(asset: str) -> list[dg.AssetCheckSpec]:
 
 def of_fetched(fetched: Fetched) -> list[dg.AssetCheckResult]:
     """The checks of `raw_stop_list`."""
-    advice = "The response is not later than the newest one kept, and was left out: check this machine's clock."
-    return [_result("fetched_in_order", advice, passed=fetched.in_order)]
+    return [_result("fetched_in_order", f"{_NOT_LATER} kept{_CHECK_CLOCK}", passed=fetched.in_order)]
 
 
 def of_merged(merged: Merged, store: Store, account: str) -> list[dg.AssetCheckResult]:
@@ -95,8 +100,7 @@ def of_merged(merged: Merged, store: Store, account: str) -> list[dg.AssetCheckR
         ),
         _result(
             "applied_in_order",
-            "The response is not later than the last one merged, and was left out: check this machine's clock. "
-            "Responses are merged again after that time.",
+            f"{_NOT_LATER} merged{_CHECK_CLOCK}",
             passed=merged.outcome != "older",
         ),
     ]
@@ -144,8 +148,8 @@ def _what_was_withheld(merged: Merged, account: str) -> str:
     withheld = merged.state.counts.withheld
     how_to_accept = (
         "Look at the list in SMS Partner. If they are right, accept them: materialize all assets (with several "
-        f"accounts, the partition of this one) with the run config ops.stops.config.accept_removals: {withheld}, or "
-        f"run “stop-pipeline run --accept-removals {withheld} --account {account}”."
+        f"accounts, the partition of this one) with the run config {{ops: {{stops: {{config: {{accept_removals: "
+        f"{withheld}}}}}}}}}, or run “stop-pipeline run --accept-removals {withheld} --account {account}”."
         if merged.info.complete
         else "They cannot be accepted: the next complete response decides."
     )

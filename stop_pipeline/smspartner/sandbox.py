@@ -55,15 +55,22 @@ class Sandbox(ThreadingHTTPServer):
     client, since only the body tells a refusal from a list. Any other path is 404, another method 405. Nothing is
     logged, because every URL holds a key.
 
-    Port 0 takes a free one; one that is taken is an OSError. Each of `api_keys` opens its own list, of `rows` rows up
-    to yesterday in its first response. The seeds of the lists count up from `seed`.
+    Port 0 takes a free one; one that is taken is an OSError. Each of `api_keys` opens its own list, of `rows` rows
+    before the day `until`, by default today, in its first response. The seeds of the lists count up from `seed`.
     """
 
     def __init__(
-        self, *, port: int = 0, rows: int = DEFAULT_ROWS, seed: int = 0, api_keys: Sequence[str] = (API_KEY,)
+        self,
+        *,
+        port: int = 0,
+        rows: int = DEFAULT_ROWS,
+        seed: int = 0,
+        until: date | None = None,
+        api_keys: Sequence[str] = (API_KEY,),
     ) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
-        self.lists = {key: StopList(rows, seed + place, until=today()) for place, key in enumerate(api_keys)}
+        until = until or today()
+        self.lists = {key: StopList(rows, seed + place, until=until) for place, key in enumerate(api_keys)}
         self.api_key = api_keys[0]
         self.base_url = f"http://127.0.0.1:{self.server_port}/v1"  # for `SMSPARTNER_BASE_URL`
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name="sandbox", daemon=True)

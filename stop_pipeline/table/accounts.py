@@ -29,7 +29,14 @@ def known_accounts(store: Store) -> list[str]:
 
 def account_record(store: Store, account: str) -> AccountRecord | None:
     """What the data root records about an account; None if nothing."""
-    return read_document(store.files, _file(account), AccountRecord)
+    advice = "Restore it from a backup, or remove it; an account that was retired then has to be retired again."
+    return read_document(store.files, _file(account), AccountRecord, advice)
+
+
+def is_retired(store: Store, account: str) -> bool:
+    """Whether an account is recorded as no longer synced."""
+    record = account_record(store, account)
+    return record is not None and record.retired_at is not None
 
 
 def register(store: Store, account: str, *, now: datetime) -> None:

@@ -233,10 +233,10 @@ def staged_folder(account: str) -> str:
     return f"{WORK_FOLDER}/staged/account={account}"
 
 
-def read_document(files: Files, name: str, kind: type[Value]) -> Value | None:
+def read_document(files: Files, name: str, kind: type[Value], advice: str = RESTORE) -> Value | None:
     """The value, of some class, that a JSON file holds; None if there is no such file."""
     data = files.read(name)
-    with reading(files.shown(name)):
+    with reading(files.shown(name), advice):
         return None if data is None else from_document(kind, json.loads(data))
 
 

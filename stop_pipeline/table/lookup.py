@@ -130,7 +130,9 @@ def lookup(
     store, asked = reading.asked_accounts(root, account)
     for name in asked if moment is None else ():
         reading.check_current(store, name, now=now, max_age=max_age)
-    accounts = tuple(_look_up(store, name, wanted, moment) for name in asked)
+    # Of today, whatever is known by now, also if the clock was ahead when it was fetched.
+    past = None if moment == now else moment
+    accounts = tuple(_look_up(store, name, wanted, past) for name in asked)
     if not spelled.readable and not any(found.opt_outs for found in accounts):
         raise _unreadable(number)
     others = [name for name in store.accounts_seen() if name not in asked]
@@ -140,7 +142,7 @@ def lookup(
         on=moment,
         may_be_texted=False not in known if known else None,
         accounts=accounts,
-        other_accounts=tuple(name for name in others if _look_up(store, name, wanted, moment).may_be_texted is False),
+        other_accounts=tuple(name for name in others if _look_up(store, name, wanted, past).may_be_texted is False),
     )
 
 
@@ -264,9 +266,11 @@ def _utc(time: pd.Timestamp) -> datetime | None:
 def _known_until(store: Store, account: str, state: State, now: datetime) -> datetime:
     """Up to when the list of an account is known: whatever another sync merges was fetched later."""
     record = account_record(store, account)
-    if record is not None and record.retired_at is not None and now - record.retired_at > LONGEST_SYNC:
-        return now - LONGEST_SYNC  # a sync that puts it back into use may be running
-    return state.last_response_at or now - LONGEST_SYNC
+    known = state.last_response_at or now - LONGEST_SYNC
+    # Not by the order of the two times: the clock may have been ahead when the account was retired.
+    if record is not None and record.retired_at is not None and abs(now - record.retired_at) > LONGEST_SYNC:
+        return max(known, now - LONGEST_SYNC)  # a sync that puts it back into use may be running
+    return known
 
 
 def _changes_between(periods: pd.DataFrame, since: datetime, until: datetime) -> pd.DataFrame:

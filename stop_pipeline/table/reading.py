@@ -22,8 +22,8 @@ from stop_pipeline import schema
 from stop_pipeline.errors import InputError, OutdatedListError, StoreError, excerpt
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.schema import TableSchema, to_pandas
-from stop_pipeline.settings import age_as_text, parse_age
-from stop_pipeline.table.accounts import account_record, known_accounts, refuse_lost_list
+from stop_pipeline.settings import DEFAULT_ACCOUNT, age_as_text, parse_age
+from stop_pipeline.table.accounts import account_record, is_retired, known_accounts, refuse_lost_list
 from stop_pipeline.table.derive import SuppressionList, stops_per_day, suppression_list
 from stop_pipeline.table.files import reading
 from stop_pipeline.table.periods import as_committed, known_at, open_rows, with_numbers_reread
@@ -49,7 +49,7 @@ class CurrentList:
     """The numbers that must not be texted, over some accounts."""
 
     numbers: pd.DataFrame  # `account` and the columns of `schema.SUPPRESSION_LIST`, read by today's rules
-    verified_at: datetime  # when the list was last complete, UTC; of several accounts, the earliest time
+    verified_at: datetime  # when the list was last complete, UTC; of several accounts in use, the earliest time
     unreadable_rows: int  # listed rows that contain no phone number and so block nobody
 
 
@@ -216,10 +216,12 @@ def current_list(
     """
     now = now or datetime.now(UTC)
     store, accounts = asked_accounts(root, account)
-    verified_at = [check_current(store, name, now=now, max_age=max_age) for name in accounts]
+    verified_at = {name: check_current(store, name, now=now, max_age=max_age) for name in accounts}
     lists = [_list_of_commit(store, name, READING_RULES) for name in accounts]
     numbers = [_with_account(made.numbers, name) for name, made in zip(accounts, lists, strict=True)]
-    if not (complete := [time for time in verified_at if time]):  # all are retired
+    in_use = [name for name in accounts if not is_retired(store, name)] or accounts
+    complete = [time for name in in_use if (time := verified_at[name])]
+    if not complete:  # all are retired
         raise OutdatedListError(f"No list below {store.root} was ever complete: run “stop-pipeline run” first.")
     return CurrentList(
         pd.concat(numbers, ignore_index=True), min(complete), sum(made.unreadable_rows for made in lists)
@@ -258,6 +260,8 @@ def check_current(store: Store, account: str, *, now: datetime, max_age: Age) ->
         return verified_at
     why = "first" if state.complete or state.commit is None else "to see why its last response was not complete"
     the_list, run = f"The list of the account “{account}”", f"run “stop-pipeline run --account {account}” {why}"
+    if account not in (accounts := [*known_accounts(store), DEFAULT_ACCOUNT]):
+        raise OutdatedListError(f"“{account}” is not one of the accounts ({', '.join(sorted({*accounts}))}).")
     if state.commit is None:
         known = ", ".join(store.committed_accounts()) or "none"
         leave = f"“stop-pipeline retire {account}”" if record else "take its name out of the settings"
@@ -267,17 +271,18 @@ def check_current(store: Store, account: str, *, now: datetime, max_age: Age) ->
         )
     if verified_at is None:
         raise OutdatedListError(f"{the_list} was never complete: {run}.")
-    at = f"{verified_at:%Y-%m-%d %H:%M} UTC"
-    if verified_at > now + CLOCK_TOLERANCE:
+    last = state.last_response_at
+    if last is not None and last > now + CLOCK_TOLERANCE:
         raise OutdatedListError(
-            f"{the_list} was verified at {at}, which is in the future: set this machine's clock, or sync again after "
-            "that time."
+            f"{the_list} was synced at {last:%Y-%m-%d %H:%M} UTC, which is in the future, and until then newer "
+            "responses are left out: set this machine's clock. If it was wrong then, restore the data root from a "
+            "backup made before."
         )
     if now - verified_at > allowed:
         raise OutdatedListError(
-            f"{the_list} was last verified at {at}, more than {age_as_text(allowed)} ago: {run}, or allow "
-            "more with --max-age (in Python, max_age). If the account is no longer in use: “stop-pipeline retire "
-            f"{account}”."
+            f"{the_list} was last verified at {verified_at:%Y-%m-%d %H:%M} UTC, more than {age_as_text(allowed)} ago: "
+            f"{run}, or allow more with --max-age (in Python, max_age). If the account is no longer in use: "
+            f"“stop-pipeline retire {account}”."
         )
     return verified_at
 
@@ -348,9 +353,10 @@ def _scan(
     )
 
     def opened(fragment: ds.ParquetFileFragment) -> ds.ParquetFileFragment:
-        file = store.open_committed(fragment.path, state)
-        made = _PARQUET.make_fragment(file, partition_expression=fragment.partition_expression)
-        store.refuse_older(account, state, fragment.path, made.metadata.num_rows, recorded[fragment.path])
+        with reading(store.files.shown(fragment.path)):
+            file = store.open_committed(fragment.path, state)
+            made = _PARQUET.make_fragment(file, partition_expression=fragment.partition_expression)
+            store.refuse_older(account, state, fragment.path, made.metadata.num_rows, recorded[fragment.path])
         return made
 
     with reading(store.files.shown(f"stops/account={account}")):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from stop_pipeline.table.files import RESTORE, Files, read_document, reading, write_document, writing
+from stop_pipeline.table.files import Files, read_document, reading, write_document, writing
 from stop_pipeline.table.state import TIME_FORMAT, KeptResponse, RawFile
 
 _FRAME_BYTES = 16_000_000
@@ -35,7 +35,8 @@ class Responses:
 
     def newest(self, account: str) -> KeptResponse | None:
         """The newest response kept; None before the first."""
-        return read_document(self._files, f"raw/account={account}/latest.json", KeptResponse)
+        advice = "Remove it, and the next sync writes it again."
+        return read_document(self._files, f"raw/account={account}/latest.json", KeptResponse, advice)
 
     def keep(
         self, account: str, body: Path, *, response_format: str, fetched_at: datetime, sha256: str, size_bytes: int
@@ -74,7 +75,7 @@ class Responses:
 
     def read(self, account: str, response: RawFile) -> tuple[bytes, KeptResponse]:
         """The uncompressed bytes of a kept response, if they are those that its name says, and what they show of it."""
-        with self._stream(account, response.file) as source:
+        with self._stream(account, response.file, "Restore it from a backup, or remove it.") as source:
             body: bytes = source.read()
             sha256 = hashlib.sha256(body).hexdigest()
             if not sha256.startswith(response.sha256_start):
@@ -95,7 +96,7 @@ class Responses:
         self._files.remove(f"raw/account={account}/{response.file}")
 
     @contextmanager
-    def _stream(self, account: str, file: str, advice: str = RESTORE) -> Iterator[pa.NativeFile]:
+    def _stream(self, account: str, file: str, advice: str) -> Iterator[pa.NativeFile]:
         name = f"raw/account={account}/{file}"
         with (
             reading(self._files.shown(name), advice),

@@ -156,6 +156,11 @@ class State:
         return f"{self.applied_at:{TIME_FORMAT}}-{self.sha256[:12]}"
 
     @property
+    def settled(self) -> bool:
+        """Whether the last response was complete and is merged entirely: no removal is withheld."""
+        return self.complete and self.withheld_because is None
+
+    @property
     def last_response_at(self) -> Time | None:
         """Fetch time of the last response that was merged or found unchanged; None before the first."""
         return max((time for time in (self.applied_at, self.verified_at) if time), default=None)

@@ -166,10 +166,10 @@ class Store:
                 )
             return State()
         version = document.get("schema_version")
-        if version not in range(1, schema.SCHEMA_VERSION + 1):
+        if isinstance(version, int) and version > schema.SCHEMA_VERSION:
             raise StoreError(
-                f"The data below {self.root} has schema version {version}, and this version of stop_pipeline reads "
-                f"up to {schema.SCHEMA_VERSION}: install the version that wrote it, or start a new data root."
+                f"{self.files.shown(name)} has schema version {version}, and this version of stop_pipeline reads up to "
+                f"{schema.SCHEMA_VERSION}: install the version that wrote it."
             )
         with reading(self.files.shown(name)):
             if version == 1:
@@ -290,14 +290,19 @@ class Store:
         if rows < recorded.rows and self.state(account).months == state.months:
             raise StoreError(
                 f"{self.files.shown(name)} holds {counted(rows, 'row')}, but the commit records {recorded.rows:,}: "
-                "restore it from a newer backup."
+                "restore it as it was at the last commit, or all files of the account, its state too, from one backup."
             )
 
     def read_commits(self, account: str, state: State) -> pd.DataFrame:
         """Every response that was merged (`schema.COMMITS`), in order, that of this commit included."""
         name, commits = table_file(schema.COMMITS.name, account), schema.COMMITS.empty
         if state.commits:
-            with reading(self.files.shown(name)), suppress(FileNotFoundError), self.open_committed(name, state) as file:
+            advice = "Restore it from a backup; if there is none, remove it, and the next sync says how to go on."
+            with (
+                reading(self.files.shown(name), advice),
+                suppress(FileNotFoundError),
+                self.open_committed(name, state) as file,
+            ):
                 commits = to_pandas(decode(file, schema.COMMITS)).iloc[: state.commits]
         if len(commits) < state.commits:
             raise StoreError(

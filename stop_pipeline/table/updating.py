@@ -22,6 +22,13 @@ from stop_pipeline.times import local_to_utc
 
 log = logging.getLogger(__name__)
 
+_NOT_RECORDED = ("is not part of the commit", "move it elsewhere.")
+_RESTORE = (
+    "restore the file as it was at the last commit. If your backup is older, restore all files of the account from "
+    "it, its state last, and sync: what came since is read again. Without a backup, “stop-pipeline rebuild --into DIR” "
+    "makes a new data root of the kept responses. “stop-pipeline verify” names every file that does not fit."
+)
+
 
 def bring_up_to_date(store: Store, account: str, state: State, *, timezone: str) -> State:
     """Make the stored rows those of the commit, read by the rules and in the zone of today.
@@ -160,10 +167,8 @@ def _refuse_other_rows(store: Store, account: str, state: State, on_disk: State)
             rows = store.read_periods(account, on_disk, name, found[name])
             problem = periods.difference(periods.as_committed(rows, state.applied_at), recorded.get(name))
         if problem is not None:
-            raise StoreError(
-                f"{store.files.shown(name)} {problem}. Nothing was changed: restore the file from a backup, or look at "
-                "what “stop-pipeline rebuild” makes of the kept responses."
-            )
+            problem, advice = (problem, _RESTORE) if name in recorded else _NOT_RECORDED
+            raise StoreError(f"{store.files.shown(name)} {problem}. Nothing was changed: {advice}")
 
 
 def _months_that_differ(state: State, info: SnapshotInfo) -> list[str]:
