@@ -55,8 +55,7 @@ def whole(state: Path, response: Path, fetched_at: datetime) -> None:
 
     core(state, response, fetched_at)
     store = Store(state)
-    sync.derive_suppression_list(store, ACCOUNT)
-    sync.derive_stops_per_day(store, ACCOUNT)
+    sync.derive_tables(store, ACCOUNT)
 
 
 def stops_alone(state: Path, response: Path, fetched_at: datetime) -> None:

@@ -26,8 +26,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from stop_pipeline.rebuild import derive_tables, replay
-from stop_pipeline.sync import FetchedBefore
+from stop_pipeline.rebuild import replay
+from stop_pipeline.sync import FetchedBefore, derive_tables
 from stop_pipeline.table.store import Store
 
 MONTHS = 24

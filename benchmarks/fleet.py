@@ -26,9 +26,10 @@ from statistics import mean
 
 import sqlalchemy
 
-from stop_pipeline.rebuild import derive_tables, replay
+from stop_pipeline.rebuild import replay
 from stop_pipeline.smspartner.client import StopListClient
 from stop_pipeline.smspartner.sandbox import Sandbox
+from stop_pipeline.sync import derive_tables
 from stop_pipeline.table.store import Store
 
 SHAPES = ((1, 1), (10, 1), (10, 10), (100, 1), (100, 50))

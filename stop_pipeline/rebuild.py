@@ -68,7 +68,7 @@ def rebuild(source: Store, into: Store, account: str, *, timezone: str) -> Rebui
             skipped[response.file] = str(error)
     state = into.state(account)
     if state.commit is not None:
-        derive_tables(into, account)
+        sync.derive_tables(into, account)
     return Rebuilt(len(responses) - len(skipped), tuple(skipped.items()), state.total_rows, state.open_rows)
 
 
@@ -77,9 +77,3 @@ def replay(into: Store, account: str, client: sync.Client, *, timezone: str) -> 
     sync.fetch(into, account, client)
     sync.parse(into, account, timezone=timezone)
     sync.merge(into, account, RemovalPolicy())
-
-
-def derive_tables(store: Store, account: str) -> None:
-    """Make the tables that are made from the commit."""
-    sync.derive_suppression_list(store, account)
-    sync.derive_stops_per_day(store, account)

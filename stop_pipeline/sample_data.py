@@ -8,10 +8,10 @@ from zoneinfo import ZoneInfo
 import filelock
 
 from stop_pipeline.errors import OutdatedListError, StoreError
-from stop_pipeline.rebuild import derive_tables, replay
+from stop_pipeline.rebuild import replay
 from stop_pipeline.settings import DEFAULT_ACCOUNT, PROVIDER_TIMEZONE, home_folder
 from stop_pipeline.smspartner.sandbox import StopList
-from stop_pipeline.sync import FetchedBefore
+from stop_pipeline.sync import FetchedBefore, derive_tables
 from stop_pipeline.table.reading import current_list
 from stop_pipeline.table.store import Store
 

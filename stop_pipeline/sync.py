@@ -189,6 +189,12 @@ def derive_stops_per_day(store: Store, account: str) -> Derived:
     return _derive(store, account, STOPS_PER_DAY, make)
 
 
+def derive_tables(store: Store, account: str) -> None:
+    """Make every derived table, as the last assets of the pipeline do."""
+    derive_suppression_list(store, account)
+    derive_stops_per_day(store, account)
+
+
 def _download(client: Client, into: Path, account: str) -> Response:
     log.info("Account %s: fetching the list", account)
     try:

@@ -144,8 +144,7 @@ def test_only_appended_rows_are_parsed_and_every_table_is_as_after_a_full_parse(
         assert snapshot(parsing).builds_on is None
         assert len(parsed_ids(parsing)) > len(ALL)
     for syncer in (appending, parsing):
-        sync.derive_suppression_list(syncer.store, "main")
-        sync.derive_stops_per_day(syncer.store, "main")
+        sync.derive_tables(syncer.store, "main")
     assert tables(appending) == tables(parsing)
     assert len(read_stops(appending.root)) == len(ALL) + len(NEW)
     counts = snapshot(appending)

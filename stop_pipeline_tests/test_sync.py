@@ -246,8 +246,7 @@ def test_steps_in_stores_of_their_own_and_repeated_leave_what_they_leave_in_one(
         for _ in range(2):
             sync.merge(Syncer(other.root).store, "main", RemovalPolicy())
         for _ in range(2):
-            sync.derive_suppression_list(Syncer(other.root).store, "main")
-            sync.derive_stops_per_day(Syncer(other.root).store, "main")
+            sync.derive_tables(Syncer(other.root).store, "main")
         folders = [entry.name for entry in syncer.root.iterdir() if entry.name not in ("accounts", ".work")]
         assert tree(syncer.root, *folders) == tree(other.root, *folders)
 

@@ -200,8 +200,7 @@ def _run(root: Path, steps: list[Step]) -> int:
             built_upon += info.builds_on is not None
             states.append((at, model.known_at(at)))
     if states:
-        sync.derive_suppression_list(syncer.store, "main")
-        sync.derive_stops_per_day(syncer.store, "main")
+        sync.derive_tables(syncer.store, "main")
     _compare(root, model, states)
     return built_upon
 

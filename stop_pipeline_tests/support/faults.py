@@ -88,8 +88,7 @@ def whole_sync(root: Path, body: bytes, at: datetime, timezone: str = PARIS) -> 
     sync.fetch(store, ACCOUNT, sync.FetchedBefore(body, at))
     sync.parse(store, ACCOUNT, timezone=timezone)
     merged = sync.merge(store, ACCOUNT, RemovalPolicy())
-    sync.derive_suppression_list(store, ACCOUNT)
-    sync.derive_stops_per_day(store, ACCOUNT)
+    sync.derive_tables(store, ACCOUNT)
     return merged
 
 

@@ -79,8 +79,7 @@ class Syncer:
         body = listed if isinstance(listed, bytes) else response_body(listed, nb_data=nb_data)
         self.fetch(body, at=at, response_format=response_format)
         merged = self.merge(accept_removals=accept_removals)
-        sync.derive_suppression_list(self.store, self.account)
-        sync.derive_stops_per_day(self.store, self.account)
+        sync.derive_tables(self.store, self.account)
         return merged
 
 

@@ -168,8 +168,7 @@ def _sync_again_and_again(root: Path, work: Path, syncs: int, times: Mapping[int
         sync.parse(store, "main", timezone=PARIS)
         time.sleep(OTHERS_TURN_SECONDS)
         merged = sync.merge(store, "main", RemovalPolicy(accept_removals=1000))
-        sync.derive_suppression_list(store, "main")
-        sync.derive_stops_per_day(store, "main")
+        sync.derive_tables(store, "main")
         assert merged.state.sha256 is not None
         assert merged.state.applied_at is not None
         done.append(Done(merged.state.sha256, merged.state.applied_at, merged.outcome == "merged"))

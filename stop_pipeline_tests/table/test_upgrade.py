@@ -240,8 +240,7 @@ def read_by_earlier_rules(syncer: Syncer, listed: list[Row], read_as: dict[int, 
     with store.locked("main"):
         earlier = dataclasses.replace(state, reading_rules="an earlier rule", text=None)
         store.commit("main", earlier, {month: as_spelled(month) for month in state.months})
-    sync.derive_suppression_list(store, "main")
-    sync.derive_stops_per_day(store, "main")
+    sync.derive_tables(store, "main")
 
 
 SPELLED = [
