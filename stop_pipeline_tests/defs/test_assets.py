@@ -26,7 +26,9 @@ from stop_pipeline_tests.support.pipeline import (
 from stop_pipeline_tests.support.syncing import Row, response_body, rows
 
 
-def test_one_run_materializes_all_five_assets_and_shows_what_happened(pipeline: Pipeline) -> None:
+def test_one_run_materializes_all_five_assets_and_shows_what_happened(
+    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
     malformed = {"id": 999, "phoneNumber": "+33639980999", "createdAt": "2025-02-30 00:00:00", "operator": "x"}
     body = response_body([*rows(40), rows(1)[0], malformed])
     result = pipeline.sync(reply(200, body))
@@ -43,6 +45,7 @@ def test_one_run_materializes_all_five_assets_and_shows_what_happened(pipeline: 
     assert "reread" not in stops
     assert values(result, "stop_snapshot")["extra_fields"] == "operator"
     assert values(result, "raw_stop_list")["bytes"] == len(body)
+    assert "could not be made" not in caplog.text  # the charts of any asset
     assert failed_checks(result) == {"nothing_rejected"}
     assert checks(result)["nothing_rejected"].severity is dg.AssetCheckSeverity.WARN
 
