@@ -188,9 +188,9 @@ class Settings:
         return tuple(api_keys(self.accounts, self.accounts_file, environ))
 
 
-def data_root(environ: Mapping[str, str] = os.environ) -> str:
+def data_root() -> str:
     """The folder or URI that STOP_PIPELINE_DATA names, by default `data`."""
-    return _read(environ, "STOP_PIPELINE_DATA", _data_root) or Settings.data_root
+    return _read(os.environ, "STOP_PIPELINE_DATA", _data_root) or Settings.data_root
 
 
 def named_accounts(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from stop_pipeline.smspartner.document import open_list
 from stop_pipeline.smspartner.response import parse
 from stop_pipeline.table import derive, periods
 from stop_pipeline.table.accounts import account_record, refuse_lost_list
-from stop_pipeline.table.files import MADE_AGAIN, RESTORE, reading
+from stop_pipeline.table.files import MADE_AGAIN, RESTORE
 from stop_pipeline.table.parquet import note_of
 from stop_pipeline.table.reading import CLOCK_TOLERANCE
 from stop_pipeline.table.state import DerivedInfo, KeptResponse, MonthInfo, SnapshotInfo, State, from_document
@@ -113,7 +113,7 @@ class _Inspection:
 
     def _read(self, file: str, table: schema.TableSchema, advice: str) -> tuple[pd.DataFrame, dict[str, Any]]:
         """The rows of a file, and the note in its footer."""
-        with reading(self._store.files.shown(file), advice), self._store.open_committed(file, self._state) as source:
+        with self._store.files.reading(file, advice), self._store.open_committed(file, self._state) as source:
             parquet = pq.ParquetFile(source, page_checksum_verification=True)
             rows, note = parquet.read().replace_schema_metadata(), note_of(parquet.metadata)
         fits = rows.schema.equals(table.arrow)
@@ -185,7 +185,7 @@ class _Inspection:
             return
         file = snapshot_file(self._account)
         rows, note = self._read(file, schema.STOP_SNAPSHOT, MADE_AGAIN)
-        with reading(self._store.files.shown(file), MADE_AGAIN):
+        with self._store.files.reading(file, MADE_AGAIN):
             info = from_document(SnapshotInfo, note)
         listed = rows[rows["raw"].isna()]
         months = {month: periods.fingerprint(part) for month, part in periods.split_by_month(listed).items()}
@@ -282,7 +282,7 @@ class _Inspection:
         """Whether a derived table is that of the commit, row by row."""
         state, file = self._state, table_file(table.name, self._account)
         rows, note = self._read(file, table, MADE_AGAIN)
-        with reading(self._store.files.shown(file), MADE_AGAIN):
+        with self._store.files.reading(file, MADE_AGAIN):
             info = from_document(DerivedInfo, {**note, "rows": len(rows)})
         if not info.is_of(state):
             # So it is between two steps of a sync, and after one that ended there. Names of commits begin with a time.

@@ -8,7 +8,6 @@ import dagster as dg
 from stop_pipeline.errors import counted
 from stop_pipeline.results import Derived, Fetched, Merged
 from stop_pipeline.schema import STOPS
-from stop_pipeline.table.files import reading
 from stop_pipeline.table.state import SUCCESS_CODE
 from stop_pipeline.table.store import Store, month_file
 
@@ -134,7 +133,7 @@ def _nulls(merged: Merged, store: Store, account: str) -> int:
 
     def of_month(month: str) -> int:
         name = month_file(account, month)
-        with reading(store.files.shown(name)):
+        with store.files.reading(name):
             footer = store.files.footer(name)
         groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
         columns = [group.column(number) for group in groups for number in range(footer.num_columns)]

@@ -79,6 +79,10 @@ class Files:
         """Whether a path, links followed, or a URI is the data root or lies inside it."""
         return not is_remote(place) and Path(os.path.realpath(place)).is_relative_to(os.path.realpath(self._root))
 
+    def reading(self, name: str, advice: str = RESTORE) -> AbstractContextManager[None]:
+        """Turn a file that cannot be read, or does not hold what it should, into a sentence that ends in the advice."""
+        return _told("read", self.shown(name), advice, damage=_DAMAGE)
+
     def open(self, name: str) -> pa.NativeFile:
         """Open a file for reading; what is read is one version of it, whatever is renamed over it meanwhile."""
         return pa.OSFile(self.shown(name))
@@ -89,7 +93,7 @@ class Files:
 
     def read(self, name: str) -> bytes | None:
         """The content of a file; None if there is no such file."""
-        with reading(self.shown(name)):
+        with self.reading(name):
             try:
                 with self.open(name) as file:
                     data: bytes = file.read()
@@ -144,7 +148,7 @@ class Files:
 
     def exists(self, name: str) -> bool:
         """Whether a file or folder exists; unlike `Path.exists`, not “no” where it may not look."""
-        with reading(self.shown(name)):
+        with self.reading(name):
             try:
                 self._path(name).stat()
             except (FileNotFoundError, NotADirectoryError):
@@ -164,7 +168,7 @@ class Files:
 
     def below(self, folder: str) -> list[str]:
         """The names of all files in a folder and its folders, sorted; the folder itself, if it is a file."""
-        with reading(self.shown(folder)):
+        with self.reading(folder):
             if self._path(folder).is_file():
                 return [folder]
         # Not by `Path.rglob`, which takes a folder that cannot be listed for an empty one.
@@ -210,7 +214,7 @@ class Files:
 
     def _entries(self, folder: str) -> list[str]:
         """The names, within a folder, of what is in it."""
-        with reading(self.shown(folder)):
+        with self.reading(folder):
             try:
                 return [path.name for path in self._path(folder).iterdir()]
             except (FileNotFoundError, NotADirectoryError):
@@ -236,7 +240,7 @@ def staged_folder(account: str) -> str:
 def read_document(files: Files, name: str, kind: type[Value], advice: str = RESTORE) -> Value | None:
     """The value, of some class, that a JSON file holds; None if there is no such file."""
     data = files.read(name)
-    with reading(files.shown(name), advice):
+    with files.reading(name, advice):
         return None if data is None else from_document(kind, json.loads(data))
 
 
@@ -248,11 +252,6 @@ def write_document(files: Files, account: str, name: str, value: object) -> None
 def writing(where: str) -> AbstractContextManager[None]:
     """Turn a refusal of the operating system into a sentence."""
     return _told("write", where, "The last commit is unharmed.")
-
-
-def reading(where: str, advice: str = RESTORE) -> AbstractContextManager[None]:
-    """Turn a file that cannot be read, or does not hold what it should, into a sentence that ends in the advice."""
-    return _told("read", where, advice, damage=_DAMAGE)
 
 
 def reading_temporary(path: Path) -> AbstractContextManager[None]:

@@ -9,39 +9,29 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
-from pyarrow.fs import LocalFileSystem
 
 from stop_pipeline import schema
-from stop_pipeline.errors import InputError, OutdatedListError, StoreError, excerpt
+from stop_pipeline.errors import InputError, OutdatedListError, StoreError
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.schema import TableSchema, to_pandas
 from stop_pipeline.settings import DEFAULT_ACCOUNT, age_as_text, parse_age
 from stop_pipeline.table.accounts import account_record, is_retired, known_accounts, refuse_lost_list
 from stop_pipeline.table.derive import SuppressionList, stops_per_day, suppression_list
-from stop_pipeline.table.files import reading
+from stop_pipeline.table.filtering import READ_SCHEMA, Filters, condition_of, scan
 from stop_pipeline.table.periods import as_committed, known_at, open_rows, with_numbers_reread
 from stop_pipeline.table.state import DerivedInfo, State
-from stop_pipeline.table.store import Store, month_file
+from stop_pipeline.table.store import Store
 from stop_pipeline.times import parse_moment
 
 Moment: TypeAlias = datetime | date | str  # as `times.parse_moment` reads it
 Age: TypeAlias = timedelta | str  # a text as `settings.parse_age` reads it
-Filters: TypeAlias = pc.Expression | Sequence[tuple[str, str, Any]] | Sequence[Sequence[tuple[str, str, Any]]]
-"""As `pandas.read_parquet` takes them: tuples (column, operator, value), all to hold; or lists of such, one to hold."""
 
 DEFAULT_MAX_AGE = timedelta(hours=24)
 CLOCK_TOLERANCE = timedelta(minutes=10)
-
-_READ_SCHEMA = pa.schema([schema.ACCOUNT.field, schema.CREATED_MONTH.field, *schema.STOPS.arrow])
-_PARQUET = ds.ParquetFileFormat()
-_FOLDERS = ds.partitioning(pa.schema([schema.ACCOUNT.field, schema.CREATED_MONTH.field]), flavor="hive")
 
 
 @dataclass(frozen=True)
@@ -84,31 +74,31 @@ def read_stops(
     """
     if history and as_of is not None:
         raise InputError("Give either as_of or history: as_of is one state, history is all of them.")
-    wanted = list(_READ_SCHEMA.names if columns is None else columns)
-    if unknown := [column for column in wanted if column not in _READ_SCHEMA.names]:
-        raise InputError(f"There is no column {unknown[0]!r} in stops: it has {', '.join(_READ_SCHEMA.names)}.")
+    wanted = list(READ_SCHEMA.names if columns is None else columns)
+    if unknown := [column for column in wanted if column not in READ_SCHEMA.names]:
+        raise InputError(f"There is no column {unknown[0]!r} in stops: it has {', '.join(READ_SCHEMA.names)}.")
     moment = None if as_of is None else parse_moment(as_of)
-    condition = _condition(filters)
+    condition = condition_of(filters)
     # The commit may undo an end, so a condition on it has to wait until that is done.
     waits = condition is not None and "removed_at" in str(condition)
-    needed = _READ_SCHEMA.names if waits else [*dict.fromkeys([*wanted, "first_seen_at", "removed_at"])]
+    needed = READ_SCHEMA.names if waits else [*dict.fromkeys([*wanted, "first_seen_at", "removed_at"])]
     store = Store.existing(root)
 
     def read(account: str) -> pd.DataFrame:
         # The state is read first: whatever a sync writes meanwhile is later than this commit, and is left out.
         state = store.state(account)
-        periods = to_pandas(_scan(store, account, state, needed, None if waits else condition))
+        periods = to_pandas(scan(store, account, state, needed, None if waits else condition))
         known_until = state.applied_at if moment is None or state.applied_at is None else min(state.applied_at, moment)
         periods = as_committed(periods, known_until)
         if waits:
-            arrow = pa.Table.from_pandas(periods, _READ_SCHEMA, preserve_index=False)
+            arrow = pa.Table.from_pandas(periods, READ_SCHEMA, preserve_index=False)
             periods = to_pandas(arrow.filter(condition).replace_schema_metadata())
         return (periods if history else open_rows(periods))[wanted]
 
     accounts = store.committed_accounts()
     if moment is not None:
         warn_before_history(store, accounts, moment)
-    parts = [part for part in map(read, accounts) if len(part)] or [to_pandas(_READ_SCHEMA.empty_table())[wanted]]
+    parts = [part for part in map(read, accounts) if len(part)] or [to_pandas(READ_SCHEMA.empty_table())[wanted]]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -320,48 +310,6 @@ def warn_before_history(store: Store, accounts: Sequence[str], moment: datetime)
     if begin is None or moment < begin:
         when = f"The history begins at {begin:%Y-%m-%d %H:%M} UTC" if begin else "There has been no sync yet"
         warnings.warn(f"{when}: nothing is known about {moment:%Y-%m-%d %H:%M} UTC.", UserWarning, stacklevel=3)
-
-
-def _condition(filters: Filters | None) -> pc.Expression | None:
-    if filters is None:
-        return None
-    try:  # on a row of nulls: a filter that does not fit the columns is the caller's mistake, not a file's
-        condition = pq.filters_to_expression(filters)
-        pa.table([pa.nulls(1, field.type) for field in _READ_SCHEMA], names=_READ_SCHEMA.names).filter(condition)
-    except (pa.ArrowException, TypeError, ValueError, LookupError, OverflowError) as error:
-        raise InputError(
-            f"The filters do not fit the columns of stops ({excerpt(str(error))}): compare created_at, first_seen_at "
-            "and removed_at with times that have a time zone, created_at_local with times that have none, id with an "
-            "int, and the others with text."
-        ) from None
-    return condition
-
-
-def _scan(
-    store: Store, account: str, state: State, columns: Sequence[str], condition: pc.Expression | None
-) -> pa.Table:
-    """Some columns of the periods that meet a condition; files of months that cannot meet it are not opened."""
-    recorded = {month_file(account, month): info for month, info in state.months.items()}
-    names = list(recorded)
-    # It opens nothing, and only tells which months can meet the condition.
-    listed = ds.FileSystemDataset.from_paths(
-        names,
-        schema=_READ_SCHEMA,
-        format=_PARQUET,
-        filesystem=LocalFileSystem(),
-        partitions=[*map(_FOLDERS.parse, names)],
-    )
-
-    def opened(fragment: ds.ParquetFileFragment) -> ds.ParquetFileFragment:
-        with reading(store.files.shown(fragment.path)):
-            file = store.open_committed(fragment.path, state)
-            made = _PARQUET.make_fragment(file, partition_expression=fragment.partition_expression)
-            store.refuse_older(account, state, fragment.path, made.metadata.num_rows, recorded[fragment.path])
-        return made
-
-    with reading(store.files.shown(f"stops/account={account}")):
-        fragments = store.in_threads(opened, listed.get_fragments(condition))
-        return ds.FileSystemDataset(fragments, _READ_SCHEMA, _PARQUET).to_table(list(columns), filter=condition)
 
 
 def _per_account(store: Store, table: TableSchema, read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from stop_pipeline.table.files import Files, read_document, reading, write_document, writing
+from stop_pipeline.table.files import Files, read_document, write_document, writing
 from stop_pipeline.table.state import TIME_FORMAT, KeptResponse, RawFile
 
 _FRAME_BYTES = 16_000_000
@@ -99,7 +99,7 @@ class Responses:
     def _stream(self, account: str, file: str, advice: str) -> Iterator[pa.NativeFile]:
         name = f"raw/account={account}/{file}"
         with (
-            reading(self._files.shown(name), advice),
+            self._files.reading(name, advice),
             self._files.open(name) as compressed,
             pa.input_stream(compressed, compression="zstd") as source,
         ):

@@ -33,7 +33,7 @@ from stop_pipeline.errors import ConfigurationError, StoreError, counted
 from stop_pipeline.schema import TableSchema, to_pandas
 from stop_pipeline.settings import data_root, expanded, is_remote
 from stop_pipeline.table.bucket import BucketFiles
-from stop_pipeline.table.files import MADE_AGAIN, WORK_FOLDER, Files, read_document, reading, write_document
+from stop_pipeline.table.files import MADE_AGAIN, WORK_FOLDER, Files, read_document, write_document
 from stop_pipeline.table.parquet import decode, encode, info_of, note_of
 from stop_pipeline.table.periods import month_info, split_by_month, with_commit
 from stop_pipeline.table.responses import Responses
@@ -171,7 +171,7 @@ class Store:
                 f"{self.files.shown(name)} has schema version {version}, and this version of stop_pipeline reads up to "
                 f"{schema.SCHEMA_VERSION}: install the version that wrote it."
             )
-        with reading(self.files.shown(name)):
+        with self.files.reading(name):
             if version == 1:
                 return state_of_version_1(document, self.recorded_months(account), self.recorded_rejected(account))
             return state_from_document(document)
@@ -244,7 +244,7 @@ class Store:
         """What the files of `stops` say about themselves, by month."""
 
         def recorded(name: str) -> tuple[str, MonthInfo]:
-            with reading(self.files.shown(name)):
+            with self.files.reading(name):
                 month = name.split("/")[-2].removeprefix("created_month=")
                 return month, info_of(self.files.footer(name), MonthInfo)
 
@@ -255,7 +255,7 @@ class Store:
         name = table_file(schema.REJECTED.name, account)
         if not self.files.exists(name):
             return None
-        with reading(self.files.shown(name)), self.files.open(name) as file:
+        with self.files.reading(name), self.files.open(name) as file:
             return month_info(to_pandas(decode(file, schema.REJECTED)))
 
     def read_stops(
@@ -299,7 +299,7 @@ class Store:
         if state.commits:
             advice = "Restore it from a backup; if there is none, remove it, and the next sync says how to go on."
             with (
-                reading(self.files.shown(name), advice),
+                self.files.reading(name, advice),
                 suppress(FileNotFoundError),
                 self.open_committed(name, state) as file,
             ):
@@ -324,7 +324,7 @@ class Store:
 
     def snapshot_info(self, account: str) -> SnapshotInfo | None:
         """What the snapshot is; None if there is none, or it is damaged and has to be made again."""
-        with suppress(StoreError), reading(self.files.shown(snapshot_file(account))):
+        with suppress(StoreError), self.files.reading(snapshot_file(account)):
             return from_document(SnapshotInfo, note_of(self.files.footer(snapshot_file(account))))
         return None
 
@@ -345,7 +345,7 @@ class Store:
         name = snapshot_file(account)
         groups = [group for group, month in enumerate(info.months) if month in months]
         advice = "Materialize stop_snapshot again, or leave that to the next sync."
-        with reading(self.files.shown(name), advice), self.files.open(name) as file:
+        with self.files.reading(name, advice), self.files.open(name) as file:
             listed = decode(file, schema.LISTED, row_groups=groups)
             rejected = decode(file, schema.REJECTED_ROWS, row_groups=[len(info.months)])
         return to_pandas(listed), to_pandas(rejected)
@@ -355,14 +355,14 @@ class Store:
     def derived_info(self, table: TableSchema, account: str) -> DerivedInfo | None:
         """What a derived table is; None if there is none, or it is damaged and has to be made again."""
         name = table_file(table.name, account)
-        with suppress(StoreError), reading(self.files.shown(name)):
+        with suppress(StoreError), self.files.reading(name):
             return info_of(self.files.footer(name), DerivedInfo)
         return None
 
     def read_derived(self, table: TableSchema, account: str) -> tuple[pd.DataFrame, DerivedInfo]:
         """A derived table and what it is, from one version of its file."""
         name = table_file(table.name, account)
-        with reading(self.files.shown(name), MADE_AGAIN), self.files.open(name) as file:
+        with self.files.reading(name, MADE_AGAIN), self.files.open(name) as file:
             return to_pandas(decode(file, table)), info_of(pq.read_metadata(file), DerivedInfo)
 
     def write_derived(self, table: TableSchema, account: str, rows: pd.DataFrame, info: DerivedInfo) -> None:
@@ -371,7 +371,7 @@ class Store:
 
     def is_intact(self, name: str) -> bool:
         """Whether a file that can be made again can be read from its first row to its last, which is what this does."""
-        with suppress(StoreError), reading(self.files.shown(name)), self.files.open(name) as file:
+        with suppress(StoreError), self.files.reading(name), self.files.open(name) as file:
             for _ in pq.ParquetFile(file, page_checksum_verification=True).iter_batches():
                 pass
             return True
@@ -385,7 +385,7 @@ class Store:
     def _read_periods(
         self, account: str, state: State, name: str, recorded: MonthInfo, columns: Sequence[str] | None = None
     ) -> pa.Table:
-        with reading(self.files.shown(name)), self.open_committed(name, state) as file:
+        with self.files.reading(name), self.open_committed(name, state) as file:
             table = decode(file, schema.STOPS if name.startswith("stops/") else schema.REJECTED, columns)
         self.refuse_older(account, state, name, table.num_rows, recorded)
         return table
