@@ -7,15 +7,16 @@ is, the whole document is parsed.
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from stop_pipeline.errors import UnreadableResponseError, excerpt
 from stop_pipeline.smspartner import json_rows, xml_rows
 from stop_pipeline.smspartner.envelope import Document, refusal
+from stop_pipeline.smspartner.rows import Rows
 
 _END_BYTES = 64 * 1024
 _BLOCK_BYTES = 16_000_000
@@ -23,8 +24,30 @@ _COPY_BYTES = 1 << 20
 _BEGINNING_BYTES = 4096
 _WHITE_SPACE = b" \t\n\r"
 """That of JSON and XML; Python calls more characters white space."""
-MODULES: dict[str, ModuleType] = {"json": json_rows, "xml": xml_rows}
-"""What reads each format; the two have the same names."""
+
+
+class FormatModule(Protocol):
+    """What reads one format: a module that has these names."""
+
+    LIST_BEGINS: re.Pattern[bytes]  # at the beginning of a document, up to its first row
+    LIST_ENDS: bytes  # the last such bytes of a document come right after its last row
+    SEPARATOR: bytes  # between two rows, but for white space; so it cannot be white space itself
+
+    def read_around(self, before: bytes, after: bytes) -> Document | None:
+        """The document with a marker in place of its rows; None if the marker is not where the rows are."""
+
+    def last_cut(self, text: bytes) -> int:
+        """Where the last row ends that is seen to end in a text; 0 if none is."""
+
+    def read_block(self, block: bytes) -> Rows | None:
+        """The rows of a block of the list's text; None if the block is not a list of rows by itself."""
+
+    def read_document(self, body: bytes) -> Document:
+        """The whole document, or why it is not a list."""
+
+
+MODULES: dict[str, FormatModule] = {"json": json_rows, "xml": xml_rows}
+"""What reads each format of `settings.Format`."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +130,7 @@ def blocks(document: ListDocument, span: tuple[int, int]) -> Iterator[bytes]:
         yield text.strip(_WHITE_SPACE)
 
 
-def _find_list(path: Path, module: ModuleType) -> tuple[Document, tuple[int, int]] | None:
+def _find_list(path: Path, module: FormatModule) -> tuple[Document, tuple[int, int]] | None:
     """The document without its rows, and the span of their text; None if the two ends do not show it."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -120,7 +143,7 @@ def _find_list(path: Path, module: ModuleType) -> tuple[Document, tuple[int, int
     ends_at = tail.rfind(module.LIST_ENDS)
     if ends_at < 0:
         return None
-    around: Document | None = module.read_around(head[: begins.end()], tail[ends_at:])
+    around = module.read_around(head[: begins.end()], tail[ends_at:])
     if around is None or around.envelope.refused:
         return None
     first, last = head[begins.end() :], tail[:ends_at]
@@ -132,7 +155,7 @@ def _find_list(path: Path, module: ModuleType) -> tuple[Document, tuple[int, int
 def _load(path: Path, response_format: str, secrets: Collection[str] | None) -> Document:
     """The whole document, which is a list."""
     body = path.read_bytes()
-    document: Document = MODULES[response_format].read_document(body)
+    document = MODULES[response_format].read_document(body)
     if document.envelope.refused:
         quoted = dataclasses.replace(document.envelope, message=None) if secrets is None else document.envelope
         raise refusal(quoted, secrets=secrets or ())
