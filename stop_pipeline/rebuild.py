@@ -55,11 +55,15 @@ def rebuild(source: Store, into: Store, account: str, *, timezone: str) -> Rebui
     if newest is not None and newest.file == responses[-1].file and newest.fetched_at > responses[-1].fetched_at:
         replays.append((responses[-1], newest.fetched_at))
     skipped: dict[str, str] = {}
+    expired: set[str] = set()
     for response, fetched_at in replays:
         try:
             body, _ = source.responses.read(account, response)
         except StoreError as error:
-            skipped[response.file] = str(error)
+            if response in source.responses.all(account):
+                skipped[response.file] = str(error)
+            else:
+                expired.add(response.file)  # a sync has removed it meanwhile
             continue
         response_format: Format = "xml" if response.format == "xml" else "json"
         try:
@@ -69,7 +73,8 @@ def rebuild(source: Store, into: Store, account: str, *, timezone: str) -> Rebui
     state = into.state(account)
     if state.commit is not None:
         sync.derive_tables(into, account)
-    return Rebuilt(len(responses) - len(skipped), tuple(skipped.items()), state.total_rows, state.open_rows)
+    replayed = len(responses) - len(skipped) - len(expired)
+    return Rebuilt(replayed, tuple(skipped.items()), state.total_rows, state.open_rows)
 
 
 def replay(into: Store, account: str, client: sync.Client, *, timezone: str) -> None:

@@ -129,17 +129,17 @@ class _Inspection:
         own |= {*store.files.matching(month_file(account, "*"))}
         if self._state.schema_version == 1:  # it had a file of the snapshot for each month, and one for malformed rows
             own |= {*store.files.matching(f"snapshot/account={account}/created_month=*/stop_snapshot.parquet")}
-        others = {f"account={name}" for name in store.accounts_seen() if name != account}
+        entries: list[str] = []
         for folder in sorted({"stops", *(name.split("/")[0] for name in own)}):
-            for file in self._attempt(self._files_below, folder, others) or ():
-                self._attempt(_ensure, file, file in own, "is not a file of this package", "Move it elsewhere.")
-
-    def _files_below(self, folder: str, others: set[str]) -> list[str]:
-        """The files below a folder, those of other accounts aside: to list those of many takes minutes."""
-        files = self._store.files
-        entries = files.matching(f"{folder}/*") or [folder]  # which may be a file itself
-        kept = [entry for entry in entries if entry.rpartition("/")[2].partition(".")[0] not in others]
-        return [file for entry in kept for file in files.below(entry)]
+            found = self._attempt(store.files.matching, f"{folder}/*")
+            entries += [folder] if found == [] else found or []  # it may be a file itself
+        # Other accounts are left out, for to list the files of many takes minutes. They are asked for only now, or one
+        # that was registered meanwhile would be a stray.
+        others = {f"account={name}" for name in store.accounts_seen() if name != account}
+        for entry in entries:
+            if entry.rpartition("/")[2].partition(".")[0] not in others:
+                for file in self._attempt(store.files.below, entry) or ():
+                    self._attempt(_ensure, file, file in own, "is not a file of this package", "Move it elsewhere.")
 
     def _check_responses(self, newest: KeptResponse | None) -> list[KeptResponse]:
         """The kept responses whose bytes are those that were received, by fetch time."""

@@ -190,11 +190,11 @@ class Files:
             _make_folder(self._scratch)
             lock = _acquired(self._scratch / f"account={account}.lock", holder, account, timeout_seconds)
         with lock:
-            with writing(str(self._scratch)):
+            shutil.rmtree(self._temporaries(account), ignore_errors=True)  # first, for they may be what fills the disk
+            with suppress(OSError):  # it only tells others whom they wait for
                 holder.touch(mode=0o600)
                 holder.write_text(f"process {os.getpid()} (since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC)")
             try:
-                shutil.rmtree(self._temporaries(account), ignore_errors=True)
                 yield
             finally:
                 shutil.rmtree(self._temporaries(account), ignore_errors=True)
@@ -263,17 +263,21 @@ def _acquired(path: Path, holder: Path, account: str, timeout_seconds: float) ->
     lock = filelock.FileLock(path, mode=0o600)
     with suppress(filelock.Timeout):
         return lock.acquire(timeout=0)
-    held_by = "another process"
-    with suppress(OSError):
-        held_by = holder.read_text() or held_by
-    log.warning("Account %s: waiting for %s, which holds its lock", account, held_by)
+    log.warning("Account %s: waiting for %s, which holds its lock", account, _named(holder))
     try:
         return lock.acquire(timeout=timeout_seconds)
     except filelock.Timeout:
         raise StoreError(
-            f"The account “{account}” has been locked by {held_by} for {timeout_seconds:g} s: wait for that process to "
-            f"end, or end it, and run again (lock: {path})."
+            f"The account “{account}” was locked for {timeout_seconds:g} s, and is now by {_named(holder)}: wait for "
+            f"that process to end, or end it, and run again (lock: {path})."
         ) from None
+
+
+def _named(holder: Path) -> str:
+    """The process that holds a lock now, as it has written down."""
+    with suppress(OSError):
+        return holder.read_text() or "another process"
+    return "another process"
 
 
 def _write_new(path: Path, data: Content) -> None:

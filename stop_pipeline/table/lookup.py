@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,8 @@ def read_changes(
         )
     with reading.unreadable_is_outdated():
         reading.warn_before_history(store, accounts, begin)
-        committed = [reading.committed_rows(store, name, state) for name, state in states.items()]
+        read = partial(reading.committed_rows, store)
+        committed = [reading.of_one_commit(store, name, read) for name in states]
     periods = [blocked_numbers(*rows).numbers for rows in committed]
     changes = _changes_between(pd.concat(periods, ignore_index=True), begin, end)
     changes.attrs["until"] = end.isoformat()
@@ -221,7 +223,10 @@ def _unreadable(number: str) -> InputError:
 
 @reading.unreadable_is_outdated()
 def _look_up(store: Store, account: str, number: str, moment: datetime | None) -> AccountLookup:
-    state = store.state(account)
+    return reading.of_one_commit(store, account, partial(_look_up_in_commit, store, number, moment))
+
+
+def _look_up_in_commit(store: Store, number: str, moment: datetime | None, account: str, state: State) -> AccountLookup:
     stops, rejected = reading.committed_rows(store, account, state)
     commits = store.read_commits(account, state)
     known_since = reading.history_begins(stops, rejected, commits)

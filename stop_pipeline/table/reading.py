@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -29,6 +30,8 @@ from stop_pipeline.times import parse_moment
 
 Moment: TypeAlias = datetime | date | str  # as `times.parse_moment` reads it
 Age: TypeAlias = timedelta | str  # a text as `settings.parse_age` reads it
+
+Result = TypeVar("Result")
 
 DEFAULT_MAX_AGE = timedelta(hours=24)
 CLOCK_TOLERANCE = timedelta(minutes=10)
@@ -84,9 +87,7 @@ def read_stops(
     needed = READ_SCHEMA.names if waits else [*dict.fromkeys([*wanted, "first_seen_at", "removed_at"])]
     store = Store.existing(root)
 
-    def read(account: str) -> pd.DataFrame:
-        # The state is read first: whatever a sync writes meanwhile is later than this commit, and is left out.
-        state = store.state(account)
+    def read(account: str, state: State) -> pd.DataFrame:
         periods = to_pandas(scan(store, account, state, needed, None if waits else condition))
         known_until = state.applied_at if moment is None or state.applied_at is None else min(state.applied_at, moment)
         periods = as_committed(periods, known_until)
@@ -98,8 +99,9 @@ def read_stops(
     accounts = store.committed_accounts()
     if moment is not None:
         warn_before_history(store, accounts, moment)
-    parts = [part for part in map(read, accounts) if len(part)] or [to_pandas(READ_SCHEMA.empty_table())[wanted]]
-    return pd.concat(parts, ignore_index=True)
+    parts = [of_one_commit(store, account, read) for account in accounts]
+    filled = [part for part in parts if len(part)] or [to_pandas(READ_SCHEMA.empty_table())[wanted]]
+    return pd.concat(filled, ignore_index=True)
 
 
 def read_rejected(root: str | Path | None = None, history: bool = False) -> pd.DataFrame:  # noqa: FBT001, FBT002
@@ -119,8 +121,7 @@ def read_rejected(root: str | Path | None = None, history: bool = False) -> pd.D
     """
     store = Store.existing(root)
 
-    def read(account: str) -> pd.DataFrame:
-        state = store.state(account)
+    def read(account: str, state: State) -> pd.DataFrame:
         periods = as_committed(store.read_rejected(account, state), state.applied_at)
         return periods if history else open_rows(periods)
 
@@ -148,10 +149,10 @@ def read_suppression_list(root: str | Path | None = None, as_of: Moment | None =
     moment = None if as_of is None else parse_moment(as_of)
     store = Store.existing(root)
 
-    def read(account: str) -> pd.DataFrame:
+    def read(account: str, state: State) -> pd.DataFrame:
         if moment is None:
-            return _list_of_commit(store, account).numbers
-        stops, rejected = (known_at(rows, moment) for rows in committed_rows(store, account, store.state(account)))
+            return _list_of_commit(store, account, state).numbers
+        stops, rejected = (known_at(rows, moment) for rows in committed_rows(store, account, state))
         return suppression_list(stops, rejected).numbers
 
     if moment is not None:
@@ -175,8 +176,7 @@ def read_stops_per_day(root: str | Path | None = None) -> pd.DataFrame:
     """
     store = Store.existing(root)
 
-    def read(account: str) -> pd.DataFrame:
-        state = store.state(account)
+    def read(account: str, state: State) -> pd.DataFrame:
         if (made := _made_of(store, account, state, schema.STOPS_PER_DAY)) is not None:
             return made[0]
         columns = ["id", "country", "created_at_local", "first_seen_at", "removed_at"]
@@ -207,7 +207,8 @@ def current_list(
     now = now or datetime.now(UTC)
     store, accounts = asked_accounts(root, account)
     verified_at = {name: check_current(store, name, now=now, max_age=max_age) for name in accounts}
-    lists = [_list_of_commit(store, name, READING_RULES) for name in accounts]
+    read = partial(_list_of_commit, store, reading_rules=READING_RULES)
+    lists = [of_one_commit(store, name, read) for name in accounts]
     numbers = [_with_account(made.numbers, name) for name, made in zip(accounts, lists, strict=True)]
     in_use = [name for name in accounts if not is_retired(store, name)] or accounts
     complete = [time for name in in_use if (time := verified_at[name])]
@@ -277,6 +278,24 @@ def check_current(store: Store, account: str, *, now: datetime, max_age: Age) ->
     return verified_at
 
 
+def of_one_commit(store: Store, account: str, read: Callable[[str, State], Result]) -> Result:
+    """What `read` makes of an account and the commit that stands.
+
+    The state is read first: whatever a sync writes meanwhile is later than this commit, and is left out. But where
+    stored rows are brought up to date, rows are replaced and files removed: then everything is read again.
+    """
+    while True:
+        state = store.state(account)
+        try:
+            result = read(account, state)
+        except StoreError:
+            if store.state(account) == state:
+                raise
+            continue
+        if _read_by(store.state(account)) == _read_by(state):
+            return result
+
+
 def committed_rows(store: Store, account: str, state: State) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The periods of `stops` and `rejected` as of a commit, as far as `derive.blocked_numbers` needs them.
 
@@ -298,22 +317,34 @@ def history_begins(stops: pd.DataFrame, rejected: pd.DataFrame, commits: pd.Data
 
 def warn_before_history(store: Store, accounts: Sequence[str], moment: datetime) -> None:
     """Warn the caller's caller if a time is before the first response of all accounts."""
-    begins = []
-    for account in accounts:
-        state = store.state(account)
+
+    def begin_of(account: str, state: State) -> datetime | None:
         commits = store.read_commits(account, state)
         if (commits["merged_at"] <= moment).any():
-            return
+            return moment  # or before, which need not be known
         stops, rejected = store.read_stops(account, state, ["first_seen_at"]), store.read_rejected(account, state)
-        begins.append(history_begins(stops, rejected, commits))
-    begin = min(filter(None, begins), default=None)
+        return history_begins(stops, rejected, commits)
+
+    begins: list[datetime] = []
+    for account in accounts:
+        if (begin := of_one_commit(store, account, begin_of)) is not None:
+            begins.append(begin)
+            if begin <= moment:
+                break
+    begin = min(begins, default=None)
     if begin is None or moment < begin:
         when = f"The history begins at {begin:%Y-%m-%d %H:%M} UTC" if begin else "There has been no sync yet"
         warnings.warn(f"{when}: nothing is known about {moment:%Y-%m-%d %H:%M} UTC.", UserWarning, stacklevel=3)
 
 
-def _per_account(store: Store, table: TableSchema, read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
-    parts = [_with_account(read(account), account) for account in store.committed_accounts()]
+def _read_by(state: State) -> tuple[object, ...]:
+    """What the stored rows of a commit were read by."""
+    return state.schema_version, state.reading_rules, state.settings.get("timezone")
+
+
+def _per_account(store: Store, table: TableSchema, read: Callable[[str, State], pd.DataFrame]) -> pd.DataFrame:
+    accounts = store.committed_accounts()
+    parts = [_with_account(of_one_commit(store, account, read), account) for account in accounts]
     return pd.concat([part for part in parts if len(part)] or [_with_account(table.empty, "")], ignore_index=True)
 
 
@@ -324,9 +355,8 @@ def _with_account(rows: pd.DataFrame, account: str) -> pd.DataFrame:
     return rows
 
 
-def _list_of_commit(store: Store, account: str, reading_rules: str | None = None) -> SuppressionList:
-    """The suppression list of the last commit; if a sync has not made it by these rules, made of the committed rows."""
-    state = store.state(account)
+def _list_of_commit(store: Store, account: str, state: State, reading_rules: str | None = None) -> SuppressionList:
+    """The suppression list of a commit; if a sync has not made it by these rules, made of the committed rows."""
     made = _made_of(store, account, state, schema.SUPPRESSION_LIST)
     if made is not None and reading_rules in (None, made[1].reading_rules):
         return SuppressionList(made[0], made[1].unreadable_rows)

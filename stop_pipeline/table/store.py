@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -153,7 +153,17 @@ class Store:
             StoreError: a later version of this package wrote it, or it is missing though there are tables.
         """
         name = f"state/account={account}.json"
-        document = read_document(self.files, name, dict)
+        while True:
+            document = read_document(self.files, name, dict)
+            try:
+                return self._state_of(account, name, document)
+            except StoreError:
+                # The first sync, or an upgrade, may have replaced in between what this was about.
+                if read_document(self.files, name, dict) == document:
+                    raise
+
+    def _state_of(self, account: str, name: str, document: Mapping[str, Any] | None) -> State:
+        """The commit that the content of a state file is; None if there is no file."""
         if document is None:
             tables = (
                 table_file(table.name, account) for table in (schema.COMMITS, schema.REJECTED, schema.SUPPRESSION_LIST)
@@ -208,9 +218,8 @@ class Store:
         infos = {**state.months, **{month: info for month, (_, info) in staged_months.items()}}
         rejected_file = state.rejected_file
         if rejected is not None:
-            staged[table_file(schema.REJECTED.name, account)], rejected_file = self._stage(
-                account, rejected, schema.REJECTED
-            )
+            name = table_file(schema.REJECTED.name, account)
+            staged[name], rejected_file = self._stage(account, rejected, schema.REJECTED)
         commits = self.read_commits(account, state)
         if len(commits) > state.commits:
             staged[table_file(schema.COMMITS.name, account)] = self.files.stage(
