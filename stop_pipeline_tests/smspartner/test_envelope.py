@@ -7,14 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stop_pipeline.errors import ApiError, KeyRefusedError, TransientApiError
-from stop_pipeline.smspartner.envelope import (
-    ERROR_CODES,
-    MAX_CODE_DIGITS,
-    Envelope,
-    read_envelope,
-    refusal,
-    whole_count,
-)
+from stop_pipeline.smspartner.envelope import Envelope, read_envelope, refusal
 
 JSON_ERROR = '{"success": false, "code": 10, "message": "Clé API incorrecte"}'.encode()
 XML_ERROR = """<?xml version="1.0" encoding="UTF-8"?>
@@ -51,8 +44,7 @@ def test_the_documented_error_is_read_alike_in_both_formats_and_any_encoding(bod
 
 @pytest.mark.parametrize("encoding", ["cp437", "mac-roman", "utf-7"])
 def test_an_encoding_that_cannot_be_told_costs_letters_of_the_message_only(encoding: str) -> None:
-    envelope = read_envelope(JSON_ERROR.decode().encode(encoding))
-    assert envelope is not None
+    envelope = read_envelope(JSON_ERROR.decode().encode(encoding)) or Envelope()
     assert (envelope.success, envelope.code) == (False, 10)
 
 
@@ -73,7 +65,7 @@ def test_a_code_may_be_a_string_of_digits() -> None:
     assert read_envelope(b'{"success": false, "code": "10"}') == Envelope(success=False, code=10, message=None)
 
 
-@pytest.mark.parametrize("code", ["true", "10.0", '"1O"', "-1", '"\u00b2"', "[10]", "1234567", "9" * 4000])
+@pytest.mark.parametrize("code", ["true", "10.0", '"1O"', "-1", '"\u00b2"', "[10]", "1234567", '"1234567"', "9" * 4000])
 def test_what_is_no_code_is_none(code: str) -> None:
     body = f'{{"success": false, "code": {code}, "message": "no"}}'.encode()
     assert read_envelope(body) == Envelope(success=False, code=None, message="no")
@@ -121,13 +113,6 @@ def test_reading_an_envelope_never_raises(body: bytes) -> None:
     read_envelope(body)
 
 
-def test_codes_and_counts_are_whole_numbers_or_their_digits() -> None:
-    assert [whole_count(value, MAX_CODE_DIGITS) for value in (10, "10", 200)] == [10, 10, 200]
-    no_codes = (True, 10.0, None, "1O", -1, "²", 1_234_567, "")
-    assert [whole_count(value, MAX_CODE_DIGITS) for value in no_codes] == [None] * 8
-    assert whole_count("1234567") == whole_count(1_234_567) == 1_234_567
-
-
 _json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
@@ -168,7 +153,6 @@ def test_a_documented_code_decides_whatever_success_and_status_say(
 ) -> None:
     envelope = Envelope(success=success, code=code, message="no")
     assert envelope.refused
-    assert code in ERROR_CODES
     refused = refusal(envelope, status=status)
     assert type(refused) is error
     assert str(refused).startswith(f"SMS Partner {says} (")
@@ -202,17 +186,12 @@ def test_without_a_documented_code_the_status_decides(
 
 
 def test_the_message_gives_status_code_and_what_the_provider_said() -> None:
-    envelope = read_envelope(JSON_ERROR)
-    assert envelope is not None
-    assert str(refusal(envelope, status=403)) == (
+    assert str(refusal(DOCUMENTED, status=403)) == (
         "SMS Partner does not accept the API key (HTTP 403, code 10, “Clé API incorrecte”): "
         "compare it with the key shown in your SMS Partner account."
     )
-    assert "HTTP" not in str(refusal(envelope, status=200))
-    assert "HTTP" not in str(refusal(envelope))
+    for status in (200, None):
+        assert "API key (code 10, “Clé API incorrecte”)" in str(refusal(DOCUMENTED, status=status))
 
 
-def test_the_message_masks_phone_numbers_that_the_provider_mentions() -> None:
-    refused = refusal(Envelope(success=False, code=None, message="no such number: +33612345678"))
-    assert "+33612345678" not in str(refused)
-    assert "no such number: +•••••••••••" in str(refused)
+# END
