@@ -44,13 +44,8 @@ BIG = 10_000_000
 
 # Hostile values
 
-IDS: st.SearchStrategy[Any] = (
-    st.integers(-5, 130)
-    | st.integers()
-    | st.sampled_from(
-        [2**63 - 1, 2**63, -(2**63), 10**400, True, None, 1.0, 1e300, "7", "07", "-1", "", "1e3", [1], {}]
-    )
-)
+ODD_IDS = [2**63 - 1, 2**63, -(2**63), 10**400, True, None, 1.0, 1e300, "7", "07", "-1", "", "1e3", [1], {}]
+IDS: st.SearchStrategy[Any] = st.integers(-5, 130) | st.integers() | st.sampled_from(ODD_IDS)
 PHONES: st.SearchStrategy[Any] = st.text(max_size=20) | st.sampled_from(
     [
         *("+33639980012", "06 39 98 00 12", "0033639980012", "0692123456", "+447400123456", "+", "00", "36105", "\x00"),
@@ -58,41 +53,16 @@ PHONES: st.SearchStrategy[Any] = st.text(max_size=20) | st.sampled_from(
         *("+33639980012,+33639980013", "+33639980012\n", "\N{FULLWIDTH PLUS SIGN}33639980012", "x" * 100_000),
     ]
 )
+ODD_CLOCKS = [
+    *("0000-00-00 00:00:00", "0000-01-01 00:00:00", "0001-01-01 00:00:00", "9999-12-31 23:59:59"),
+    *("1999-12-31 23:59:59", "2000-01-01 00:00:00", "2025-03-30 02:30:00", "2025-10-26 02:30:00"),
+    *("2024-02-29 10:00:00", "2025-02-30 10:00:00", "2026-01-03 12:59:59", "2026-01-04 00:00:00"),
+    *("2025-06-01", "2025-06-01T10:00:00", "2025-06-01 10:00:00Z", "2025-06-01 24:00:00", "2025-06-01 10:00:60"),
+    *("99999-01-01 00:00:00", "-001-01-01 00:00:00", "٢٠٢٥-06-01 10:00:00", "2025-06-01 10:00:00\x00", "\ud800", ""),
+    *(None, 0, 20250601100000, 1e18, [], {}, "x" * 100_000),
+]
 CLOCKS: st.SearchStrategy[Any] = (
-    st.sampled_from(
-        [
-            *(
-                "0000-00-00 00:00:00",
-                "0000-01-01 00:00:00",
-                "0001-01-01 00:00:00",
-                "9999-12-31 23:59:59",
-                "2025-02-30 10:00:00",
-            ),
-            *(
-                "1999-12-31 23:59:59",
-                "2000-01-01 00:00:00",
-                "2025-03-30 02:30:00",
-                "2025-10-26 02:30:00",
-                "2024-02-29 10:00:00",
-            ),
-            *(
-                "2026-01-03 12:59:59",
-                "2026-01-04 00:00:00",
-                "2025-06-01",
-                "2025-06-01T10:00:00",
-                "2025-06-01 10:00:00Z",
-                "",
-            ),
-            *(
-                "2025-06-01 24:00:00",
-                "2025-06-01 10:00:60",
-                "99999-01-01 00:00:00",
-                "-001-01-01 00:00:00",
-                "٢٠٢٥-06-01 10:00:00",
-            ),
-            *(None, 0, 20250601100000, 1e18, [], {}, "\ud800", "2025-06-01 10:00:00\x00", "x" * 100_000),
-        ]
-    )
+    st.sampled_from(ODD_CLOCKS)
     | st.datetimes().map(lambda moment: f"{moment:%Y-%m-%d %H:%M:%S}")
     | st.text(max_size=20)
 )
@@ -171,77 +141,16 @@ def hostile_values(draw: st.DrawFn) -> Fuzzed:
 
 
 JSON_PIECES = [
-    *(
-        b"{",
-        b"}",
-        b"[",
-        b"]",
-        b",",
-        b":",
-        b'"',
-        b"\\",
-        b"\\ud800",
-        b"\\u0000",
-        b"\x00",
-        b"\xff",
-        b"\xc3\x28",
-        b"\xed\xa0\x80",
-    ),
-    *(
-        b"NaN",
-        b"Infinity",
-        b"-Infinity",
-        b"1e999",
-        b"-0",
-        b"0x1",
-        b"null",
-        b"true",
-        b"\xef\xbb\xbf",
-        HUGE_DIGITS.encode(),
-    ),
-    *(
-        b'"id":1,',
-        b'"id":1,"id":2,',
-        b'"data":[],',
-        b'"success":false,',
-        b'"code":10,',
-        b"[" * 3000,
-        b'{"a":' * 3000,
-        b"/**/",
-    ),
+    *(b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"\\ud800", b"\\u0000", b"\x00", b"\xff", b"\xc3\x28"),
+    *(b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-0", b"0x1", b"null", b"true", b"/**/", HUGE_DIGITS.encode()),
+    *(b'"id":1,', b'"id":1,"id":2,', b'"data":[],', b'"success":false,', b'"code":10,', b"[" * 3000, b'{"a":' * 3000),
+    *(b"\xed\xa0\x80", b"\xef\xbb\xbf"),
 ]
 XML_PIECES = [
-    *(
-        b"<entry>",
-        b"</entry>",
-        b"<entry/>",
-        b"<!DOCTYPE result>",
-        b"&lt;",
-        b"&#0;",
-        b"&#x10FFFF;",
-        b"&xxe;",
-        b"<![CDATA[",
-        b"]]>",
-    ),
-    *(
-        b"]]]]><![CDATA[>",
-        b"<![CDATA[]]>",
-        b"<![CDATA[<entry>]]>",
-        b"<!-- x -->",
-        b"<?php ?>",
-        b"\x00",
-        b"\xff",
-        b"\xed\xa0\x80",
-    ),
-    *(
-        b'<a xmlns="urn:x"/>',
-        b"<entry>" * 3000,
-        b"<result>",
-        b"</result>",
-        b"\xef\xbb\xbf",
-        b"<![CDATA[" + b"]" * 99,
-        b"&amp;" * 99,
-    ),
+    *(b"<entry>", b"</entry>", b"<entry/>", b"<entry>" * 3000, b"<result>", b"</result>", b"<!DOCTYPE result>"),
+    *(b"&lt;", b"&#0;", b"&#x10FFFF;", b"&xxe;", b"&amp;" * 99, b"<!-- x -->", b"<?php ?>", b'<a xmlns="urn:x"/>'),
+    *(b"<![CDATA[", b"]]>", b"]]]]><![CDATA[>", b"<![CDATA[]]>", b"<![CDATA[<entry>]]>", b"<![CDATA[" + b"]" * 99),
+    *(b"\x00", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf"),
 ]
 
 
@@ -276,7 +185,7 @@ def bomb(depth: int = 30) -> bytes:
     )
 
 
-def deep(opening: str, closing: str, depth: int, listed: bool) -> bytes:  # noqa: FBT001
+def deep(opening: str, closing: str, depth: int, *, listed: bool) -> bytes:
     nested = opening * depth + closing * depth
     return (f'{{"success":true,"code":200,"nbData":1,"data":[{nested}]}}' if listed else nested).encode()
 
@@ -288,57 +197,37 @@ def xml_of(inner: str, *, head: str = "", encoding: str = "UTF-8") -> bytes:
     ).encode("latin-1")
 
 
-XML_ROW = "<entry><entry>1</entry><entry>+33639980001</entry><entry>2025-06-02 10:00:00</entry></entry>"
+NUMBER = "+33639980001"
+XML_ROW = f"<entry><entry>1</entry><entry>{NUMBER}</entry><entry>2025-06-02 10:00:00</entry></entry>"
 COMPLETE = response_body(DOCUMENTS)
+AROUND_A_LIST = {"success": True, "code": 200}
+EXTERNAL = [
+    '<!DOCTYPE result [<!ENTITY x SYSTEM "file:///etc/passwd">]>',
+    '<!DOCTYPE result [<!ENTITY x SYSTEM "http://127.0.0.1:1/">]>',
+    '<!DOCTYPE result SYSTEM "file:///etc/passwd">',
+    '<!DOCTYPE result [<!ENTITY % x SYSTEM "file:///etc/passwd"> %x;]>',
+]
+CDATA = [
+    *("<![CDATA[+33639980001]]>", "<![CDATA[+3363]]><![CDATA[9980001]]>", "<![CDATA[<entry>1</entry>]]>"),
+    *("<![CDATA[]]]]><![CDATA[>]]>", "<![CDATA[]]>", "<![CDATA[ ]]>", "<![CDATA[+33639980001", "]]>"),
+    "<![CDATA[a]]>+33639980001<!-- --><![CDATA[b]]>",
+]
+DIGITS = [b"9" * 4301, b"9" * 100_000, b"-7", b"7e2", b"7.0", b"1e-9999", b"NaN"]
+ROW_7 = as_json([DOCUMENTS[0] | {"id": 7}], AROUND_A_LIST)
 SPECIAL: list[Fuzzed] = [
     *(Fuzzed("entity bomb", "xml", bomb(depth)) for depth in (2, 5, 30)),
-    *(
-        Fuzzed("external entity", "xml", xml_of(XML_ROW.replace("+33639980001", "&x;"), head=head))
-        for head in (
-            '<!DOCTYPE result [<!ENTITY x SYSTEM "file:///etc/passwd">]>',
-            '<!DOCTYPE result [<!ENTITY x SYSTEM "http://127.0.0.1:1/">]>',
-            '<!DOCTYPE result SYSTEM "file:///etc/passwd">',
-            '<!DOCTYPE result [<!ENTITY % x SYSTEM "file:///etc/passwd"> %x;]>',
-        )
-    ),
-    *(
-        Fuzzed("CDATA", "xml", xml_of(XML_ROW.replace("+33639980001", text)))
-        for text in (
-            "<![CDATA[+33639980001]]>",
-            "<![CDATA[+3363]]><![CDATA[9980001]]>",
-            "<![CDATA[<entry>1</entry>]]>",
-            "<![CDATA[]]]]><![CDATA[>]]>",
-            "<![CDATA[]]>",
-            "<![CDATA[ ]]>",
-            "<![CDATA[+33639980001",
-            "]]>",
-            "<![CDATA[a]]>+33639980001<!-- --><![CDATA[b]]>",
-        )
-    ),
-    *(
-        Fuzzed("encoding", "xml", xml_of(XML_ROW, encoding=name))
-        for name in ("UTF-16", "latin-1", "nonsense", "UTF-7", "")
-    ),
+    *(Fuzzed("external entity", "xml", xml_of(XML_ROW.replace(NUMBER, "&x;"), head=head)) for head in EXTERNAL),
+    *(Fuzzed("CDATA", "xml", xml_of(XML_ROW.replace(NUMBER, text))) for text in CDATA),
+    *(Fuzzed("encoding", "xml", xml_of(XML_ROW, encoding=e)) for e in ("UTF-16", "latin-1", "nonsense", "UTF-7", "")),
     Fuzzed("encoding", "xml", xml_of(XML_ROW).decode().replace("UTF-8", "UTF-16").encode("utf-16")),
-    *(
-        Fuzzed("encoding", "json", COMPLETE.decode().encode(name))
-        for name in ("utf-16", "utf-32", "utf-8-sig", "utf-7")
-    ),
+    *(Fuzzed("encoding", "json", COMPLETE.decode().encode(e)) for e in ("utf-16", "utf-32", "utf-8-sig", "utf-7")),
     Fuzzed("two marks", "json", b"\xef\xbb\xbf\xef\xbb\xbf" + COMPLETE),
-    *(
-        Fuzzed("depth", "json", deep("[", "]", depth, listed))
-        for depth in (50, 900, 5_000, 200_000)
-        for listed in (True, False)
-    ),
+    *(Fuzzed("depth", "json", deep("[", "]", depth, listed=True)) for depth in (50, 900, 5_000, 200_000)),
+    *(Fuzzed("depth", "json", deep("[", "]", depth, listed=False)) for depth in (50, 900, 5_000, 200_000)),
     *(Fuzzed("depth", "json", deep('{"a":', "}", depth, listed=True)) for depth in (900, 100_000)),
     *(Fuzzed("depth", "json", deep('{"a":[', "]}", depth, listed=True)) for depth in (100, 300, 100_000)),
     *(Fuzzed("depth", "xml", xml_of("<entry>" * depth + "</entry>" * depth)) for depth in (50, 900, 50_000)),
-    *(
-        Fuzzed(
-            "digits", "json", as_json([DOCUMENTS[0] | {"id": 7}], {"success": True, "code": 200}).replace(b"7", text)
-        )
-        for text in (b"9" * 4301, b"9" * 100_000, b"-7", b"7e2", b"7.0", b"1e-9999", b"NaN")
-    ),
+    *(Fuzzed("digits", "json", ROW_7.replace(b"7", digits)) for digits in DIGITS),
     *(Fuzzed("blank", f, body) for f in ("json", "xml") for body in (b"", b" ", b"\n", b"\x00", b"\xef\xbb\xbf")),
     Fuzzed("duplicate keys", "json", COMPLETE.replace(b'"id": 1,', b'"id": 2, "id": 1,', 1)),
     Fuzzed("duplicate keys", "json", COMPLETE[:-1] + b', "data": []}'),
@@ -349,21 +238,20 @@ SPECIAL: list[Fuzzed] = [
 ]
 
 GIANTS: list[Fuzzed] = [
-    *(
-        Fuzzed(
-            "10 MB",
-            "json",
-            as_json([*DOCUMENTS, DOCUMENTS[0] | {"id": 900, name: "7" * BIG}], {"success": True, "code": 200}),
-        )
-        for name in FIELDS
-    ),
-    Fuzzed("10 MB", "json", as_json([*DOCUMENTS, "é" * (BIG // 2)], {"success": True, "code": 200})),
-    Fuzzed("10 MB", "json", as_json([DOCUMENTS[0] | {"x" * BIG: 1}], {"success": True, "code": 200})),
-    Fuzzed("10 MB", "json", as_json([], {"success": False, "code": 10, "message": "x" * BIG})),
-    Fuzzed("10 MB", "json", b" " * BIG + COMPLETE),
-    Fuzzed("10 MB", "xml", xml_of(XML_ROW.replace("+33639980001", "7" * BIG))),
-    Fuzzed("10 MB", "xml", xml_of(XML_ROW.replace("+33639980001", "&lt;" * (BIG // 4)))),
-    Fuzzed("10 MB", "xml", xml_of("<entry/>" * (BIG // 40))),
+    Fuzzed("10 MB", format_, body)
+    for format_, body in (
+        *(
+            ("json", as_json([*DOCUMENTS, DOCUMENTS[0] | {"id": 900, name: "7" * BIG}], AROUND_A_LIST))
+            for name in FIELDS
+        ),
+        ("json", as_json([*DOCUMENTS, "é" * (BIG // 2)], AROUND_A_LIST)),
+        ("json", as_json([DOCUMENTS[0] | {"x" * BIG: 1}], AROUND_A_LIST)),
+        ("json", as_json([], {"success": False, "code": 10, "message": "x" * BIG})),
+        ("json", b" " * BIG + COMPLETE),
+        ("xml", xml_of(XML_ROW.replace(NUMBER, "7" * BIG))),
+        ("xml", xml_of(XML_ROW.replace(NUMBER, "&lt;" * (BIG // 4)))),
+        ("xml", xml_of("<entry/>" * (BIG // 40))),
+    )
 ]
 
 RESPONSES: st.SearchStrategy[Fuzzed] = (
@@ -606,7 +494,7 @@ def large(name: str, response_format: Format) -> bytes:
         case "entity bomb", _:
             return bomb()
         case "50 MB phone number", "json":
-            return as_json([DOCUMENTS[0] | {"phoneNumber": "7" * 50_000_000}], {"success": True, "code": 200})
+            return as_json([DOCUMENTS[0] | {"phoneNumber": "7" * 50_000_000}], AROUND_A_LIST)
         case "50 MB phone number", _:
             return xml_of(XML_ROW.replace("+33639980001", "7" * 50_000_000))
         case "50 MB of brackets", _:
