@@ -22,15 +22,10 @@ from stop_pipeline.errors import (
     secret_forms,
 )
 from stop_pipeline.smspartner.client import StopListClient
-from stop_pipeline_tests.support.fetching import KEY, LIST, LONG_LIST, assert_keyless, client_for, fetch_error
+from stop_pipeline_tests.support.fetching import KEY, LIST, LONG_LIST, assert_keyless, client_for, fetch, fetch_error
 from stop_pipeline_tests.support.loopback import Exchange, Loopback, Script, head, raw, reply, reply_json
 
 RETRIED = [429, 500, 502, 503, 504]
-
-
-@pytest.fixture
-def into(tmp_path: Path) -> Path:
-    return tmp_path / "response"
 
 
 # Retries
@@ -96,8 +91,7 @@ def test_the_server_says_how_long_to_wait_up_to_the_cap(into: Path) -> None:
 
 @pytest.mark.parametrize("retry_after", ["soon", "9" * 5000, "Fri, 99 Dec 9999 99:99:99 GMT"])
 def test_an_unreadable_retry_after_counts_as_none(retry_after: str, into: Path) -> None:
-    with Loopback(reply(503, headers={"Retry-After": retry_after}), reply(200, LIST)) as server:
-        client_for(server.base_url).fetch(into)
+    fetch(into, reply(503, headers={"Retry-After": retry_after}), reply(200, LIST))
 
 
 def test_waits_grow_from_try_to_try(into: Path) -> None:
@@ -236,8 +230,7 @@ def test_a_refusal_whose_body_drips_past_the_deadline_is_still_told(into: Path) 
 
 
 def test_a_fetch_leaves_no_thread_and_no_deadline_behind(into: Path) -> None:
-    with Loopback(reply(200, LIST)) as server:
-        client_for(server.base_url).fetch(into)
+    fetch(into, reply(200, LIST))
     for thread in threading.enumerate():
         if isinstance(thread, threading.Timer):
             thread.join(10)
@@ -324,8 +317,7 @@ def test_the_key_is_not_printed_by_http_clients_debugging(
     into: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
-    with Loopback(reply(200, LIST)) as server:
-        client_for(server.base_url).fetch(into)
+    fetch(into, reply(200, LIST))
     assert_keyless(capsys.readouterr().out)
 
 
@@ -336,8 +328,7 @@ def test_the_key_is_not_shown_by_the_client(into: Path) -> None:
 
 
 def test_log_records_outside_a_fetch_are_left_alone(into: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with Loopback(reply(200, LIST)) as server:
-        client_for(server.base_url).fetch(into)
+    fetch(into, reply(200, LIST))
     logging.getLogger("urllib3.connectionpool").warning("about %s", KEY)
     assert caplog.messages == [f"about {KEY}"]
 

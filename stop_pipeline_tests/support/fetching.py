@@ -9,7 +9,8 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from stop_pipeline.errors import StopPipelineError
-from stop_pipeline.smspartner.client import StopListClient
+from stop_pipeline.smspartner.client import Response, StopListClient
+from stop_pipeline_tests.support.loopback import Loopback, Script
 
 KEY = "k3y/w1th +ödd&=%signs"
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -25,6 +26,12 @@ def client_for(base_url: str, **settings: Any) -> StopListClient:
         "clock": lambda: NOW,
     }
     return StopListClient(KEY, base_url=base_url, **(quick | settings))
+
+
+def fetch(into: Path, *scripts: Script, **settings: Any) -> Response:
+    """What such a client fetches from a server that responds so."""
+    with Loopback(*scripts) as server:
+        return client_for(server.base_url, **settings).fetch(into)
 
 
 def fetch_error(base_url: str, into: Path, **settings: Any) -> StopPipelineError:
