@@ -148,24 +148,6 @@ def test_wherever_any_json_is_cut_it_gives_what_it_gives_as_one(text: str, block
     check_blocks(text, "json", block_bytes, end_bytes)
 
 
-@pytest.mark.parametrize("text", AROUND)
-def test_whatever_surrounds_the_list_it_is_found_or_the_document_is_parsed_as_one(text: str) -> None:
-    check_blocks(text.replace("%s", f"{plain(1)}, {plain(2)}, {plain(3)}"), "json", 100, 65_536)
-
-
-@pytest.mark.parametrize("between", [",", ", "])
-def test_a_list_of_plain_rows_is_cut_into_blocks_of_the_size_wanted(
-    between: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "response"
-    path.write_text(AROUND[0].replace("%s", between.join(plain(number) for number in range(1, 500))))
-    monkeypatch.setattr(document_module, "_BLOCK_BYTES", 1_000)
-    assert number_of_blocks(path, "json") > 35
-    outcome = read(path, "json", block_bytes=1_000, end_bytes=65_536)
-    assert isinstance(outcome, dict)
-    assert [row["id"] for row in outcome["listed"]] == list(range(1, 500))
-
-
 def test_a_row_longer_than_a_block_is_read_as_any_other(tmp_path: Path) -> None:
     long = plain(5, number="1" * 300_000)
     check_blocks(AROUND[0].replace("%s", ", ".join([plain(1), long, plain(2)])), "json", 50, 65_536)
@@ -278,23 +260,42 @@ def test_wherever_any_xml_is_cut_it_gives_what_it_gives_as_one(text: str, block_
     check_blocks(text, "xml", block_bytes, end_bytes)
 
 
-@pytest.mark.parametrize("text", XML_AROUND)
-def test_whatever_surrounds_the_rows_of_xml_they_are_found_or_it_is_parsed_as_one(text: str) -> None:
-    check_blocks(text.replace("%s", f"{XML_PLAIN}\n{XML_PLAIN.replace('>1<', '>2<')}"), "xml", 100, 65_536)
+# Both formats
+
+PLAIN_XML_ROWS = [XML_PLAIN.replace(">1<", f">{number}<") for number in range(1, 200)]
+PLAIN_JSON_ROWS = [plain(number) for number in range(1, 200)]
 
 
-@pytest.mark.parametrize("between", ["", "\n    ", "\r\n"])
-def test_xml_is_cut_into_blocks_of_the_size_wanted(
-    between: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("response_format", "text"),
+    [
+        *(("json", around.replace("%s", ", ".join(PLAIN_JSON_ROWS[:3]))) for around in AROUND),
+        *(("xml", around.replace("%s", "\n".join(PLAIN_XML_ROWS[:2]))) for around in XML_AROUND),
+    ],
+)
+def test_whatever_surrounds_the_rows_they_are_found_or_the_document_is_parsed_as_one(
+    response_format: Format, text: str
+) -> None:
+    check_blocks(text, response_format, 100, 65_536)
+
+
+@pytest.mark.parametrize(
+    ("response_format", "around", "between", "rows"),
+    [
+        *(("json", AROUND[0], between, PLAIN_JSON_ROWS) for between in (",", ", ")),
+        *(("xml", XML_AROUND[0], between, PLAIN_XML_ROWS) for between in ("", "\n    ", "\r\n")),
+    ],
+)
+def test_a_list_of_plain_rows_is_cut_into_blocks_of_the_size_wanted(
+    response_format: Format, around: str, between: str, rows: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "response"
-    rows = between.join(xml_row(str(number), "+33639980001", "2024-06-01 10:00:00") for number in range(1, 300))
-    path.write_text(XML_AROUND[0].replace("%s", rows))
-    monkeypatch.setattr(document_module, "_BLOCK_BYTES", 2_000)
-    assert number_of_blocks(path, "xml") > 20
-    outcome = read(path, "xml", block_bytes=2_000, end_bytes=65_536)
+    path.write_text(around.replace("%s", between.join(rows)))
+    monkeypatch.setattr(document_module, "_BLOCK_BYTES", 1_000)
+    assert number_of_blocks(path, response_format) > path.stat().st_size / 1_200
+    outcome = read(path, response_format, block_bytes=1_000, end_bytes=65_536)
     assert isinstance(outcome, dict)
-    assert [row["id"] for row in outcome["listed"]] == list(range(1, 300))
+    assert [row["id"] for row in outcome["listed"]] == list(range(1, 200))
 
 
 def test_the_documented_xml_shows_where_its_list_is() -> None:
