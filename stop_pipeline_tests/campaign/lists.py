@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from stop_pipeline.campaign.suppression import SuppressedFile, suppress_file
 from stop_pipeline_tests.support.syncing import Row, Syncer
 
 STOPPED, FREE = "+33639980001", "+33639980002"
@@ -23,3 +24,8 @@ def synced(
     rows = [Row(n, row) if isinstance(row, str) else row for n, row in enumerate(listed or [STOPPED], start=1)]
     syncer.sync(rows, nb_data=nb_data)
     return syncer
+
+
+def split(campaign: Path, into: Path, *, root: Path, column: str = "phone") -> SuppressedFile:
+    """A campaign's file split by the lists of all accounts, none of which may be older than a day."""
+    return suppress_file(campaign, column, into, root=root, account=None, max_age=DAY)

@@ -2,7 +2,6 @@
 
 import codecs
 import csv
-import gzip
 import io
 import os
 from collections.abc import Callable, Sequence
@@ -135,20 +134,13 @@ def test_empty_cells_that_excel_leaves_out_at_the_end_of_a_row_are_no_fault(writ
     assert numbers_in(path) == ["0639980001", "0639980002", "0639980003", "0639980004"]
     filled = b"a;0639980001;;\r\nb;0639980002;Nice;\r\nc;0639980003;Lille;\nd;0639980004;;"
     assert copied(path) == b"nom;phone;ville;note\r\n" + filled
+    assert b"\r\na;0639980001;;;why\r\n" in copied(path, own_columns=[REASON])
 
 
 def test_a_pipe_is_refused_at_once_because_it_can_be_read_only_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CampaignError, match="pipe is not a regular file: save the campaign to a file first"):
         open_campaign(tmp_path / "pipe", "phone")
-
-
-def test_a_compressed_file_and_an_unknown_suffix(written: Written, tmp_path: Path) -> None:
-    with pytest.raises(CampaignError, match="is compressed: unpack it first"):
-        open_campaign(written(gzip.compress(b"phone\n0639980001\n")), "phone")
-    list_of_may = tmp_path / "my list v1.2"
-    list_of_may.write_bytes(b"phone\n0639980001\n")
-    assert CsvCampaign(list_of_may, "phone").suffix == ".csv"
 
 
 def test_blank_lines_are_not_rows_wherever_they_are(written: Written) -> None:

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from stop_pipeline import read_suppression_list
-from stop_pipeline.campaign.suppression import suppress, suppress_file
+from stop_pipeline.campaign.suppression import suppress
 from stop_pipeline.errors import OutdatedListError
 from stop_pipeline.table.reading import current_list
-from stop_pipeline_tests.campaign.lists import DAY, FREE, HOUR, STOPPED, synced
+from stop_pipeline_tests.campaign.lists import DAY, FREE, HOUR, STOPPED, split, synced
 from stop_pipeline_tests.support.syncing import Row, response_body
 
 
@@ -114,9 +114,7 @@ def test_the_number_of_a_malformed_row_is_blocked_without_a_date(tmp_path: Path)
     blocked = suppress(pd.DataFrame({"phone": [STOPPED]}), root=root).blocked
     assert blocked["first_stop_at"].isna().all()
     (tmp_path / "campaign.csv").write_text("phone\n0639980001\n")
-    done = suppress_file(
-        tmp_path / "campaign.csv", "phone", tmp_path.with_name("checked"), root=root, account=None, max_age=DAY
-    )
+    done = split(tmp_path / "campaign.csv", tmp_path.with_name("checked"), root=root)
     assert done.parts["blocked"][0].read_text() == "phone;first_stop_at\n0639980001;\n"
 
 
@@ -126,5 +124,5 @@ def test_numbers_inside_other_text_are_blocked_and_rows_without_any_are_counted(
     campaign = ["0639980003", "0639980004", "0639980005", "0639980009", "0639980001"]
     assert blocked_of(root, campaign) == campaign[:4]
     (tmp_path / "campaign.csv").write_text("phone\n")
-    done = suppress_file(tmp_path / "campaign.csv", "phone", tmp_path / "checked", root=root, account=None, max_age=DAY)
+    done = split(tmp_path / "campaign.csv", tmp_path / "checked", root=root)
     assert done.unreadable_rows == 2
