@@ -53,12 +53,6 @@ def check_blocks(text: str, response_format: Format, block_bytes: int, end_bytes
         assert as_one[0] is UnreadableResponseError
 
 
-def number_of_blocks(path: Path, response_format: Format) -> int:
-    document = open_list(path, response_format)
-    assert document.span
-    return len(list(blocks(document, document.span)))
-
-
 SIZES = {"block_bytes": st.integers(1, 400), "end_bytes": st.sampled_from([65_536, 65_536, 300, 150])}
 
 # JSON
@@ -286,20 +280,22 @@ def test_whatever_surrounds_the_rows_they_are_found_or_the_document_is_parsed_as
         *(("xml", XML_AROUND[0], between, PLAIN_XML_ROWS) for between in ("", "\n    ", "\r\n")),
     ],
 )
-def test_a_list_of_plain_rows_is_cut_into_blocks_of_the_size_wanted(
+def test_a_list_of_plain_rows_is_read_in_blocks_of_the_size_wanted(
     response_format: Format, around: str, between: str, rows: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "response"
     path.write_text(around.replace("%s", between.join(rows)))
     monkeypatch.setattr(document_module, "_BLOCK_BYTES", 1_000)
-    assert number_of_blocks(path, response_format) > path.stat().st_size / 1_200
-    outcome = read(path, response_format, block_bytes=1_000, end_bytes=65_536)
-    assert isinstance(outcome, dict)
-    assert [row["id"] for row in outcome["listed"]] == list(range(1, 200))
+    document = open_list(path, response_format)
+    assert document.span
+    assert len(list(blocks(document, document.span))) > path.stat().st_size / 1_200
+    snapshot = parse(document, fetched_at=FETCHED_AT, timezone=PARIS)
+    assert snapshot.span == document.span, "the list was parsed as one"
+    assert snapshot.listed["id"].tolist() == list(range(1, 200))
 
 
 def test_the_documented_xml_shows_where_its_list_is() -> None:
-    assert number_of_blocks(DATA / "sample-list.xml", "xml") == 1
+    assert open_list(DATA / "sample-list.xml", "xml").span
 
 
 def test_a_part_of_a_list_is_read_if_it_is_a_list_by_itself(tmp_path: Path) -> None:
