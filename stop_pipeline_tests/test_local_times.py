@@ -24,13 +24,6 @@ def local(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def instants(zone: str, *times: str) -> list[str | None]:
-    """The instants of local times, as UTC texts."""
-    column = local_to_utc(pd.Series(pd.to_datetime(list(times)).as_unit("us")), ZoneInfo(zone))
-    assert str(column.dtype) == "datetime64[us, UTC]"
-    return [None if pd.isna(value) else f"{value:%Y-%m-%d %H:%M:%S}" for value in column]
-
-
 def instant_of(time: datetime, zone: ZoneInfo) -> datetime:
     """The rule in plain Python: of the instants at which clocks show the time, the first; or the end of the gap."""
     candidates = [time.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1)]
@@ -142,7 +135,9 @@ def test_a_column_without_rows_is_a_column_of_times() -> None:
 def test_a_time_that_happens_twice_means_the_earlier_and_one_that_never_happens_the_next(
     zone: str, time: str, instant: str
 ) -> None:
-    assert instants(zone, time) == [instant]
+    column = local_to_utc(pd.Series(pd.to_datetime([time]).as_unit("us")), ZoneInfo(zone))
+    assert str(column.dtype) == "datetime64[us, UTC]"
+    assert column.tolist() == [pd.Timestamp(instant, tz="UTC")]
 
 
 def test_a_missing_time_stays_missing_beside_gaps_and_overlaps() -> None:

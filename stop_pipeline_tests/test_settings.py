@@ -33,16 +33,21 @@ def test_an_empty_variable_counts_as_unset() -> None:
     assert Settings.from_environment(dict.fromkeys(names, "")) == Settings.from_environment({})
 
 
-def test_a_key_in_the_place_of_account_names_is_refused_and_not_shown() -> None:
-    with pytest.raises(ConfigurationError, match="SMSPARTNER_ACCOUNTS is wrong at name 2: name each") as refused:
-        Settings.from_environment({"SMSPARTNER_ACCOUNTS": "paris,0123456789abcdefKEY"})
-    assert "KEY" not in str(refused.value)
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "ten"])
-def test_a_number_of_accounts_per_run_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="STOP_PIPELINE_ACCOUNTS_PER_RUN"):
-        Settings.from_environment({"STOP_PIPELINE_ACCOUNTS_PER_RUN": text})
+@pytest.mark.parametrize(
+    ("variable", "texts"),
+    [
+        ("SMSPARTNER_FORMAT", ["csv"]),
+        ("SMSPARTNER_TIMEZONE", ["Europe/Pariss", "../../etc/passwd", "Europe", "/etc/passwd"]),
+        ("STOP_PIPELINE_ACCOUNTS_PER_RUN", ["0", "-1", "1.5", "ten"]),
+        ("STOP_PIPELINE_ALERT_AFTER", ["0m", "2", "soon"]),
+    ],
+)
+def test_a_text_that_is_no_value_of_the_variable_is_refused_by_the_variables_name(
+    variable: str, texts: list[str]
+) -> None:
+    for text in texts:
+        with pytest.raises(ConfigurationError, match=f"{variable} is “{text}”: it must be"):
+            Settings.from_environment({variable: text})
 
 
 @pytest.mark.parametrize(
@@ -83,11 +88,7 @@ def test_a_webhook_is_https_or_a_loopback_address_and_is_not_shown(url: str) -> 
 @pytest.mark.parametrize(
     "url",
     [
-        "http://hooks.example/secret",
-        "ftp://127.0.0.1/secret",
-        "https:///secret",
-        "secret",
-        "https://[",
+        *("http://hooks.example/secret", "ftp://127.0.0.1/secret", "https:///secret", "secret", "https://["),
         "https://user:secret@ho\u2100st",
     ],
 )
@@ -95,17 +96,6 @@ def test_another_webhook_is_refused_without_showing_it(url: str) -> None:
     with pytest.raises(ConfigurationError, match="STOP_PIPELINE_ALERT_WEBHOOK") as refusal:
         Settings.from_environment({"STOP_PIPELINE_ALERT_WEBHOOK": url})
     assert "secret" not in str(refusal.value)
-
-
-def test_an_unknown_format_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="SMSPARTNER_FORMAT"):
-        Settings.from_environment({"SMSPARTNER_FORMAT": "csv"})
-
-
-@pytest.mark.parametrize("zone", ["Europe/Pariss", "../../etc/passwd", "Europe", "/etc/passwd"])
-def test_an_unknown_time_zone_is_refused(zone: str) -> None:
-    with pytest.raises(ConfigurationError, match="SMSPARTNER_TIMEZONE"):
-        Settings.from_environment({"SMSPARTNER_TIMEZONE": zone})
 
 
 def test_time_zones_are_known_without_the_systems_zone_files() -> None:
@@ -147,9 +137,6 @@ def test_anything_else_is_not_an_age(text: str) -> None:
 
 def test_an_alert_is_due_after_an_age() -> None:
     assert Settings.from_environment({"STOP_PIPELINE_ALERT_AFTER": "90m"}).alert_after == timedelta(minutes=90)
-    for text in ("0m", "2", "soon"):
-        with pytest.raises(ConfigurationError, match=f"STOP_PIPELINE_ALERT_AFTER is “{text}”"):
-            Settings.from_environment({"STOP_PIPELINE_ALERT_AFTER": text})
 
 
 # Folders
