@@ -120,27 +120,26 @@ def test_both_formats_hold_the_same_rows_of_the_same_list() -> None:
     assert from_xml == [[str(row["id"]), row["phoneNumber"], row["createdAt"]] for row in rows_of(body(StopList(700)))]
 
 
-def test_a_missing_key_is_refused_as_documented(sandbox: Sandbox) -> None:
-    for query in ({}, {"apiKey": ""}):
-        assert get(sandbox, **query).json() == {"success": False, "code": 1, "message": "Clé API requise"}
-
-
-def test_a_wrong_key_is_refused_in_the_documented_json(sandbox: Sandbox) -> None:
-    response = get(sandbox, apiKey="wrong", _format="json")
-    assert response.content == '{"success": false, "code": 10, "message": "Clé API incorrecte"}'.encode()
-    assert response.status_code == 200
-
-
-def test_a_wrong_key_is_refused_in_the_documented_xml(sandbox: Sandbox) -> None:
-    assert (
-        get(sandbox, apiKey="wrong", _format="xml").content
-        == """<?xml version="1.0" encoding="UTF-8"?>
+REFUSED_IN_XML = """<?xml version="1.0" encoding="UTF-8"?>
 <result>
   <entry>false</entry>
   <entry>10</entry>
   <entry><![CDATA[Clé API incorrecte]]></entry>
-</result>""".encode()
-    )
+</result>"""
+
+
+@pytest.mark.parametrize(
+    ("query", "body"),
+    [
+        ({}, '{"success": false, "code": 1, "message": "Clé API requise"}'),
+        ({"apiKey": ""}, '{"success": false, "code": 1, "message": "Clé API requise"}'),
+        ({"apiKey": "wrong"}, '{"success": false, "code": 10, "message": "Clé API incorrecte"}'),
+        ({"apiKey": "wrong", "_format": "xml"}, REFUSED_IN_XML),
+    ],
+)
+def test_a_missing_or_wrong_key_is_refused_as_documented(sandbox: Sandbox, query: dict[str, str], body: str) -> None:
+    response = get(sandbox, **query)
+    assert (response.status_code, response.content.decode()) == (200, body)
 
 
 def test_another_path_is_not_found_and_another_method_not_allowed(sandbox: Sandbox) -> None:

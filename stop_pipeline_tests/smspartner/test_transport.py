@@ -151,48 +151,28 @@ def ends_soon() -> Iterator[None]:
     assert time.monotonic() - started < HTTP_GUARD_SECONDS
 
 
-def drip_headers(exchange: Exchange) -> None:
-    exchange.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
-    exchange.drip(b"x" * 10_000)
+def dripping(start: bytes, rest: bytes = b"x" * 10_000) -> Script:
+    """A response that goes on byte by byte once it has begun."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.write(start)
+        exchange.drip(rest)
+
+    return script
 
 
-def drip_body_of_known_length(exchange: Exchange) -> None:
-    exchange.write(head(200, {"Content-Length": "10000"}))
-    exchange.drip(b"x" * 10_000)
+IN_PROGRESS = {
+    "headers": dripping(b"HTTP/1.1 200 OK\r\nX-Long: "),
+    "a body of known length": dripping(head(200, {"Content-Length": "10000"})),
+    "a body until the connection closes": dripping(head(200)),
+    "chunks": dripping(head(200, {"Transfer-Encoding": "chunked"}), b"1\r\nx\r\n" * 10_000),
+    "a compressed body": dripping(head(200, {"Content-Encoding": "gzip"}), gzip.compress(LONG_LIST)),
+    "the body of an error that is retried": dripping(head(503)),
+    "nothing": Exchange.hang,
+}
 
 
-def drip_body_until_close(exchange: Exchange) -> None:
-    exchange.write(head(200))
-    exchange.drip(b"x" * 10_000)
-
-
-def drip_chunks(exchange: Exchange) -> None:
-    exchange.write(head(200, {"Transfer-Encoding": "chunked"}))
-    exchange.drip(b"1\r\nx\r\n" * 10_000)
-
-
-def drip_compressed_body(exchange: Exchange) -> None:
-    exchange.write(head(200, {"Content-Encoding": "gzip"}))
-    exchange.drip(gzip.compress(LONG_LIST))
-
-
-def drip_body_of_a_retried_error(exchange: Exchange) -> None:
-    exchange.write(head(503))
-    exchange.drip(b"x" * 10_000)
-
-
-@pytest.mark.parametrize(
-    "script",
-    [
-        drip_headers,
-        drip_body_of_known_length,
-        drip_body_until_close,
-        drip_chunks,
-        drip_compressed_body,
-        drip_body_of_a_retried_error,
-        Exchange.hang,
-    ],
-)
+@pytest.mark.parametrize("script", IN_PROGRESS.values(), ids=IN_PROGRESS.keys())
 def test_the_deadline_interrupts_a_read_in_progress(script: Script, into: Path) -> None:
     with Loopback(script) as server, ends_soon():
         error = fetch_error(server.base_url, into, deadline_seconds=0.3)
@@ -210,19 +190,13 @@ def test_the_deadline_interrupts_the_wait_between_tries(waits: dict[str, int], i
 
 
 def test_the_deadline_ends_a_tls_handshake_that_hangs(into: Path) -> None:
-    def hang_at_once(exchange: Exchange) -> None:
-        exchange.hang()
-
-    with Loopback(hang_at_once) as server, ends_soon():
+    with Loopback(Exchange.hang) as server, ends_soon():
         error = fetch_error(server.base_url.replace("http:", "https:"), into, deadline_seconds=0.3)
     assert "sent no complete response within 0.3 s" in str(error)
 
 
 def test_a_refusal_whose_body_drips_past_the_deadline_is_still_told(into: Path) -> None:
-    def script(exchange: Exchange) -> None:
-        exchange.write(head(403) + b'{"success": false, "code": 30}')
-        exchange.drip(b" " * 10_000)
-
+    script = dripping(head(403) + b'{"success": false, "code": 30}', b" " * 10_000)
     with Loopback(script) as server, ends_soon():
         error = fetch_error(server.base_url, into, deadline_seconds=0.3)
     assert type(error) is ApiError
