@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from stop_pipeline.errors import ApiError, UnreadableResponseError
 from stop_pipeline.settings import Format
 from stop_pipeline.smspartner import document as document_module
-from stop_pipeline.smspartner.document import ListDocument, blocks, open_list
-from stop_pipeline.smspartner.response import Snapshot, parse, parse_span
+from stop_pipeline.smspartner.document import blocks, open_list
+from stop_pipeline.smspartner.response import parse, parse_span
 from stop_pipeline_tests.support.parsing import DATA, FETCHED_AT, records
 from stop_pipeline_tests.support.syncing import IN_MEMORY, PARIS
 
@@ -26,13 +26,10 @@ def read(path: Path, response_format: Format, *, block_bytes: int, end_bytes: in
         patch.setattr(document_module, "_BLOCK_BYTES", block_bytes)
         patch.setattr(document_module, "_END_BYTES", end_bytes)
         try:
-            found = open_list(path, response_format)
-            return as_outcome(found, parse(found, fetched_at=FETCHED_AT, timezone=PARIS))
+            document = open_list(path, response_format)
+            snapshot = parse(document, fetched_at=FETCHED_AT, timezone=PARIS)
         except ApiError as error:
             return type(error), str(error)
-
-
-def as_outcome(document: ListDocument, snapshot: Snapshot) -> dict[str, Any]:
     return {
         "envelope": (document.code, document.nb_data),
         "listed": records(snapshot.listed),

@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -276,13 +275,6 @@ def base() -> Iterator[Path]:
         yield syncer.root
 
 
-@contextmanager
-def copy_of(base: Path) -> Iterator[Path]:
-    """A copy of a data root; in memory where the system has a place for that, since only the order of calls matters."""
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
-        yield Path(shutil.copytree(base, Path(folder, "data")))
-
-
 def assert_plain(error: StopPipelineError) -> None:
     message = str(error)
     assert message
@@ -308,7 +300,8 @@ def parsed(fuzzed: Fuzzed) -> Ending:
 
 def synced(base: Path, fuzzed: Fuzzed) -> Ending:
     """A sync of a data root with a history, then of the list as it was: the pipeline goes on after anything."""
-    with copy_of(base) as root:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
+        root = Path(shutil.copytree(base, Path(folder, "data")))
         syncer, before = Syncer(root), tree(root)
         committed = read_stops(root, history=True)
         kept = False
