@@ -8,25 +8,10 @@ from hypothesis import strategies as st
 
 from stop_pipeline.errors import ApiError, KeyRefusedError, TransientApiError
 from stop_pipeline.smspartner.envelope import Envelope, read_envelope, refusal
+from stop_pipeline_tests.support.parsing import DATA
 
-JSON_ERROR = '{"success": false, "code": 10, "message": "Clé API incorrecte"}'.encode()
-XML_ERROR = """<?xml version="1.0" encoding="UTF-8"?>
-<result>
-  <entry>false</entry>
-  <entry>10</entry>
-  <entry><![CDATA[Clé API incorrecte]]></entry>
-</result>
-""".encode()
-XML_LIST = b"""<?xml version="1.0" encoding="UTF-8"?>
-<result>
-  <entry>true</entry>
-  <entry>200</entry>
-  <entry>3</entry>
-  <entry>
-    <entry><entry>19</entry><entry>+33xxxxxxxxx</entry><entry>2015-07-20 10:19:45</entry></entry>
-  </entry>
-</result>
-"""
+JSON_ERROR, XML_ERROR = ((DATA / f"sample-error.{form}").read_bytes().strip() for form in ("json", "xml"))
+XML_LIST = (DATA / "sample-list.xml").read_bytes()
 BILLION_LAUGHS = b"""<!DOCTYPE result [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>
 <result><entry>false</entry><entry>10</entry><entry>&b;</entry></result>"""
 

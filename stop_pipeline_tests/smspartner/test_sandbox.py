@@ -22,6 +22,7 @@ from defusedxml import ElementTree
 
 from stop_pipeline.smspartner import sandbox as sandbox_module
 from stop_pipeline.smspartner.sandbox import API_KEY, Format, Sandbox, StopList, today
+from stop_pipeline_tests.support.parsing import DATA
 
 UNTIL = date(2026, 3, 1)
 NOBODYS = re.compile(
@@ -120,21 +121,13 @@ def test_both_formats_hold_the_same_rows_of_the_same_list() -> None:
     assert from_xml == [[str(row["id"]), row["phoneNumber"], row["createdAt"]] for row in rows_of(body(StopList(700)))]
 
 
-REFUSED_IN_XML = """<?xml version="1.0" encoding="UTF-8"?>
-<result>
-  <entry>false</entry>
-  <entry>10</entry>
-  <entry><![CDATA[Clé API incorrecte]]></entry>
-</result>"""
-
-
 @pytest.mark.parametrize(
     ("query", "body"),
     [
         ({}, '{"success": false, "code": 1, "message": "Clé API requise"}'),
         ({"apiKey": ""}, '{"success": false, "code": 1, "message": "Clé API requise"}'),
-        ({"apiKey": "wrong"}, '{"success": false, "code": 10, "message": "Clé API incorrecte"}'),
-        ({"apiKey": "wrong", "_format": "xml"}, REFUSED_IN_XML),
+        ({"apiKey": "wrong"}, (DATA / "sample-error.json").read_text(encoding="utf-8").strip()),
+        ({"apiKey": "wrong", "_format": "xml"}, (DATA / "sample-error.xml").read_text(encoding="utf-8").strip()),
     ],
 )
 def test_a_missing_or_wrong_key_is_refused_as_documented(sandbox: Sandbox, query: dict[str, str], body: str) -> None:
