@@ -103,7 +103,7 @@ def test_the_delimiter_is_the_one_by_which_the_header_has_the_column(written: Wr
 
 
 def test_a_letter_that_is_no_utf8_in_the_last_line_makes_all_of_it_windows_1252(written: Written) -> None:
-    content = b"phone;nom\n" + b"0639980001;a\n" * 50_000 + "0639980002;é\n".encode("cp1252")
+    content = b"phone;nom\n" + b"0639980001;a\n" * 10_000 + "0639980002;é\n".encode("cp1252")
     path = written(content)
     assert numbers_in(path)[-1] == "0639980002"
     assert copied(path) == content

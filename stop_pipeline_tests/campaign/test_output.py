@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import signal
 import stat
 import subprocess
 import sys
@@ -81,34 +80,26 @@ with complete_folder(Path(sys.argv[1])) as folder:
 
 
 @contextmanager
-def filling(out: Path) -> Iterator[tuple["subprocess.Popen[str]", Path]]:
-    """A process that is filling a folder, and its temporary folder."""
+def filling(out: Path) -> Iterator[Path]:
+    """The temporary folder that a process is filling, which is killed at the end."""
     with subprocess.Popen([sys.executable, "-c", FILLING, out], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            yield process, Path(process.stdout.readline().strip())
+            yield Path(process.stdout.readline().strip())
         finally:
             process.kill()
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next(out: Path) -> None:
-    with filling(out.with_name("other")) as (process, left):
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert [path.name for path in left.iterdir()] == ["clean.csv"]
+def test_what_a_living_process_fills_is_left_alone_and_what_a_killed_one_left_is_removed(out: Path) -> None:
+    with filling(out.with_name("other")) as left:
         assert left.parent.parent == out.parent
         assert left.parent.name.startswith(TEMPORARY_PREFIX)
-    with complete_folder(out) as folder:
-        assert list(out.parent.iterdir()) == [folder.parent]
-
-
-def test_what_a_living_process_fills_is_left_alone(out: Path) -> None:
-    with filling(out.with_name("other")) as (_, left):
         with complete_folder(out):
             pass
         assert (left / "clean.csv").read_text() == "half"
-    with complete_folder(out):
-        assert not left.parent.exists()
+    assert [path.name for path in left.iterdir()] == ["clean.csv"]
+    with complete_folder(out) as folder:
+        assert set(out.parent.iterdir()) == {folder.parent, out}
 
 
 def test_only_folders_of_this_program_are_removed(out: Path, tmp_path: Path) -> None:
