@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from stop_pipeline.campaign import formats
 from stop_pipeline.campaign.formats import HEADER_WITHIN, CsvCampaign, open_campaign
 from stop_pipeline.errors import CampaignError
+from stop_pipeline_tests.campaign.lists import CELLS
 
 NUMBER = "06 39 98 00 01"
 REASON = pa.field("reason", pa.string())
@@ -264,7 +265,6 @@ def test_a_file_that_cannot_be_split_is_refused_in_one_sentence(
     assert "Dupont" not in str(caught.value)
 
 
-CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00\ufeff"), max_size=6)
 TABLES = st.integers(1, 4).flatmap(lambda width: st.lists(st.lists(CELLS, min_size=width, max_size=width), max_size=30))
 
 
