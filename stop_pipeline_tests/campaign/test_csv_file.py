@@ -248,10 +248,8 @@ def test_the_line_of_a_quote_is_counted_from_the_top_of_the_file(written: Writte
         (b"sep=;\nTelephone\n0639980001\n", "no column “phone”; its columns are “Telephone”: name the"),
         (b"phone;nom;phone\n", "more than one column “phone”, “phone” and “phone”: give .* or rename the others"),
         (b"Phone;nom;PHONE \n", "more than one column “phone”, “Phone” and “PHONE ”: give the exact name of one"),
-        (
-            b"Dupont;0639980001\nMartin;0639980002\n",
-            "its first line looks like data; add one above it",
-        ),
+        (b"Dupont;0639980001\nMartin;0639980002\n", "its first line looks like data; add one above it"),
+        (b"Dupont;063998\nMartin;063999\n", "its first line looks like data; add one above it"),
         (b"nom;phone\n\x81\x8d;1\n", "not in an encoding that spreadsheets use"),
         (codecs.BOM_UTF8 + "nom;phone\né;1\n".encode("cp1252"), "not in an encoding that spreadsheets use"),
     ],

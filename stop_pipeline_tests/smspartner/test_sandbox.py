@@ -303,11 +303,10 @@ def test_clients_at_the_same_time_get_complete_responses_and_move_the_list_once_
 
 
 def test_a_closed_sandbox_serves_no_client_that_it_served_before() -> None:
-    sandbox = Sandbox(rows=10)
     with requests.Session() as session:
-        assert session.get(sandbox.base_url, timeout=10).status_code == 404
-        sandbox.close()
-        sandbox.close()
+        with Sandbox(rows=10) as sandbox:
+            assert session.get(sandbox.base_url, timeout=10).status_code == 404
+        sandbox.close()  # again
         with pytest.raises(requests.ConnectionError):
             session.get(sandbox.base_url, timeout=10)
 
