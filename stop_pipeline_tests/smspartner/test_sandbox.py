@@ -306,9 +306,9 @@ def test_a_closed_sandbox_serves_no_client_that_it_served_before() -> None:
     with requests.Session() as session:
         with Sandbox(rows=10) as sandbox:
             assert session.get(sandbox.base_url, timeout=10).status_code == 404
-        sandbox.close()  # again
         with pytest.raises(requests.ConnectionError):
             session.get(sandbox.base_url, timeout=10)
+    sandbox.close()  # again does nothing
 
 
 def test_run_forever_blocks_until_the_sandbox_is_closed() -> None:
