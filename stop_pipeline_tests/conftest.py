@@ -1,16 +1,20 @@
-"""What any test may ask for: a free port, and where to tell what it tried and what was lost by it.
+"""What any test may ask for: a data root to sync into, a free port, and where to tell what it tried and what was lost.
 
 What belongs here: fixtures of several files; counting over the whole run of pytest, and the table at its end, which
 benchmarks/README.md quotes. What does not: what is tried, and what counts as lost, which each test says.
 """
 
 import socket
+import tempfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from stop_pipeline_tests.support.syncing import IN_MEMORY, Syncer
 
 
 @dataclass
@@ -35,6 +39,13 @@ FIGURES = pytest.StashKey[Figures]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[FIGURES] = Figures()
+
+
+@pytest.fixture
+def syncer() -> Iterator[Syncer]:
+    """Syncs into a data root of its own, in memory: no machine ends here."""
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
+        yield Syncer(Path(folder, "data"))
 
 
 @pytest.fixture

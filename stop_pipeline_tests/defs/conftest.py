@@ -5,7 +5,6 @@ import dagster as dg
 import pytest
 
 from stop_pipeline_tests.support.pipeline import Pipeline
-from stop_pipeline_tests.support.syncing import Syncer
 
 
 @pytest.fixture
@@ -22,9 +21,3 @@ def pipeline(tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.M
     monkeypatch.setenv("SMSPARTNER_API_KEY_LYON", "key-of-lyon")
     with Pipeline.running(tmp_path, instance) as pipeline:
         yield pipeline
-
-
-@pytest.fixture
-def syncer(tmp_path: Path) -> Syncer:
-    """Syncs without Dagster."""
-    return Syncer(tmp_path)

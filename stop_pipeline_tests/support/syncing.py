@@ -66,7 +66,7 @@ class Syncer:
         sync.parse(self.store, self.account, timezone=self.timezone)
         return sync.merge(self.store, self.account, RemovalPolicy(accept_removals=accept_removals))
 
-    def sync(
+    def up_to_stops(
         self,
         listed: Sequence[Row | Mapping[str, Any]] | bytes,
         *,
@@ -75,10 +75,14 @@ class Syncer:
         accept_removals: int | None = None,
         response_format: Format = "json",
     ) -> Merged:
-        """All five steps."""
+        """The steps up to the commit; the tables that are made from it are left as they are."""
         body = listed if isinstance(listed, bytes) else response_body(listed, nb_data=nb_data)
         self.fetch(body, at=at, response_format=response_format)
-        merged = self.merge(accept_removals=accept_removals)
+        return self.merge(accept_removals=accept_removals)
+
+    def sync(self, listed: Sequence[Row | Mapping[str, Any]] | bytes, **options: Any) -> Merged:
+        """All five steps; the options are those of `up_to_stops`."""
+        merged = self.up_to_stops(listed, **options)
         sync.derive_tables(self.store, self.account)
         return merged
 
