@@ -90,17 +90,6 @@ def test_what_went_24_hours_ago_counts_no_more(hours_ago: float, *, counts: bool
     assert recent_removals([removal], START) == ((removal,) if counts else ())
 
 
-def test_a_slow_drain_is_stopped() -> None:
-    sizes, removals = [100], tuple[Removal, ...]()
-    for hour, size in enumerate((80, 60, 40, 20, 10, 5, 3, 2, 1)):
-        now = START + HOUR * hour
-        removals = recent_removals(removals, now)
-        if objection(sizes[-1] - size, sizes[-1], recent=removals) is None:
-            removals = (*removals, Removal(now, sizes[-1] - size, sizes[-1]))
-            sizes.append(size)
-    assert sizes == [100, 80]
-
-
 def test_what_came_while_removals_are_withheld_does_not_raise_what_may_go() -> None:
     assert objection(21, 521, withheld_from=400) is not None
     assert objection(20, 521, withheld_from=400) is None
@@ -114,10 +103,6 @@ def test_an_acceptance_counts_for_all_ends_or_for_none() -> None:
     assert objection(60, 60, policy=policy, recent=[ended(40, of=100)]) is None
     assert objection(61, 100_000, policy=policy) is not None
     assert objection(61, 1_000, altered=30, policy=policy) is not None
-
-
-def test_an_acceptance_never_overrides_completeness() -> None:
-    assert objection(1, 100, complete=False, policy=RemovalPolicy(accept_removals=100)) is not None
 
 
 def test_the_sentence_counts_vanished_and_altered_rows_apart() -> None:
