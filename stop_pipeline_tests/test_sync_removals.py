@@ -2,7 +2,6 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,85 +12,43 @@ from hypothesis import strategies as st
 
 from stop_pipeline import read_rejected, read_stops, read_suppression_list
 from stop_pipeline.errors import ForeignListError
-from stop_pipeline.results import Merged
 from stop_pipeline.table.accounts import retire
 from stop_pipeline.table.reading import current_list
 from stop_pipeline.verify import verify
-from stop_pipeline_tests.support.syncing import IN_MEMORY, START, Row, Syncer, response_body, rows, tree
-
-
-@pytest.fixture
-def syncer() -> Iterator[Syncer]:
-    """Syncs into a data root in memory: no machine ends here."""
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
-        yield Syncer(Path(folder, "data"))
-
-
-def merge(syncer: Syncer, listed: Any, **options: Any) -> Merged:
-    """The steps up to `stops`."""
-    accept_removals = options.pop("accept_removals", None)
-    at = options.pop("at", None)
-    syncer.fetch(listed if isinstance(listed, bytes) else response_body(listed, **options), at=at)
-    return syncer.merge(accept_removals=accept_removals)
-
+from stop_pipeline_tests.support.syncing import IN_MEMORY, START, Row, Syncer, rows, tree
 
 # The removal policy
 
 
-@pytest.mark.parametrize(
-    ("stored", "gone", "withheld"),
-    [
-        (1000, 50, False),  # the share
-        (1000, 51, True),
-        (400, 20, False),  # twenty are always allowed
-        (400, 21, True),
-        (40, 20, False),  # but never more than half
-        (39, 20, True),
-        (2, 1, False),
-        (1, 1, True),
-        (30, 30, True),  # suddenly empty
-    ],
-)
-def test_removals_beyond_the_policy_are_withheld(syncer: Syncer, stored: int, gone: int, *, withheld: bool) -> None:
-    listed = rows(stored)
-    merge(syncer, listed)
-    merged = merge(syncer, listed[gone:])
+@pytest.mark.parametrize(("gone", "withheld"), [(20, False), (21, True), (400, True)])
+def test_removals_beyond_the_policy_are_withheld(syncer: Syncer, gone: int, *, withheld: bool) -> None:
+    listed = rows(400)
+    syncer.up_to_stops(listed)
+    merged = syncer.up_to_stops(listed[gone:])
     assert (merged.counts.withheld, merged.counts.removed) == ((gone, 0) if withheld else (0, gone))
     assert (merged.state.withheld_because is not None) is withheld
-    assert len(read_stops(syncer.root)) == (stored if withheld else stored - gone)
+    assert len(read_stops(syncer.root)) == (400 if withheld else 400 - gone)
 
 
 def test_a_slow_drain_is_withheld_and_goes_on_after_24_hours(syncer: Syncer) -> None:
     listed = rows(100)
-    merge(syncer, listed)
-    merge(syncer, listed[:80])
+    syncer.up_to_stops(listed)
+    syncer.up_to_stops(listed[:80])
     for size in (60, 40, 20, 10, 5, 3, 2, 1):
-        assert merge(syncer, listed[:size]).counts.withheld == 80 - size
+        assert syncer.up_to_stops(listed[:size]).counts.withheld == 80 - size
     assert len(read_stops(syncer.root)) == 80
-    merged = merge(syncer, listed[:60], at=START + timedelta(hours=26))
+    merged = syncer.up_to_stops(listed[:60], at=START + timedelta(hours=26))
     assert (merged.counts.removed, merged.counts.withheld) == (20, 0)
     assert merged.state.removals == (dataclasses.replace(merged.state.removals[0], rows=20, open_rows=80),)
 
 
 def test_removals_that_a_person_accepted_do_not_count_for_the_24_hours(syncer: Syncer) -> None:
     listed = rows(100)
-    merge(syncer, listed)
-    assert merge(syncer, listed[:60], accept_removals=40).state.removals == ()
-    merged = merge(syncer, listed[:40])
+    syncer.up_to_stops(listed)
+    assert syncer.up_to_stops(listed[:60], accept_removals=40).state.removals == ()
+    merged = syncer.up_to_stops(listed[:40])
     assert (merged.counts.removed, merged.counts.withheld) == (20, 0)
-    assert merge(syncer, listed[:39]).counts.withheld == 1
-
-
-def test_withheld_removals_can_be_accepted_with_the_identical_next_response(syncer: Syncer) -> None:
-    merge(syncer, rows(100))
-    merge(syncer, rows(40))
-    assert len(read_stops(syncer.root)) == 100
-
-    merged = merge(syncer, rows(40), accept_removals=60)
-
-    assert (merged.outcome, merged.counts.removed) == ("merged", 60)
-    assert merged.state.accepted_removals == 60
-    assert len(read_stops(syncer.root)) == 40
+    assert syncer.up_to_stops(listed[:39]).counts.withheld == 1
 
 
 def test_an_acceptance_without_a_new_response_changes_nothing_and_says_what_to_do(
@@ -106,15 +63,15 @@ def test_an_acceptance_without_a_new_response_changes_nothing_and_says_what_to_d
     assert merged.outcome == "unchanged"
     assert "no removal is accepted, because this response was merged before: materialize all assets" in caplog.text
     assert tree(syncer.root) == before
-    assert merge(syncer, rows(40), accept_removals=60).counts.removed == 60
+    assert syncer.up_to_stops(rows(40), accept_removals=60).counts.removed == 60
 
 
 def test_what_is_added_meanwhile_does_not_let_withheld_removals_through(syncer: Syncer) -> None:
     listed = [*rows(400)[21:], *rows(121, first_id=1000)]  # 21 of 400 gone, and 521 rows open afterwards
-    merge(syncer, rows(400))
-    assert merge(syncer, listed).counts.withheld == 21
+    syncer.up_to_stops(rows(400))
+    assert syncer.up_to_stops(listed).counts.withheld == 21
 
-    merged = merge(syncer, listed)
+    merged = syncer.up_to_stops(listed)
 
     assert (merged.counts.withheld, merged.counts.removed) == (21, 0)
     assert merged.state.withheld_from == 400
@@ -126,16 +83,16 @@ def test_what_is_added_meanwhile_does_not_let_withheld_removals_through(syncer: 
 
 def test_withheld_rows_that_come_back_leave_no_trace_and_the_policy_as_it_was(syncer: Syncer) -> None:
     listed = [*rows(400), *rows(121, first_id=1000)]
-    merge(syncer, rows(400))
-    merge(syncer, listed[21:])
+    syncer.up_to_stops(rows(400))
+    syncer.up_to_stops(listed[21:])
     before = tree(syncer.root, "stops")
 
-    back = merge(syncer, listed)
+    back = syncer.up_to_stops(listed)
 
     assert (back.counts.unchanged, back.counts.restored, back.months_written) == (521, 0, ())
     assert (back.state.withheld_because, back.state.withheld_from) == (None, None)
     assert tree(syncer.root, "stops") == before
-    counts = merge(syncer, listed[26:]).counts  # 5 % of 521
+    counts = syncer.up_to_stops(listed[26:]).counts  # 5 % of 521
     assert (counts.withheld, counts.removed) == (0, 26)
 
 
@@ -151,29 +108,23 @@ def test_no_responses_that_repeat_or_only_add_let_withheld_removals_through(
     listed = [*rows(stored)[gone:], *rows(added, first_id=10_000)]
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         syncer = Syncer(Path(folder))
-        merge(syncer, rows(stored))
-        assert merge(syncer, listed).counts.withheld == gone
+        syncer.up_to_stops(rows(stored))
+        assert syncer.up_to_stops(listed).counts.withheld == gone
         for more, complete in growth:
             listed = [*listed, *rows(more, first_id=20_000 + len(listed))]
-            counts = merge(syncer, listed, nb_data=len(listed) + (not complete)).counts
+            counts = syncer.up_to_stops(listed, nb_data=len(listed) + (not complete)).counts
             assert (counts.withheld, counts.removed) == (gone, 0)
             assert len(read_stops(syncer.root)) == len(listed) + gone
 
-        accepted = merge(syncer, listed, accept_removals=gone)
+        accepted = syncer.up_to_stops(listed, accept_removals=gone)
 
         assert (accepted.counts.removed, accepted.state.withheld_from) == (gone, None)
         assert len(read_stops(syncer.root)) == len(listed)
 
 
-def test_an_accepted_number_that_is_exceeded_withholds_all(syncer: Syncer) -> None:
-    merge(syncer, rows(100))
-    counts = merge(syncer, rows(98), accept_removals=1).counts
-    assert (counts.withheld, counts.removed) == (2, 0)
-
-
 def test_accepting_never_overrides_completeness(syncer: Syncer) -> None:
-    merge(syncer, rows(100))
-    counts = merge(syncer, rows(40), nb_data=41, accept_removals=100).counts
+    syncer.up_to_stops(rows(100))
+    counts = syncer.up_to_stops(rows(40), nb_data=41, accept_removals=100).counts
     assert (counts.withheld, counts.removed) == (60, 0)
 
 
@@ -186,20 +137,20 @@ def test_an_emptied_list_can_be_accepted(syncer: Syncer) -> None:
 
 def test_an_altered_row_whose_end_is_withheld_is_open_twice_until_it_is_accepted(syncer: Syncer) -> None:
     listed = rows(30)
-    merge(syncer, listed)
+    syncer.up_to_stops(listed)
     altered = [Row(row.id, "+33639989999", row.created_at) for row in listed]
-    merged = merge(syncer, altered)
+    merged = syncer.up_to_stops(altered)
     assert (merged.counts.changed, merged.counts.withheld, merged.state.doubled_open_ids) == (30, 30, 30)
     assert merged.counts.withheld_altered == 30
     assert merged.state.withheld_because is not None
     assert "30 rows altered, more than" in merged.state.withheld_because
     assert len(read_stops(syncer.root)) == 60
 
-    again = merge(syncer, altered)
+    again = syncer.up_to_stops(altered)
     assert again.state.withheld_because == merged.state.withheld_because
     assert (again.counts.changed, again.counts.withheld, again.counts.withheld_altered) == (0, 30, 30)
 
-    accepted = merge(syncer, altered, accept_removals=30)
+    accepted = syncer.up_to_stops(altered, accept_removals=30)
     assert (accepted.counts.removed, accepted.counts.withheld, accepted.state.doubled_open_ids) == (30, 0, 0)
     assert set(read_stops(syncer.root)["phone_number"]) == {"+33639989999"}
 
@@ -233,32 +184,27 @@ def test_a_list_that_began_anew_goes_on_under_another_name_beside_the_retired_on
 
 def test_a_list_that_the_provider_renumbered_is_withheld_and_can_be_accepted(syncer: Syncer) -> None:
     listed = rows(60)
-    merge(syncer, listed)
+    syncer.up_to_stops(listed)
     other_ids = [dataclasses.replace(row, id=row.id + 5_000) for row in listed]
-    merged = merge(syncer, [*other_ids, Row(9_000)])
+    merged = syncer.up_to_stops([*other_ids, Row(9_000)])
     assert (merged.counts.changed, merged.counts.new, merged.counts.withheld) == (60, 1, 60)
     assert len(read_stops(syncer.root)) == 121
-    again = merge(syncer, [*other_ids, Row(9_000)])
+    again = syncer.up_to_stops([*other_ids, Row(9_000)])
     assert again.state.withheld_because == merged.state.withheld_because
     assert again.counts.withheld_altered == 60
 
-    accepted = merge(syncer, [*other_ids, Row(9_000)], accept_removals=60)
+    accepted = syncer.up_to_stops([*other_ids, Row(9_000)], accept_removals=60)
     assert (accepted.counts.withheld, accepted.state.withheld_because) == (0, None)
     assert sorted(read_stops(syncer.root)["id"]) == [*(row.id for row in other_ids), 9_000]
 
 
 def test_a_list_whose_rows_all_moved_to_another_month_is_not_another_accounts(syncer: Syncer) -> None:
-    merge(syncer, rows(20))
-    counts = merge(syncer, rows(20, month="2025-07")).counts
+    syncer.up_to_stops(rows(20))
+    counts = syncer.up_to_stops(rows(20, month="2025-07")).counts
     assert (counts.changed, counts.new, counts.withheld, counts.withheld_altered) == (20, 0, 20, 20)
-    again = merge(syncer, rows(20, month="2025-07")).state
+    again = syncer.up_to_stops(rows(20, month="2025-07")).state
     assert again.withheld_because is not None
     assert again.withheld_because.startswith("20 rows altered, more than")
-
-
-def test_with_nineteen_open_rows_a_list_of_other_ids_is_added(syncer: Syncer) -> None:
-    merge(syncer, rows(19))
-    assert merge(syncer, rows(19, first_id=1000, month="2025-03")).counts.new == 19
 
 
 # Rows that the provider writes in another form
@@ -266,13 +212,13 @@ def test_with_nineteen_open_rows_a_list_of_other_ids_is_added(syncer: Syncer) ->
 
 def test_rows_whose_form_has_changed_are_told_as_that_and_their_numbers_stay_blocked(syncer: Syncer) -> None:
     listed = rows(30)
-    merge(syncer, listed)
+    syncer.up_to_stops(listed)
     reformed = [dataclasses.replace(row, created_at=row.created_at.replace(" ", "T")) for row in listed[1:]]
-    state = merge(syncer, reformed).state
+    state = syncer.up_to_stops(reformed).state
     assert state.withheld_because == (
         "1 row no longer listed and 29 rows no longer well-formed, more than the 15 of 30 that may end within 24 hours"
     )
-    assert merge(syncer, reformed, accept_removals=30).state.withheld_because is None
+    assert syncer.up_to_stops(reformed, accept_removals=30).state.withheld_because is None
     assert set(read_suppression_list(syncer.root)["phone_number"]) == {row.phone_number for row in listed[1:]}
 
 
