@@ -231,17 +231,6 @@ def test_months_that_are_left_out_since_nothing_changed_in_them_change_nothing(
     assert plan(compare(stops, rows), unchanged) == plan(compared(known, response), 0)
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.lists(LISTED_ROWS, max_size=12))
-def test_rows_are_split_by_the_month_of_their_local_time(rows: list[Listed]) -> None:
-    listed = as_listed(rows)
-    split = split_by_month(listed)
-    assert list(split) == sorted({f"{row.created_at_local:%Y-%m}" for row in rows})
-    for month, part in split.items():
-        of_month = listed[listed["created_at_local"].dt.strftime("%Y-%m") == month]
-        pd.testing.assert_frame_equal(part, of_month)
-
-
 # Another account's list, and one that was renumbered
 
 
@@ -274,25 +263,6 @@ def test_a_list_of_other_ids_is_this_accounts_if_it_has_most_open_rows_numbers_a
     assert counts.removed == 20 - same
 
 
-def test_the_same_number_at_another_time_does_not_make_a_list_of_other_ids_this_accounts() -> None:
-    known = rows_of(20)
-    response = [
-        row._replace(id=row.id + 100, created_at_local=row.created_at_local + timedelta(hours=1)) for row in known
-    ]
-    with pytest.raises(ForeignListError):
-        planned(compared(open_periods(known), response))
-
-
-def test_the_ends_of_renumbered_rows_are_withheld_as_altered_ones_and_can_be_accepted() -> None:
-    known = rows_of(60)
-    diff = compared(open_periods(known), renumbered(known, 100))
-    counts = planned(diff, policy=RemovalPolicy()).counts
-    assert (counts.changed, counts.new, counts.withheld, counts.withheld_altered) == (60, 0, 60, 60)
-    accepted = planned(diff, policy=RemovalPolicy(accept_removals=60))
-    assert accepted.withheld_because is None
-    assert (accepted.counts.changed, accepted.counts.removed) == (60, 0)
-
-
 @pytest.mark.parametrize(("stored", "refused"), [(19, False), (20, True)])
 def test_fewer_than_twenty_open_rows_say_nothing_about_whose_list_it_is(stored: int, *, refused: bool) -> None:
     response = [row._replace(phone_number="+33639989999") for row in rows_of(19, first_id=1_000)]
@@ -302,11 +272,6 @@ def test_fewer_than_twenty_open_rows_say_nothing_about_whose_list_it_is(stored: 
             planned(diff)
     else:
         assert planned(diff).counts.new == 19
-
-
-def test_an_empty_list_is_not_another_accounts() -> None:
-    diff = compared(open_periods(rows_of(30)), [])
-    assert planned(diff, policy=RemovalPolicy(accept_removals=30)).counts.removed == 30
 
 
 # Malformed rows
