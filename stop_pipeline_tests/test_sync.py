@@ -1,10 +1,7 @@
 """The promises of a sync, shown on real files: what is added, ended, withheld or refused, and what stays untouched."""
 
 import json
-import tempfile
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -13,30 +10,14 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, sync
+from stop_pipeline import read_rejected, read_stops, read_suppression_list, sync
 from stop_pipeline.errors import KeyRefusedError, StoreError, UnreadableResponseError
-from stop_pipeline.results import Merged
 from stop_pipeline.settings import Format
 from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline_tests.support.parsing import DATA
-from stop_pipeline_tests.support.syncing import IN_MEMORY, PARIS, START, Row, Syncer, response_body, rows, tree
+from stop_pipeline_tests.support.syncing import PARIS, START, Row, Syncer, response_body, rows, tree
 
 EMPTY = b'{"success": true, "code": 200, "nbData": 0, "data": []}'
-
-
-@pytest.fixture
-def syncer() -> Iterator[Syncer]:
-    """Syncs into a data root in memory: no machine ends here."""
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
-        yield Syncer(Path(folder, "data"))
-
-
-def merge(syncer: Syncer, listed: Any, **options: Any) -> Merged:
-    """The steps up to `stops`."""
-    accept_removals = options.pop("accept_removals", None)
-    at = options.pop("at", None)
-    syncer.fetch(listed if isinstance(listed, bytes) else response_body(listed, **options), at=at)
-    return syncer.merge(accept_removals=accept_removals)
 
 
 # What is added and what ends
@@ -73,20 +54,20 @@ def test_the_same_response_twice_leaves_every_file_as_it_was(syncer: Syncer) -> 
 
 
 def test_the_same_rows_in_another_order_leave_every_month_as_it_was(syncer: Syncer) -> None:
-    merge(syncer, rows(30))
+    syncer.up_to_stops(rows(30))
     before = tree(syncer.root, "stops")
-    merged = merge(syncer, rows(30)[::-1])
+    merged = syncer.up_to_stops(rows(30)[::-1])
     assert (merged.outcome, merged.months_written) == ("merged", ())
     assert tree(syncer.root, "stops") == before
 
 
 def test_a_late_row_from_2016_rewrites_only_that_month(syncer: Syncer) -> None:
     listed = rows(30) + rows(5, first_id=100, month="2016-03") + rows(5, first_id=200, month="2024-02")
-    merge(syncer, listed)
+    syncer.up_to_stops(listed)
     files = tree(syncer.root, "stops")
     inodes = {name: (syncer.root / name).stat().st_ino for name in files}
 
-    merged = merge(syncer, [*listed, Row(999, "+33639989999", "2016-03-31 23:59:59")])
+    merged = syncer.up_to_stops([*listed, Row(999, "+33639989999", "2016-03-31 23:59:59")])
 
     assert merged.months_written == ("2016-03",)
     assert merged.counts.new == 1
@@ -97,11 +78,11 @@ def test_a_late_row_from_2016_rewrites_only_that_month(syncer: Syncer) -> None:
 
 def test_a_row_that_is_no_longer_listed_ends_and_one_that_comes_back_is_added_again(syncer: Syncer) -> None:
     listed = rows(30)
-    merge(syncer, listed)
+    syncer.up_to_stops(listed)
     first = syncer.now
-    assert merge(syncer, listed[1:]).counts.removed == 1
+    assert syncer.up_to_stops(listed[1:]).counts.removed == 1
     removed = syncer.now
-    counts = merge(syncer, listed).counts
+    counts = syncer.up_to_stops(listed).counts
 
     assert (counts.restored, counts.new) == (1, 0)
     periods = read_stops(syncer.root, history=True).query("id == 1")
@@ -113,29 +94,39 @@ def test_a_row_that_is_no_longer_listed_ends_and_one_that_comes_back_is_added_ag
 
 def test_an_altered_row_ends_and_is_added_in_the_month_that_it_moved_to(syncer: Syncer) -> None:
     listed = rows(30)
-    merge(syncer, listed)
-    merged = merge(syncer, [Row(1, "+33639980001", "2024-12-01 00:00:00"), *listed[1:]])
+    syncer.up_to_stops(listed)
+    merged = syncer.up_to_stops([Row(1, "+33639980001", "2024-12-01 00:00:00"), *listed[1:]])
     assert (merged.counts.changed, merged.counts.new, merged.counts.removed) == (1, 0, 0)
     assert merged.months_written == ("2024-12", "2025-06")
     assert len(read_stops(syncer.root)) == 30
 
 
-@pytest.mark.parametrize("altered", [Row(1, created_at="2025-06-01 10:00:01"), Row(1, "+33639980002"), Row(2)])
-def test_whatever_is_altered_of_a_row_within_its_month_is_seen(syncer: Syncer, altered: Row) -> None:
-    others = rows(30, first_id=100, month="2025-07")  # so that the rows of June stay in their order
-    syncer.sync([Row(1), *others])
-    syncer.sync([altered, *others])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([Row(1)], [Row(1, created_at="2025-06-01 10:00:01")]),
+        ([Row(1)], [Row(1, "+33639980002")]),
+        ([Row(1)], [Row(2)]),
+        ([Row(1, "12"), Row(2, "3")], [Row(1, "1"), Row(2, "23")]),
+    ],
+)
+def test_whatever_is_altered_of_a_row_within_its_month_is_seen(
+    syncer: Syncer, before: list[Row], after: list[Row]
+) -> None:
+    others = rows(30, first_id=100, month="2025-07")
+    syncer.sync([*before, *others])
+    syncer.sync([*after, *others])
     found = read_stops(syncer.root).query("id < 100")
     assert [*zip(found["id"], found["phone_number"], found["created_at_local"].astype("str"), strict=True)] == [
-        (altered.id, altered.phone_number, altered.created_at)
+        (row.id, row.phone_number, row.created_at) for row in after
     ]
 
 
 def test_a_response_with_fewer_rows_than_nb_data_adds_but_ends_nothing(syncer: Syncer) -> None:
     listed = rows(30)
-    merge(syncer, listed)
+    syncer.up_to_stops(listed)
     verified = syncer.now
-    merged = merge(syncer, [*listed[1:], Row(99)], nb_data=31)
+    merged = syncer.up_to_stops([*listed[1:], Row(99)], nb_data=31)
     assert (merged.counts.new, merged.counts.removed, merged.counts.withheld) == (1, 0, 1)
     assert merged.state.withheld_because == "the response is not complete"
     assert merged.state.verified_at == verified
@@ -178,11 +169,11 @@ def test_a_step_that_is_repeated_after_an_unchanged_list_finds_it_unchanged(sync
 
 
 def test_a_response_no_later_than_the_commit_is_not_merged(syncer: Syncer) -> None:
-    merge(syncer, rows(30))
+    syncer.up_to_stops(rows(30))
     for path in (syncer.root / "raw/account=main").iterdir():
         path.unlink()
     before = tree(syncer.root, "stops", "state")
-    merged = merge(syncer, rows(31), at=syncer.now - timedelta(minutes=5))
+    merged = syncer.up_to_stops(rows(31), at=syncer.now - timedelta(minutes=5))
     assert (merged.outcome, merged.counts.new) == ("older", 0)
     assert tree(syncer.root, "stops", "state") == before
 
@@ -274,58 +265,11 @@ def test_a_malformed_row_is_kept_in_rejected_and_its_number_is_suppressed(syncer
     assert len(read_suppression_list(syncer.root)) == 3
 
 
-@pytest.mark.parametrize(("listed", "nb_data"), [(rows(10), None), (rows(100), 101)], ids=["withheld", "not complete"])
-def test_a_rejected_row_stays_while_removals_are_withheld(
-    syncer: Syncer, listed: list[Row], nb_data: int | None
-) -> None:
-    malformed = {"id": "x", "phoneNumber": "+33639980077", "createdAt": "2025-02-03 10:00:00"}
-    merge(syncer, [*rows(100), malformed])
-    merge(syncer, listed, nb_data=nb_data)
-    assert len(read_rejected(syncer.root)) == 1
-
-
 def test_of_a_conflicting_row_the_text_is_kept_as_it_was_spelled(syncer: Syncer) -> None:
     syncer.sync([Row(1, "0639980001"), Row(1, "0639980002")])
     assert read_rejected(syncer.root)["raw"].tolist() == [
         '{"createdAt":"2025-06-01 10:00:00","id":1,"phoneNumber":"0639980002"}'
     ]
-
-
-def test_every_number_of_an_open_row_is_suppressed_once(syncer: Syncer) -> None:
-    syncer.sync([Row(1, "0639980001"), Row(2, "+33639980001", "2025-07-01 10:00:00"), Row(3, "+33639980002")])
-    suppressed = read_suppression_list(syncer.root)
-    assert list(suppressed["phone_number"]) == ["+33639980001", "+33639980002"]
-    first = suppressed.iloc[0]
-    assert (str(first["first_stop_at"]), str(first["last_stop_at"]), first["stop_count"]) == (
-        "2025-06-01 08:00:00+00:00",
-        "2025-07-01 08:00:00+00:00",
-        2,
-    )
-
-
-def test_stops_per_day_counts_each_id_once_on_the_day_it_was_last_listed_with(syncer: Syncer) -> None:
-    listed = [*rows(4), Row(50, "+12025550123", "2025-06-02 23:30:00")]
-    syncer.sync(listed)
-    syncer.sync([Row(1, listed[0].phone_number, "2025-05-01 00:00:00"), *listed[2:]])  # one altered, one removed
-    per_day = read_stops_per_day(syncer.root)
-    assert [(str(row.day)[:10], row.country, row.stops) for row in per_day.itertuples()] == [
-        ("2025-05-01", "FR", 1),
-        ("2025-06-02", "US", 1),
-        ("2025-06-03", "FR", 1),
-        ("2025-06-04", "FR", 1),
-        ("2025-06-05", "FR", 1),
-    ]
-
-
-def test_a_derived_table_is_made_again_after_a_commit_that_a_killed_sync_left(syncer: Syncer) -> None:
-    syncer.sync(rows(30))
-    syncer.fetch(EMPTY)
-    syncer.merge(accept_removals=30)  # and killed before the derived tables
-    file = syncer.root / "suppression_list/account=main/suppression_list.parquet"
-    assert len(pd.read_parquet(file)) == 30
-    assert sync.derive_suppression_list(syncer.store, "main").remade
-    assert pd.read_parquet(file).empty
-    assert not sync.derive_suppression_list(syncer.store, "main").remade
 
 
 # What lies in the data root
@@ -338,15 +282,6 @@ def test_accounts_do_not_touch_each_other(syncer: Syncer) -> None:
     lyon.sync(rows(25, first_id=500))
     assert {name: data for name, data in tree(syncer.root).items() if "account=paris" in name} == before
     assert read_stops(syncer.root)["account"].value_counts().to_dict() == {"paris": 30, "lyon": 25}
-
-
-def test_folders_of_data_hold_finished_parquet_files_and_nothing_else(syncer: Syncer) -> None:
-    syncer.sync([*rows(30), {"id": None}])
-    for folder in ("stops", "rejected", "snapshot", "suppression_list", "stops_per_day"):
-        names = [path.name for path in (syncer.root / folder).rglob("*") if path.is_file()]
-        assert names
-        assert all(name.endswith(".parquet") for name in names)
-    assert not [path for path in (syncer.root / ".work").rglob("*") if path.parent.name != ".work"]
 
 
 def test_everything_below_the_data_root_is_readable_by_its_owner_only(syncer: Syncer) -> None:
@@ -367,13 +302,13 @@ def test_no_phone_number_is_in_the_state_or_in_a_log(syncer: Syncer, caplog: pyt
     assert "Account main:" in text
 
 
-@pytest.mark.parametrize("table", ["snapshot", "stops", "rejected", "suppression_list", "stops_per_day"])
-def test_pandas_duckdb_and_polars_read_every_folder(syncer: Syncer, table: str) -> None:
+def test_pandas_duckdb_and_polars_read_every_folder(syncer: Syncer) -> None:
     syncer.sync([*rows(3), *rows(2, first_id=50, month="2025-07"), {"id": None}])
-    folder = syncer.root / table
-    files = [str(file) for file in folder.rglob("*.parquet")]
-    count = sum(pq.read_metadata(file).num_rows for file in files)
-    assert count > 0
-    assert len(pd.read_parquet(folder)) == count
-    assert len(duckdb.read_parquet(files, hive_partitioning=True).fetchall()) == count
-    assert pl.read_parquet(folder).height == count
+    for table in ("snapshot", "stops", "rejected", "suppression_list", "stops_per_day"):
+        folder = syncer.root / table
+        files = [str(file) for file in folder.rglob("*.parquet")]
+        count = sum(pq.read_metadata(file).num_rows for file in files)
+        assert count > 0
+        assert len(pd.read_parquet(folder)) == count
+        assert len(duckdb.read_parquet(files, hive_partitioning=True).fetchall()) == count
+        assert pl.read_parquet(folder).height == count
