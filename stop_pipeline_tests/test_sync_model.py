@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, sync
 from stop_pipeline.errors import ForeignListError
-from stop_pipeline_tests.support.syncing import IN_MEMORY, Row, Syncer, response_body, tree
+from stop_pipeline_tests.support.sequences import STEPS, Step, responses
+from stop_pipeline_tests.support.syncing import IN_MEMORY, Row, Syncer, tree
 
 Key = tuple[int, str, str]
 STILL_LISTED = datetime.max.replace(tzinfo=UTC)
@@ -103,62 +104,6 @@ def _has_counterpart(key: Key, others: set[Key]) -> bool:
     return any(key[0] == other[0] or key[1:] == other[1:] for other in others)
 
 
-@dataclass(frozen=True)
-class Step:
-    """One response: which of 40 rows it lists, which of those are altered, what is malformed, whether it is complete.
-
-    Or, as `appended` or `prepended`, the response before with some new rows after or before its own.
-    """
-
-    listed: frozenset[int]
-    altered: frozenset[int] = frozenset()
-    malformed: frozenset[int] = frozenset()
-    complete: bool = True
-    accepted: int | None = None
-    hours: int = 1
-    renumbered: bool = False
-    appended: int = 0
-    prepended: int = 0
-
-    def rows(self, before: list[Any], number: int) -> list[Any]:
-        """The rows of the response, the malformed ones last, if so many responses have come before."""
-        if before and (self.appended or self.prepended):
-            new = [_new_row(number * 10 + place) for place in range(self.appended + self.prepended)]
-            return [*new[self.appended :], *before, *new[: self.appended]]
-        by = 5_000 if self.renumbered else 0
-        good = [_row(place, altered=place in self.altered, by=by) for place in sorted(self.listed)]
-        return [*good, *({"createdAt": "2025-01-01 00:00:00", "id": f"x{number}"} for number in sorted(self.malformed))]
-
-
-def _row(number: int, *, altered: bool, by: int = 0) -> Row:
-    # Over three months; an alteration of an odd row moves it to another month, of an even one changes its number.
-    month = 1 + number % 3
-    if altered and number % 2:
-        month += 1
-    phone_number = f"+336399801{number:02}" if altered and number % 2 == 0 else f"+336399800{number:02}"
-    return Row(number + 1 + by, phone_number, f"2025-{month:02}-01 10:00:{number:02}")
-
-
-def _new_row(number: int) -> Row:
-    return Row(100_000 + number, f"+3363998{1_000 + number}", f"2025-{1 + number % 3:02}-02 10:00:00")
-
-
-NUMBERS = st.integers(0, 39)
-MOST = st.frozensets(NUMBERS, max_size=12).map(lambda missing: frozenset(range(40)) - missing)
-STEPS = st.builds(
-    Step,
-    listed=st.one_of(MOST, MOST, st.frozensets(NUMBERS)),
-    altered=st.frozensets(NUMBERS, max_size=6),
-    malformed=st.frozensets(st.integers(0, 3)),
-    complete=st.sampled_from([True, True, True, False]),
-    accepted=st.sampled_from([None, None, None, 5, 40]),
-    hours=st.sampled_from([1, 1, 10, 30]),
-    renumbered=st.sampled_from([False] * 5 + [True]),
-    appended=st.sampled_from([0, 0, 0, 2]),
-    prepended=st.sampled_from([0, 0, 0, 0, 1]),
-)
-
-
 def _keys(frame: pd.DataFrame) -> list[Key]:
     return sorted(zip(frame["id"], frame["phone_number"], frame["created_at_local"].astype(str), strict=True))
 
@@ -174,21 +119,16 @@ def _run(root: Path, steps: list[Step]) -> int:
     """Sync each step and compare; gives how many responses were parsed as far as they were new only."""
     syncer, model = Syncer(root), Model()
     states: list[tuple[datetime, list[Key]]] = []
-    rows: list[Any] = []
     built_upon = 0
-    for number, step in enumerate(steps):
-        rows = step.rows(rows, number)
+    for response in responses(steps):
+        rows, step, at = response.rows, response.step, response.at
         keys = {(row.id, row.phone_number, row.created_at) for row in rows if isinstance(row, Row)}
         malformed = {
             f'{{"createdAt":"2025-01-01 00:00:00","id":"{row["id"]}"}}' for row in rows if isinstance(row, dict)
         }
-        body = response_body(rows, nb_data=len(rows) + (not step.complete))
-        at = syncer.now + timedelta(hours=step.hours)
-        try:
-            syncer.fetch(body, at=at)
-            merged = syncer.merge(accept_removals=step.accepted)
-        except ForeignListError:
-            merged = None
+        merged = None
+        with suppress(ForeignListError):
+            merged = syncer.up_to_stops(response.body, at=at, accept_removals=step.accepted)
         expected = model.sync(keys, malformed, complete=step.complete, at=at, accepted=step.accepted)
         assert (merged is None) == (expected is None)
         if merged is not None and expected is not None:
@@ -248,11 +188,10 @@ def test_any_long_sequence_of_responses_gives_the_table_of_the_model(steps: list
 def test_the_same_sequence_gives_the_same_bytes(steps: list[Step]) -> None:
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as one, tempfile.TemporaryDirectory(dir=IN_MEMORY) as other:
         for folder in (one, other):
-            syncer, rows = Syncer(Path(folder)), list[Any]()
-            for number, step in enumerate(steps):
-                rows = step.rows(rows, number)
+            syncer = Syncer(Path(folder))
+            for response in responses(steps):
                 with suppress(ForeignListError):
-                    syncer.sync(rows, accept_removals=step.accepted)
+                    syncer.sync(response.body, at=response.at, accept_removals=response.step.accepted)
         first, second = tree(Path(one)), tree(Path(other))
         registered = "accounts/account=main.json"  # holds the time of the clock
         assert first.keys() == second.keys()

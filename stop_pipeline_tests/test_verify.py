@@ -31,7 +31,7 @@ from stop_pipeline_tests.support import version_1
 from stop_pipeline_tests.support.commands import COMMAND, clean_environment, run_command, without_root_rights
 from stop_pipeline_tests.support.damage import flip_a_bit, overwrite_pages
 from stop_pipeline_tests.support.in_process import run_in_process
-from stop_pipeline_tests.support.sequences import RESPONSES, RandomResponse
+from stop_pipeline_tests.support.sequences import STEPS, Step, responses
 from stop_pipeline_tests.support.syncing import IN_MEMORY, Row, Syncer, response_body, rows, tree
 
 JUNE = "stops/account=main/created_month=2025-06/stops.parquet"
@@ -86,13 +86,13 @@ def test_a_good_root_passes_and_is_left_as_it_is(root: Path) -> None:
 
 
 @settings(max_examples=5, deadline=None)
-@given(st.lists(RESPONSES, min_size=1, max_size=5))
-def test_any_sequence_of_syncs_leaves_no_problem(responses: list[RandomResponse]) -> None:
+@given(st.lists(STEPS, min_size=1, max_size=5))
+def test_any_sequence_of_syncs_leaves_no_problem(steps: list[Step]) -> None:
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         syncer = Syncer(Path(folder) / "data")
-        for response in responses:
+        for response in responses(steps):
             with suppress(ForeignListError):
-                syncer.sync(response.body(), accept_removals=response.accepted)
+                syncer.sync(response.body, at=response.at, accept_removals=response.step.accepted)
         assert problems(syncer.root) == ()
 
 
