@@ -2,7 +2,6 @@
 
 import logging
 import tempfile
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -19,12 +18,6 @@ from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline_tests.support.syncing import IN_MEMORY, PARIS, START, Row, Syncer, response_body, rows, tree
 
 RAW_DAYS = 30
-
-
-@pytest.fixture
-def syncer() -> Iterator[Syncer]:
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
-        yield Syncer(Path(folder, "data"))
 
 
 def sync_on(syncer: Syncer, day: float, listed: int | list[Row], raw_days: int | None = RAW_DAYS) -> Merged:
@@ -89,16 +82,11 @@ def test_responses_whose_removals_are_withheld_go_by_the_same_rule(syncer: Synce
     assert days_kept(syncer) == [10]
 
 
-def test_without_a_number_of_days_all_are_kept(syncer: Syncer) -> None:
-    for count in (30, 31):
-        sync_on(syncer, count * 100, count, raw_days=None)
-    assert len(days_kept(syncer)) == 2
-
-
-def test_the_largest_number_of_days_keeps_all(syncer: Syncer) -> None:
-    syncer.fetch(response_body(rows(1)), at=datetime(2001, 1, 1, tzinfo=UTC))
-    syncer.merge()
-    sync_on(syncer, 0, 2, raw_days=999_999)
+@pytest.mark.parametrize("raw_days", [None, 999_999])
+def test_without_a_number_of_days_and_with_the_largest_one_all_are_kept(syncer: Syncer, raw_days: int | None) -> None:
+    long_ago = (datetime(2001, 1, 1, tzinfo=UTC) - START) / timedelta(days=1)
+    for day, count in [(long_ago, 1), (0, 2)]:
+        sync_on(syncer, day, count, raw_days=raw_days)
     assert len(days_kept(syncer)) == 2
 
 
