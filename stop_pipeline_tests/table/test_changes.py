@@ -126,21 +126,6 @@ def test_so_it_is_for_many_histories(steps: dict[str, list[Step]], places: list[
     look_at_changes(steps, places)
 
 
-def test_a_number_is_removed_once_no_account_lists_it(tmp_path: Path) -> None:
-    paris, lyon = Syncer(tmp_path, "paris"), Syncer(tmp_path, "lyon")
-    for syncer in (paris, lyon):
-        syncer.sync(rows(3))
-    paris.sync(rows(2), accept_removals=9)
-    lyon.sync(rows(3))
-    assert changes_of(tmp_path, paris.now - HOUR, paris.now).empty
-    assert changes_of(tmp_path, paris.now - HOUR, paris.now, account="paris")["change"].tolist() == ["removed"]
-    lyon.sync(rows(2), accept_removals=9)
-    paris.sync(rows(2))
-    changes = changes_of(tmp_path, paris.now - HOUR, paris.now)
-    assert changes[["phone_number", "change"]].to_numpy().tolist() == [[rows(3)[2].phone_number, "removed"]]
-    assert changes["at"].tolist() == [lyon.now]
-
-
 def test_a_change_is_dated_by_its_own_end_also_if_the_number_has_come_back_since(tmp_path: Path) -> None:
     syncer = Syncer(tmp_path)
     for count in (5, 4, 5):
@@ -148,15 +133,6 @@ def test_a_change_is_dated_by_its_own_end_also_if_the_number_has_come_back_since
     changes = changes_of(tmp_path, syncer.now - 2 * HOUR, syncer.now - HOUR)
     assert changes["change"].tolist() == ["removed"]
     assert changes["at"].tolist() == [syncer.now - HOUR]
-
-
-def test_an_altered_row_and_a_row_that_comes_back_do_not_change_the_list(tmp_path: Path) -> None:
-    syncer = Syncer(tmp_path)
-    syncer.sync(rows(9))
-    syncer.sync(rows(8), accept_removals=9)
-    syncer.sync([*rows(8, month="2025-07"), rows(9)[8]], accept_removals=9)
-    assert changes_of(tmp_path, START + HOUR).empty
-    assert len(changes_of(tmp_path, START + 2 * HOUR)) == 1
 
 
 # Where the next changes begin
@@ -288,13 +264,6 @@ def test_a_time_before_the_first_sync_means_the_whole_list_and_is_told(tmp_path:
     assert warned[0].filename == __file__
     assert len(changes) == 3
     assert changes_of(tmp_path, "1999-01-01", "1999-12-31").empty
-
-
-def test_a_malformed_row_has_no_date(tmp_path: Path) -> None:
-    syncer = Syncer(tmp_path)
-    syncer.sync([*rows(1), {"phoneNumber": "06 39 98 00 77"}])
-    changes = changes_of(tmp_path, START).set_index("phone_number")
-    assert changes["first_stop_at"].isna().to_dict() == {rows(1)[0].phone_number: False, "+33639980077": True}
 
 
 @pytest.mark.parametrize("name", ["several_months", "killed_halfway", "withheld"])
