@@ -126,15 +126,6 @@ def test_the_evidence_is_the_first_response_and_the_last_one_that_list_the_numbe
     )
 
 
-def test_a_list_found_unchanged_is_evidence_of_when_it_was_fetched_last(tmp_path: Path) -> None:
-    syncer = Syncer(tmp_path)
-    for _ in range(3):
-        syncer.sync([Row(1, STOPPED)])
-    answer = lookup(STOPPED, root=tmp_path, max_age=ANY_AGE).accounts[0]
-    assert answer.verified_at == answer.opt_outs[0].last_listed_at == START + 3 * HOUR
-    assert answer.opt_outs[0].first_seen_sha256 == answer.opt_outs[0].last_listed_sha256
-
-
 @pytest.mark.parametrize("nb_data", [None, 99], ids=["removals withheld", "incomplete"])
 def test_a_response_that_need_not_list_the_number_is_no_evidence_of_it(tmp_path: Path, nb_data: int | None) -> None:
     syncer, others = Syncer(tmp_path), rows(60, first_id=100)
@@ -326,16 +317,6 @@ def test_an_account_without_a_list_answers_for_no_time(tmp_path: Path, monkeypat
         assert found.may_be_texted is may_be_texted
         assert [answer.may_be_texted for answer in found.accounts] == [may_be_texted, None]
     assert lookup(STOPPED, on=syncer.now, root=tmp_path, account="nice").may_be_texted is None
-
-
-def test_a_retired_account_still_blocks_and_its_list_may_be_of_any_age(tmp_path: Path) -> None:
-    syncer = Syncer(tmp_path, "lyon")
-    syncer.sync([Row(1, STOPPED)])
-    with pytest.raises(OutdatedListError, match="stop-pipeline retire lyon"):
-        lookup(STOPPED, root=tmp_path)
-    retire(syncer.store, "lyon", now=datetime.now(UTC))
-    assert lookup(STOPPED, root=tmp_path).may_be_texted is False
-    assert lookup(FREE, root=tmp_path).may_be_texted is True
 
 
 def test_an_account_that_was_retired_before_its_first_list_has_no_answer(tmp_path: Path) -> None:
