@@ -113,12 +113,6 @@ def test_before_the_first_sync_every_table_is_empty_with_the_same_types(tmp_path
         assert types_of(read(tmp_path, columns=["removed_at", "id"])) == {"removed_at": UTC_TIME, "id": "int64"}
 
 
-def test_accounts_and_months_compare_as_text(shared: Syncer) -> None:
-    stops = read_stops(shared.root)
-    assert set(stops[stops["created_month"] >= "2025-06"]["created_month"]) == {"2025-06", "2025-07"}
-    assert set(stops[stops["account"] < "main"]["account"]) == {"lyon"}
-
-
 @pytest.mark.parametrize("read", READERS)
 def test_a_data_root_that_does_not_exist_is_told_with_what_to_do(tmp_path: Path, read: Reader) -> None:
     with pytest.raises(StoreError, match="run “stop-pipeline run”") as caught:
@@ -169,19 +163,6 @@ def test_rows_come_sorted_by_account_local_time_and_id(syncer: Syncer) -> None:
 
 
 # Views in time
-
-
-def test_history_gives_ended_periods_too(shared: Syncer) -> None:
-    periods = main(read_stops(shared.root, history=True))
-    assert len(periods) == 30
-    assert list(periods.loc[periods["id"] == 500, "removed_at"]) == [shared.now]
-
-
-def test_history_of_malformed_rows_gives_ended_ones_too(syncer: Syncer) -> None:
-    syncer.sync([Row(1), {"id": 0}])
-    syncer.sync([Row(1)])
-    assert read_rejected(syncer.root).empty
-    assert list(read_rejected(syncer.root, history=True)["removed_at"]) == [syncer.now]
 
 
 def test_as_of_shows_no_end_that_came_later(shared: Syncer) -> None:
