@@ -14,6 +14,7 @@ import pytest
 
 from stop_pipeline import read_stops, schema, sync
 from stop_pipeline.errors import ConfigurationError, StoreError
+from stop_pipeline.settings import Format
 from stop_pipeline.table.periods import fingerprint
 from stop_pipeline.table.state import DerivedInfo, State
 from stop_pipeline.table.store import Store
@@ -207,15 +208,6 @@ def test_a_file_that_is_damaged_or_that_another_program_wrote_is_told_by_a_sente
         assert tree(syncer.root, "stops", "rejected", "state") == before
 
 
-def test_a_snapshot_that_another_program_wrote_is_replaced(syncer: Syncer) -> None:
-    syncer.sync(rows(30))
-    path = syncer.root / SNAPSHOT
-    before = path.read_bytes()
-    pq.write_table(pa.table({"x": [1]}), path, store_schema=False)
-    syncer.sync(rows(30))
-    assert path.read_bytes() == before
-
-
 def test_a_kept_response_that_is_missing_or_damaged_is_told_and_a_new_one_is_merged(syncer: Syncer) -> None:
     syncer.sync(rows(30))
     syncer.fetch(response_body(rows(31)))
@@ -227,22 +219,17 @@ def test_a_kept_response_that_is_missing_or_damaged_is_told_and_a_new_one_is_mer
     assert syncer.sync(rows(32)).counts.new == 2
 
 
-def test_a_file_that_may_not_be_read_is_told_with_who_owns_it(syncer: Syncer) -> None:
-    syncer.sync(rows(3))
-    path = syncer.root / MONTH
-    path.unlink()
-    path.mkdir()
-    with pytest.raises(StoreError, match="Cannot read"):
-        syncer.sync(rows(4))
-
-
 # Kept responses
 
 
-@pytest.mark.parametrize("response_format", ["json", "xml"])
-def test_a_kept_response_is_a_stream_that_any_program_unpacks(syncer: Syncer, response_format: str) -> None:
-    body = response_body(rows(30)) if response_format == "json" else xml_body()
-    syncer.fetch(body, response_format=response_format)  # type: ignore[arg-type]
+XML = b"<result><entry>true</entry><entry>200</entry><entry>0</entry><entry></entry></result>"
+
+
+@pytest.mark.parametrize(("response_format", "body"), [("json", response_body(rows(30))), ("xml", XML)])
+def test_a_kept_response_is_a_stream_that_any_program_unpacks(
+    syncer: Syncer, response_format: Format, body: bytes
+) -> None:
+    syncer.fetch(body, response_format=response_format)
     (path,) = (syncer.root / "raw/account=main").glob("*.zst")
     assert path.name.endswith(f".{response_format}.zst")
     with pa.input_stream(str(path), compression="zstd") as unpacked:
@@ -250,10 +237,6 @@ def test_a_kept_response_is_a_stream_that_any_program_unpacks(syncer: Syncer, re
     (kept,) = syncer.store.responses.all("main")
     assert (kept.fetched_at, kept.format) == (syncer.now, response_format)
     assert syncer.store.responses.read("main", kept)[0] == body
-
-
-def xml_body() -> bytes:
-    return b"<result><entry>true</entry><entry>200</entry><entry>0</entry><entry></entry></result>"
 
 
 def test_a_large_response_is_kept_in_several_frames_of_one_stream(syncer: Syncer) -> None:
