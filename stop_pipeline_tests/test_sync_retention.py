@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stop_pipeline import lookup, sync
+from stop_pipeline import sync
 from stop_pipeline.errors import ConfigurationError, ForeignListError
 from stop_pipeline.results import Merged
 from stop_pipeline.settings import Settings
 from stop_pipeline.table.merge import RemovalPolicy
-from stop_pipeline_tests.support.syncing import IN_MEMORY, PARIS, START, Row, Syncer, response_body, rows, tree
+from stop_pipeline_tests.support.syncing import IN_MEMORY, PARIS, START, Row, Syncer, response_body, rows
 
 RAW_DAYS = 30
 
@@ -40,19 +40,6 @@ def test_a_response_goes_thirty_days_after_a_newer_one_replaced_it(syncer: Synce
     assert days_kept(syncer) == [1, 31, 31.01]
     sync_on(syncer, 100, 34)
     assert days_kept(syncer) == [31.01, 100]  # the list was this one until now, and lookup names it as the last one
-
-
-def test_the_response_that_lookup_names_as_the_last_one_is_kept_however_long_the_list_was_unchanged(
-    syncer: Syncer,
-) -> None:
-    for day, listed in [(0, rows(30)), (40, rows(30)), (40.01, rows(30)[1:])]:
-        sync_on(syncer, day, listed)
-    found = lookup(rows(1)[0].phone_number, root=syncer.root, max_age=timedelta.max)
-    ((opt_out,),) = [account.opt_outs for account in found.accounts]
-    assert opt_out.removed_at is not None
-    assert opt_out.last_listed_sha256 is not None
-    kept = [response.sha256_start for response in syncer.store.responses.all(syncer.account)]
-    assert opt_out.last_listed_sha256[:12] in kept
 
 
 def test_an_unchanged_response_moves_the_time_too(syncer: Syncer) -> None:
@@ -85,9 +72,9 @@ def test_responses_whose_removals_are_withheld_go_by_the_same_rule(syncer: Synce
 @pytest.mark.parametrize("raw_days", [None, 999_999])
 def test_without_a_number_of_days_and_with_the_largest_one_all_are_kept(syncer: Syncer, raw_days: int | None) -> None:
     long_ago = (datetime(2001, 1, 1, tzinfo=UTC) - START) / timedelta(days=1)
-    for day, count in [(long_ago, 1), (0, 2)]:
+    for day, count in [(long_ago, 1), (0, 2), (100, 3)]:
         sync_on(syncer, day, count, raw_days=raw_days)
-    assert len(days_kept(syncer)) == 2
+    assert len(days_kept(syncer)) == 3
 
 
 def test_other_accounts_and_other_files_are_left_alone(syncer: Syncer) -> None:
@@ -99,20 +86,6 @@ def test_other_accounts_and_other_files_are_left_alone(syncer: Syncer) -> None:
     sync_on(syncer, 99, 31)
     assert days_kept(lyon) == [0]
     assert note.exists()
-
-
-def test_only_kept_responses_differ_from_a_data_root_that_keeps_all(syncer: Syncer) -> None:
-    keeping = Syncer(syncer.root.parent / "keeping")
-    for day in (0, 20, 40, 60, 80):
-        sync_on(keeping, day, 30 + day, raw_days=None)
-        sync_on(syncer, day, 30 + day)
-    kept, left = tree(keeping.root), tree(syncer.root)
-    registered = "accounts/account=main.json"  # holds the time of the clock
-    assert {name: kept[name] for name in left if name != registered} == {
-        name: data for name, data in left.items() if name != registered
-    }
-    assert all(name.startswith("raw/") for name in kept.keys() - left.keys())
-    assert len(kept.keys() - left.keys()) == 2
 
 
 def test_a_response_that_cannot_be_removed_is_a_warning_and_the_sync_goes_on(
