@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,7 +27,7 @@ from stop_pipeline.table.merge import RemovalPolicy
 from stop_pipeline.table.store import Store
 from stop_pipeline.verify import verify
 from stop_pipeline_tests.support import version_1
-from stop_pipeline_tests.support.commands import COMMAND, clean_environment, run_command, without_root_rights
+from stop_pipeline_tests.support.commands import run_command, without_root_rights
 from stop_pipeline_tests.support.damage import flip_a_bit, overwrite_pages
 from stop_pipeline_tests.support.in_process import run_in_process
 from stop_pipeline_tests.support.sequences import STEPS, Step, responses
@@ -120,8 +119,8 @@ def test_withheld_refused_forgotten_and_unchanged_responses_leave_no_problem(tmp
 
 def test_a_malformed_row_that_an_incomplete_response_lacks_is_no_problem(tmp_path: Path) -> None:
     syncer = Syncer(tmp_path / "data")
-    syncer.sync([*rows(40), MALFORMED])
-    syncer.sync(rows(40), nb_data=41)
+    syncer.sync([*rows(40), {"id": None}])
+    assert syncer.sync(rows(40), nb_data=41).counts.withheld == 0
     assert problems(syncer.root) == ()
 
 
@@ -577,11 +576,6 @@ def test_any_data_file_cut_anywhere_is_found(data: st.DataObject, good_root: Pat
     assert problems(root)
 
 
-def test_one_damaged_file_is_one_problem(root: Path) -> None:
-    cut(JUNE)(root)
-    assert len(problems(root)) == 1
-
-
 def test_accounts_are_verified_apart(root: Path) -> None:
     Syncer(root, "lyon").sync(rows(5))
     cut(JUNE)(root)
@@ -617,15 +611,7 @@ def test_the_command_prints_the_problems_and_exits_1(root: Path, tmp_path: Path)
 
 def test_a_folder_that_may_not_be_looked_into_is_not_taken_for_an_empty_one(root: Path, tmp_path: Path) -> None:
     (root / "stops/old").mkdir(mode=0o000)
-    found = subprocess.run(
-        [COMMAND, "verify"],
-        cwd=tmp_path,
-        env=clean_environment(),
-        preexec_fn=without_root_rights,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    found = run_command("verify", cwd=tmp_path, preexec_fn=without_root_rights)
     assert (found.returncode, found.stdout) == (1, "main: 3 months, 86 rows, 1 problem.\n")
     assert found.stderr.startswith(f"main: Cannot read {root / 'stops/old'}: Permission denied. It belongs to user ")
 
