@@ -4,7 +4,6 @@ What belongs here: fixtures of several files; counting over the whole run of pyt
 benchmarks/README.md quotes. What does not: what is tried, and what counts as lost, which each test says.
 """
 
-import socket
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from stop_pipeline_tests.support.commands import free_port
 from stop_pipeline_tests.support.syncing import IN_MEMORY, Syncer
 
 
@@ -48,12 +48,10 @@ def syncer() -> Iterator[Syncer]:
         yield Syncer(Path(folder, "data"))
 
 
-@pytest.fixture
-def free_port() -> int:
+@pytest.fixture(name="free_port")
+def a_free_port() -> int:
     """A port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture

@@ -1,17 +1,16 @@
 """Runs of Dagster that start at once: the account's lock lets one sync at a time, and every run ends well."""
 
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Any
 
 import dagster as dg
 import pytest
@@ -21,6 +20,7 @@ from stop_pipeline.errors import StoreError
 from stop_pipeline.table.files import Files
 from stop_pipeline_tests.support.commands import COMMAND, GIVE_UP_SECONDS, clean_environment, wait_until
 from stop_pipeline_tests.support.loopback import Exchange, Loopback, Script, head, reply
+from stop_pipeline_tests.support.serving import dev
 from stop_pipeline_tests.support.syncing import response_body, rows
 from stop_pipeline_tests.test_secrets import DagsterUi
 
@@ -130,7 +130,7 @@ def test_a_run_that_starts_while_another_fetches_waits_for_the_accounts_lock(
 
     first = held_until(both_started, response_body(rows(30)), responded)
     with Loopback(first, reply(200, response_body(rows(31)))) as server:
-        env = clean_environment(SMSPARTNER_API_KEY="a-key", SMSPARTNER_BASE_URL=server.base_url)
+        env = clean_environment(**variables_for(server))
         folders = [made[0].folder, made[-1].folder]
         run_at_once(*((RUN_THE_JOB, tmp_path, env | {"DAGSTER_HOME": folder}) for folder in folders))
         assert server.requests[1].arrived_at > responded[0]
@@ -142,35 +142,29 @@ def test_a_run_that_starts_while_another_fetches_waits_for_the_accounts_lock(
 def test_two_runs_at_once_on_a_new_home_both_end_well(attempt: int, tmp_path: Path) -> None:
     """By the command, on a home that neither has made yet: Dagster's databases and the lock are raced for."""
     with Loopback(reply(200, response_body(rows(30))), reply(200, response_body(rows(31)))) as server:
-        environment = clean_environment(SMSPARTNER_API_KEY="a-key", SMSPARTNER_BASE_URL=server.base_url)
-        run_at_once(*[((COMMAND, "run"), tmp_path, environment)] * 2)
+        run_at_once(*[((COMMAND, "run"), tmp_path, clean_environment(**variables_for(server)))] * 2)
     assert_both_lists_are_in(tmp_path / "data")
     with dg.DagsterInstance.from_config(str(tmp_path / ".dagster_home")) as instance:
         assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.SUCCESS] * 2
 
 
-def test_dev_and_a_run_that_start_together_on_a_new_home_both_come_up(tmp_path: Path, free_port: int) -> None:
+def test_dev_and_a_run_that_start_together_on_a_new_home_both_come_up(tmp_path: Path) -> None:
     """Both make Dagster's databases: made twice at once, they would be broken for good."""
     with Loopback(reply(200, response_body(rows(31)))) as server:
-        env = clean_environment(
-            SMSPARTNER_API_KEY="a-key", SMSPARTNER_BASE_URL=server.base_url, STOP_PIPELINE_CRON=NEVER
-        )
-        with dev_running(tmp_path, free_port, env) as ui:
-            run_at_once(((COMMAND, "run"), tmp_path, env))
-            ui.wait_until_loaded()
+        variables = variables_for(server)
+        with dev(tmp_path, until_loaded=False, **variables) as url:
+            run_at_once(((COMMAND, "run"), tmp_path, clean_environment(**variables)))
+            DagsterUi(url).wait_until_loaded()
     assert_both_lists_are_in(tmp_path / "data")
 
 
-def test_a_run_launched_from_the_ui_while_another_fetches_waits_for_it(tmp_path: Path, free_port: int) -> None:
+def test_a_run_launched_from_the_ui_while_another_fetches_waits_for_it(tmp_path: Path) -> None:
     responded: list[float] = []
     launched: list[str] = []
     first = held_until(lambda: len(launched) == 2, response_body(rows(30)), responded)
     with Loopback(first, reply(200, response_body(rows(31)))) as server:
-        env = clean_environment(
-            SMSPARTNER_API_KEY="a-key", SMSPARTNER_BASE_URL=server.base_url, STOP_PIPELINE_CRON=NEVER
-        )
-        with dev_running(tmp_path, free_port, env) as ui:
-            ui.wait_until_loaded()
+        with dev(tmp_path, **variables_for(server)) as url:
+            ui = DagsterUi(url)
             launched.append(ui.launch())
             wait_until(lambda: server.requests, "the first request")
             launched.append(ui.launch())
@@ -179,19 +173,8 @@ def test_a_run_launched_from_the_ui_while_another_fetches_waits_for_it(tmp_path:
     assert_both_lists_are_in(tmp_path / "data")
 
 
-@contextmanager
-def dev_running(folder: Path, port: int, env: dict[str, str]) -> Iterator[DagsterUi]:
-    """`stop-pipeline dev`, which is asked to end at the end of the block."""
-    with (folder / "dev.log").open("wb") as log:
-        process = subprocess.Popen(
-            [COMMAND, "dev", "--port", str(port)], cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        yield DagsterUi(f"http://127.0.0.1:{port}")
-        assert process.poll() is None, (folder / "dev.log").read_text()
-    finally:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=GIVE_UP_SECONDS) == 0
+def variables_for(server: Loopback) -> dict[str, Any]:
+    return {"SMSPARTNER_API_KEY": "a-key", "SMSPARTNER_BASE_URL": server.base_url, "STOP_PIPELINE_CRON": NEVER}
 
 
 def assert_both_lists_are_in(root: Path) -> None:

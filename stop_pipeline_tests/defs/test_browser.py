@@ -13,8 +13,9 @@ from playwright.sync_api import Page, expect, sync_playwright
 from stop_pipeline import read_stops
 from stop_pipeline.defs.checks import specs_of
 from stop_pipeline.smspartner.sandbox import Sandbox
+from stop_pipeline_tests.support.commands import wait_until
 from stop_pipeline_tests.support.loopback import Loopback, reply
-from stop_pipeline_tests.support.serving import dev, wait_for
+from stop_pipeline_tests.support.serving import dev
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -130,5 +131,5 @@ def test_the_ui_shows_a_sync_its_charts_and_checks_and_then_a_failure_with_its_s
         expect(page.get_by_text("SMS Partner could not be reached at").first).to_be_visible()
         ui.keep("failure")
 
-        (alert,) = wait_for(lambda: webhook.requests, 120, "the webhook was told nothing")
+        (alert,) = wait_until(lambda: webhook.requests, "a post to the webhook")
         assert "STOP list of main: raw_stop_list failed" in alert.body.decode()

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from stop_pipeline.definitions import build_definitions
 from stop_pipeline.defs.schedules import due_in_minute, interval_around, intervals_of
 from stop_pipeline.settings import Settings
-from stop_pipeline_tests.support.commands import run_command
+from stop_pipeline_tests.support.commands import run_command, wait_until
 from stop_pipeline_tests.support.loopback import Loopback, reply
-from stop_pipeline_tests.support.serving import dev, wait_for
+from stop_pipeline_tests.support.serving import dev
 from stop_pipeline_tests.support.syncing import response_body, rows, tree
 
 PARIS = ZoneInfo("Europe/Paris")
@@ -145,9 +145,9 @@ def test_the_daemon_syncs_every_minute_and_finds_an_unchanged_list(tmp_path: Pat
         dev(tmp_path, SMSPARTNER_BASE_URL=server.base_url, SMSPARTNER_API_KEY="a-key", STOP_PIPELINE_CRON="* * * * *"),
         dg.DagsterInstance.from_config(str(home)) as instance,
     ):
-        wait_for(lambda: _synced(instance, 1), 150, "no scheduled run succeeded")
+        wait_until(lambda: _synced(instance, 1), "a scheduled run that succeeds")
         before = tree(root, *FOLDERS)
-        wait_for(lambda: _synced(instance, 2), 150, "no second scheduled run succeeded")
+        wait_until(lambda: _synced(instance, 2), "a second one")
         assert tree(root, *FOLDERS) == before
         first, second = (_metadata_of_stops(instance, run) for run in _synced(instance, 2)[:2])
         assert not instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))

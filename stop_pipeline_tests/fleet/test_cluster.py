@@ -26,7 +26,14 @@ from stop_pipeline import read_stops
 from stop_pipeline.table.store import Store
 from stop_pipeline_tests.support import bucket, postgres, ray_cluster
 from stop_pipeline_tests.support.bucket import S3Server
-from stop_pipeline_tests.support.commands import GIVE_UP_SECONDS, clean_environment, run_command, sandbox, wait_until
+from stop_pipeline_tests.support.commands import (
+    GIVE_UP_SECONDS,
+    clean_environment,
+    free_port,
+    run_command,
+    sandbox,
+    wait_until,
+)
 from stop_pipeline_tests.support.loopback import Exchange, Loopback, reply
 from stop_pipeline_tests.support.ray_cluster import Cluster, started
 from stop_pipeline_tests.support.syncing import Syncer, tree
@@ -147,7 +154,7 @@ def running(folder: Path) -> Iterator[Fleet]:
     home.mkdir()
     shipped = files("stop_pipeline") / "fleet"
     (home / "dagster.yaml").write_text("".join((shipped / name).read_text() for name in ("dagster.yaml", "ray.yaml")))
-    port = postgres.free_port()
+    port = free_port()
     accounts = ["--accounts", ",".join(ACCOUNTS)]
     with (
         postgres.running() as database,

@@ -1,19 +1,20 @@
 """Runs the command as a user does: a process of its own, in a folder, with none of this machine's own settings.
 
-Also the command's stand-in for SMS Partner beside a test, and waiting for what a process is to bring about.
+Also the command's stand-in for SMS Partner beside a test, a free port, and waiting for what a process brings about.
 """
 
 import ctypes
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -47,17 +48,29 @@ def without_root_rights() -> None:
             ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
 
 
-def run_command(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run `stop-pipeline` with these arguments; it may write to `cwd` only."""
+def run_command(*arguments: str, cwd: Path, **variables: Any) -> subprocess.CompletedProcess[str]:
+    """Run `stop-pipeline` with these arguments; it may write to `cwd` only.
+
+    Names in lower case, such as `stdout`, are options of `subprocess.run`.
+    """
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    options |= {name: variables.pop(name) for name in [*variables] if name.islower()}
     return subprocess.run(
         [COMMAND, *arguments],
         cwd=cwd,
         env=clean_environment(**variables),
-        capture_output=True,
         text=True,
         timeout=120,
         check=False,
+        **options,
     )
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 @contextmanager

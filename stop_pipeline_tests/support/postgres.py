@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
+
+from stop_pipeline_tests.support.commands import free_port
 
 USER = "dagster"
 UNPRIVILEGED = "nobody"
@@ -41,13 +42,6 @@ class Postgres:
     def rows(self, table: str) -> int:
         """How many rows a table has."""
         return int(self.query(f"SELECT count(*) FROM {table}")[0][0])  # noqa: S608 – a name that a test wrote
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

@@ -15,8 +15,7 @@ from uuid import uuid4
 
 import requests
 
-from stop_pipeline_tests.support.commands import wait_until
-from stop_pipeline_tests.support.postgres import free_port
+from stop_pipeline_tests.support.commands import free_port, wait_until
 
 PROGRAMS = Path(sys.executable).parent
 

@@ -1,28 +1,20 @@
 """`stop-pipeline dev` as a process of its own: UI and daemon on a free port, ended with everything that it started."""
 
-import json
 import signal
-import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
-import pytest
 import requests
 
-from stop_pipeline_tests.support.commands import COMMAND, clean_environment
+from stop_pipeline_tests.support.commands import COMMAND, clean_environment, free_port, wait_until
 
-START_SECONDS = 90
-END_SECONDS = 60
-
-T = TypeVar("T")
+END_SECONDS = 90
 
 
 @contextmanager
-def dev(folder: Path, **variables: str) -> Iterator[str]:
+def dev(folder: Path, *, until_loaded: bool = True, **variables: str) -> Iterator[str]:
     """Run the command in `folder` with these variables; yield the address of the UI. Its output is in `dev.log`."""
     url = f"http://127.0.0.1:{free_port()}"
     with (folder / "dev.log").open("wb") as log:
@@ -34,19 +26,14 @@ def dev(folder: Path, **variables: str) -> Iterator[str]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        try:
+    try:
+        if until_loaded:
             assert wait_for_locations(url) == {"stop_pipeline.definitions": "LOADED"}
-            yield url
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(timeout=END_SECONDS)
-
-
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+        yield url
+        assert process.poll() is None, (folder / "dev.log").read_text()
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=END_SECONDS) == 0
 
 
 def wait_for_locations(url: str) -> dict[str, str]:
@@ -56,19 +43,9 @@ def wait_for_locations(url: str) -> dict[str, str]:
     def loaded() -> dict[str, str]:
         try:
             response = requests.post(f"{url}/graphql", json={"query": query}, timeout=10).json()
-        except (requests.RequestException, json.JSONDecodeError):
+        except requests.RequestException:
             return {}
         entries = response["data"]["workspaceOrError"]["locationEntries"]
         return {entry["name"]: entry["loadStatus"] for entry in entries if entry["loadStatus"] == "LOADED"}
 
-    return wait_for(loaded, START_SECONDS, "the UI did not come up")
-
-
-def wait_for(look: Callable[[], T], seconds: float, otherwise: str) -> T:
-    """Return what `look` returns once that is anything true; the test fails with `otherwise` if it takes longer."""
-    give_up_at = time.monotonic() + seconds
-    while time.monotonic() < give_up_at:
-        if seen := look():
-            return seen
-        time.sleep(0.5)
-    pytest.fail(f"{otherwise} within {seconds} s")
+    return wait_until(loaded, "the code locations of the UI")
