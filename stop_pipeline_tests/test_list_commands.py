@@ -109,6 +109,11 @@ def test_the_exit_code_says_whether_the_number_may_be_texted(desk: Desk) -> None
         (["changes", "--since", "2026-01-02", "--until", "2026-01-01", "--out", "new.csv"], "swap the two times"),
         (["changes", "--since", "soon", "--out", "new.csv"], "is not a date or time in ISO 8601"),
         (["changes", "--out", "new.csv"], "Give --since, or --since-file"),
+        (["changes", "--since-file", "cursor", "--out", "new.csv"], "cursor does not exist yet: give --since as well"),
+        (
+            ["changes", "--since", "2026-01-01", "--out", "c.csv", "--since-file", "./c.csv"],
+            "--out and --since-file both name c.csv: choose two files.",
+        ),
         (["changes", "--since", "2026-01-02", "--out", "new.xlsx"], "new.xlsx must end in .csv or .parquet"),
         (["export", "--out", "new"], "new must end in .csv or .parquet"),
         (["export", "--out", "new.csv", "--max-age", "soon"], "such as 90m, 24h or 2d"),
@@ -364,18 +369,6 @@ def test_a_file_that_this_command_did_not_write_is_refused(desk: Desk, content: 
         said = desk.refusal(2, "changes", *since, "--since-file", "cursor", "--out", "new.csv")
         assert "cursor does not hold what this command writes there" in said
     assert content is None or cursor.read_bytes() == content
-
-
-def test_without_the_file_and_without_a_time_nothing_is_guessed(desk: Desk) -> None:
-    desk.main.sync(OTHERS)
-    said = desk.refusal(2, "changes", "--since-file", "cursor", "--out", "new.csv")
-    assert "cursor does not exist yet: give --since as well, for the first time" in said
-
-
-def test_one_file_for_the_changes_and_where_they_end_is_refused(desk: Desk) -> None:
-    desk.main.sync(OTHERS)
-    said = desk.refusal(2, "changes", "--since", "2026-01-01", "--out", "c.csv", "--since-file", "./c.csv")
-    assert said.startswith("--out and --since-file both name c.csv: choose two files.")
 
 
 def test_changes_since_today_begin_where_the_lists_are_known(desk: Desk) -> None:
