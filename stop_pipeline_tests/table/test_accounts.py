@@ -34,23 +34,18 @@ def test_an_account_is_recorded_when_it_is_first_synced_even_if_that_fails(store
         syncer.fetch(b"<html>")
     record = account_record(store, "main")
     assert record is not None
-    assert record.registered_at is not None
-    assert record.retired_at is None
+    assert (record.registered_at is None, record.retired_at) == (False, None)
     assert store.accounts_seen() == known_accounts(store) == ["main"]
 
 
-def test_the_first_time_stays(store: Store) -> None:
+def test_the_first_time_stays_and_a_retired_account_keeps_its_record_until_it_is_synced_again(store: Store) -> None:
     registered(store, "paris", NOW)
     registered(store, "paris", LATER)
     assert account_record(store, "paris") == AccountRecord(NOW, None)
     assert account_record(store, "lyon") is None
-
-
-def test_a_retired_account_keeps_its_record_and_comes_back_when_it_is_synced_again(store: Store) -> None:
-    registered(store, "paris", NOW)
-    retire(store, "paris", now=LATER)
-    retire(store, "paris", now=LATER + timedelta(days=1))
-    assert account_record(store, "paris") == AccountRecord(NOW, LATER)
+    for at in (LATER, LATER + timedelta(days=1)):
+        retire(store, "paris", now=at)
+        assert account_record(store, "paris") == AccountRecord(NOW, LATER)
     registered(store, "paris", LATER + timedelta(days=9))
     assert account_record(store, "paris") == AccountRecord(NOW, None)
 
@@ -61,13 +56,15 @@ def test_a_fetch_that_fails_does_not_put_a_retired_account_back_into_use(store: 
     retire(store, "paris", now=LATER)
     with pytest.raises(KeyRefusedError):
         syncer.fetch(b'{"success": false, "code": 10, "message": "key"}')
-    record = account_record(store, "paris")
-    assert record is not None
-    assert record.retired_at == LATER
+    assert retired_at(store, "paris") == LATER
     syncer.sync(rows(4))
-    record = account_record(store, "paris")
+    assert retired_at(store, "paris") is None
+
+
+def retired_at(store: Store, account: str) -> datetime | None:
+    record = account_record(store, account)
     assert record is not None
-    assert record.retired_at is None
+    return record.retired_at
 
 
 def test_an_account_that_an_earlier_version_synced_can_be_retired(store: Store) -> None:
