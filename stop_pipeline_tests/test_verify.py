@@ -295,18 +295,33 @@ def derive_again(schema: Any, change: Callable[[pd.DataFrame], pd.DataFrame], **
     return damage
 
 
+def newest_raw_file(root: Path) -> Path:
+    return max((root / RAW).glob("*.zst"))
+
+
 def swap_raw_files(root: Path) -> None:
-    first, *_, last = sorted((root / RAW).glob("*.zst"))
-    shutil.copyfile(first, last)
+    shutil.copyfile(min((root / RAW).glob("*.zst")), newest_raw_file(root))
 
 
 def cut_raw_file(root: Path) -> None:
-    last = max((root / RAW).glob("*.zst"))
-    last.write_bytes(last.read_bytes()[:-9])
+    newest_raw_file(root).write_bytes(newest_raw_file(root).read_bytes()[:-9])
 
 
-def delete_raw_of_the_commit(root: Path) -> None:
-    max((root / RAW).glob("*.zst")).unlink()
+def copy_of_june(file: str) -> Callable[[Path], None]:
+    return lambda root: put(file, (root / JUNE).read_bytes())(root)
+
+
+def at_time(time: str) -> Callable[[Path], None]:
+    """Another time of the commit, at which the list was verified too."""
+    return edit(STATE, applied_at=time, verified_at=time)
+
+
+def all_equal(text: str) -> Callable[[pa.ChunkedArray], Any]:
+    return lambda texts: pa.array([text] * len(texts))
+
+
+def no_footer(root: Path) -> None:
+    pq.write_table(pq.ParquetFile(root / JUNE).read().replace_schema_metadata(), root / JUNE)
 
 
 def older_month(root: Path) -> None:
@@ -329,55 +344,69 @@ def footer_of_other_rows(root: Path) -> None:
     pq.write_table(table.replace_schema_metadata(note), root / JUNE)
 
 
-OUT_OF_ORDER = "holds rows that are not in order, end before they begin, or have an unknown reason"
-IDENTITY: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table  # noqa: E731 – a value of the table below
+DAMAGED, NOT_OURS = "it is damaged", "it is damaged, or was written by another program"
+MADE_AGAIN = "The next sync makes it again"
+MISSING, MISSING_RESPONSE = "No such file", "is missing the response that the commit was made from"
+STRAY = "is not a file of this package"
+LACKS = "lacks 1 row of 2025-06"
+NOT_IN_ORDER = "holds rows that are not in order, end before they begin, or have an unknown reason"
+CONTRADICT = "counts that contradict each other"
+NOT_RECORDED, NOT_DERIVED = "holds other rows than it records", "holds other rows than stops and rejected give"
+NO_RESPONSE = "names a response that is missing, or that has another SHA-256 or size"
+IN_2019, IN_COPY = JUNE.replace("2025-06", "2019-01"), JUNE.replace("2025-06", "copy")
+OLD_SNAPSHOT = "snapshot/account=main/created_month=2019-01/stop_snapshot.parquet"
+OF_NOBODY = "stops/account=Main/created_month=2025-06/stops.parquet"
+SECOND_FILE = f"{STOPS_FOLDER}/created_month=2025-06/part-0.parquet"
 
-CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
+
+def as_it_is(table: Any) -> Any:
+    return table
+
+
+def belgian(stops: pd.DataFrame) -> pd.DataFrame:
+    return stops.assign(country=stops["country"].mask(stops.index == 40, "BE"))
+
+
+def british(numbers: pa.ChunkedArray) -> Any:
+    return pc.replace_substring(numbers, "+33", "+44")
+
+
+def nine_days_later(times: pa.ChunkedArray) -> Any:
+    return pc.add(times, pa.scalar(timedelta(days=9)))
+
+
+OPEN_TWICE = copied(first_seen_at=pd.Timestamp("2026-01-01 15:00", tz="UTC"), phone_number="+33699999999")
+
+CORRUPTIONS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     # what is done, the file that must be named, what must be said
-    "a month is cut": (cut(JUNE), JUNE, "it is damaged"),
-    "a month is not Parquet": (put(JUNE, b"nothing"), JUNE, "it is damaged"),
-    "a month is empty": (put(JUNE, b""), JUNE, "it is damaged"),
-    "a month is deleted": (delete(JUNE), JUNE, "No such file"),
-    "a month of ended rows is deleted": (delete(MAY), MAY, "No such file"),
-    "the folder of months is a file": (replace_folder("stops"), "stops", "stops is not a file of this package"),
-    "the account's folder is a file": (replace_folder(STOPS_FOLDER), STOPS_FOLDER, "is not a file of this package"),
-    "the folder of raw responses is a file": (replace_folder("raw"), "raw", "raw is not a file of this package"),
+    "a month is cut": (cut(JUNE), JUNE, DAMAGED),
+    "a month is not Parquet": (put(JUNE, b"nothing"), JUNE, DAMAGED),
+    "a month is empty": (put(JUNE, b""), JUNE, DAMAGED),
+    "a month is deleted": (delete(JUNE), JUNE, MISSING),
+    "a month of ended rows is deleted": (delete(MAY), MAY, MISSING),
+    "the folder of months is a file": (replace_folder("stops"), "stops", f"stops {STRAY}"),
+    "the account's folder is a file": (replace_folder(STOPS_FOLDER), STOPS_FOLDER, STRAY),
+    "the folder of raw responses is a file": (replace_folder("raw"), "raw", f"raw {STRAY}"),
     "ended rows are forgotten": (rewrite(MAY, lambda table: table.slice(1)), MAY, "4 rows, but the commit records 5"),
     "a month is an older one": (older_month, JUNE, "60 rows, but the commit records 61"),
     "a month is a later one": (rows_of_a_later_commit, JUNE, "the next sync removes them"),
     "a row is moved to another month": (move_a_row, FEBRUARY, "holds rows of 2025-06"),
     "a row is dropped": (rewrite(JUNE, lambda table: table.slice(1)), JUNE, "60 rows, but the commit records 61"),
-    "a row is dropped by a commit": (
-        commit(m2025_06=lambda stops: stops.iloc[1:]),
-        STOPS_FOLDER,
-        "lacks 1 row of 2025-06",
-    ),
-    "a row is added by a commit": (commit(m2025_06=copied(id=9999)), STATE, "counts that contradict each other"),
-    "a malformed row is added by a commit": (commit_a_malformed_row, STATE, "counts that contradict each other"),
-    "a row is replaced by a commit": (
-        commit(m2025_06=lambda stops: copied(id=9999)(stops.iloc[:-1])),
-        STOPS_FOLDER,
-        "lacks 1 row of 2025-06",
-    ),
-    "a country is altered by a commit": (
-        commit(m2025_06=lambda stops: stops.assign(country=stops["country"].mask(stops.index == 40, "BE"))),
-        STOPS_FOLDER,
-        "lacks 1 row of 2025-06",
-    ),
-    "an id is open twice": (
-        commit(m2025_06=copied(first_seen_at=pd.Timestamp("2026-01-01 15:00", tz="UTC"), phone_number="+33699999999")),
-        STOPS_FOLDER,
-        "holds 1 open row beyond the first of their id",
-    ),
-    "rows end before they begin": (commit(m2025_06=end_before_the_beginning), JUNE, OUT_OF_ORDER),
-    "rows are in another order": (rewrite(JUNE, lambda table: table[::-1]), JUNE, OUT_OF_ORDER),
+    "a row is dropped by a commit": (commit(m2025_06=lambda stops: stops.iloc[1:]), STOPS_FOLDER, LACKS),
+    "a row is added by a commit": (commit(m2025_06=copied(id=9999)), STATE, CONTRADICT),
+    "a malformed row is added by a commit": (commit_a_malformed_row, STATE, CONTRADICT),
+    "a row is replaced by a commit": (commit(m2025_06=lambda t: copied(id=9999)(t.iloc[:-1])), STOPS_FOLDER, LACKS),
+    "a country is altered by a commit": (commit(m2025_06=belgian), STOPS_FOLDER, LACKS),
+    "an id is open twice": (commit(m2025_06=OPEN_TWICE), STOPS_FOLDER, "holds 1 open row beyond the first of their id"),
+    "rows end before they begin": (commit(m2025_06=end_before_the_beginning), JUNE, NOT_IN_ORDER),
+    "rows are in another order": (rewrite(JUNE, lambda table: table[::-1]), JUNE, NOT_IN_ORDER),
     "phone numbers are altered": (
-        rewrite(JUNE, with_column("phone_number", lambda numbers: pc.replace_substring(numbers, "+33", "+44"))),
+        rewrite(JUNE, with_column("phone_number", british)),
         JUNE,
         "holds other rows than the commit records",
     ),
     "rows are of a later time": (
-        rewrite(FEBRUARY, with_column("first_seen_at", lambda times: pc.add(times, pa.scalar(timedelta(days=9))))),
+        rewrite(FEBRUARY, with_column("first_seen_at", nine_days_later)),
         FEBRUARY,
         "0 rows, but the commit records 20",
     ),
@@ -387,169 +416,105 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         JUNE,
         "does not have the columns",
     ),
-    "a footer is lost": (
-        lambda root: pq.write_table(pq.ParquetFile(root / JUNE).read().replace_schema_metadata(), root / JUNE),
-        JUNE,
-        "it is damaged, or was written by another program",
-    ),
+    "a footer is lost": (no_footer, JUNE, NOT_OURS),
     "a footer is of other rows": (footer_of_other_rows, JUNE, "has a footer that does not fit its rows"),
-    "rejected is cut": (cut(REJECTED), REJECTED, "it is damaged"),
-    "rejected is deleted": (delete(REJECTED), REJECTED, "No such file"),
-    "rejected rows are dropped": (
-        rewrite(REJECTED, lambda table: table.slice(1)),
-        REJECTED,
-        "1 row, but the commit records 2",
-    ),
-    "a reason is another": (
-        rewrite(REJECTED, with_column("reason", lambda reasons: pa.array(["why not"] * len(reasons)))),
-        REJECTED,
-        OUT_OF_ORDER,
-    ),
-    "commits is cut": (cut(COMMITS), COMMITS, "it is damaged"),
+    "rejected is cut": (cut(REJECTED), REJECTED, DAMAGED),
+    "rejected is deleted": (delete(REJECTED), REJECTED, MISSING),
+    "rejected rows are dropped": (rewrite(REJECTED, lambda t: t.slice(1)), REJECTED, "1 row, but the commit records 2"),
+    "a reason is another": (rewrite(REJECTED, with_column("reason", all_equal("why not"))), REJECTED, NOT_IN_ORDER),
+    "commits is cut": (cut(COMMITS), COMMITS, DAMAGED),
     "commits is deleted": (delete(COMMITS), COMMITS, "holds 0 rows, but the commit records 3"),
     "a merged response is forgotten": (rewrite(COMMITS, lambda table: table.slice(1)), COMMITS, "holds 2 rows"),
     "a merged response is another": (
-        rewrite(COMMITS, with_column("sha256", lambda texts: pa.array(["0" * 64] * len(texts)))),
+        rewrite(COMMITS, with_column("sha256", all_equal("0" * 64))),
         COMMITS,
         "holds other responses than the commit records",
     ),
-    "the snapshot is cut": (cut(SNAPSHOT), SNAPSHOT, "it is damaged"),
-    "the snapshot has other bytes": (
-        lambda root: flip_a_bit(root / SNAPSHOT),
-        SNAPSHOT,
-        "it is damaged. The next sync makes it again.",
-    ),
-    "the snapshot is deleted": (delete(SNAPSHOT), SNAPSHOT, "No such file or directory. The next sync makes it again"),
-    "the snapshot lacks a row": (rewrite(SNAPSHOT, lambda t: t.slice(1)), SNAPSHOT, "holds other rows than it records"),
-    "the snapshot lacks a malformed row": (
-        rewrite(SNAPSHOT, lambda table: table.slice(0, len(table) - 1)),
-        SNAPSHOT,
-        "holds other rows than it records",
-    ),
-    "the suppression list is cut": (cut(SUPPRESSED), SUPPRESSED, "it is damaged"),
+    "the snapshot is cut": (cut(SNAPSHOT), SNAPSHOT, DAMAGED),
+    "the snapshot has other bytes": (lambda root: flip_a_bit(root / SNAPSHOT), SNAPSHOT, f"{DAMAGED}. {MADE_AGAIN}."),
+    "the snapshot is deleted": (delete(SNAPSHOT), SNAPSHOT, f"{MISSING} or directory. {MADE_AGAIN}"),
+    "the snapshot lacks a row": (rewrite(SNAPSHOT, lambda table: table.slice(1)), SNAPSHOT, NOT_RECORDED),
+    "the snapshot lacks a malformed row": (rewrite(SNAPSHOT, lambda t: t.slice(0, len(t) - 1)), SNAPSHOT, NOT_RECORDED),
+    "the suppression list is cut": (cut(SUPPRESSED), SUPPRESSED, DAMAGED),
     "the suppression list has other bytes": (
         lambda root: flip_a_bit(root / SUPPRESSED),
         SUPPRESSED,
-        "it is damaged. The next sync makes it again.",
+        f"{DAMAGED}. {MADE_AGAIN}.",
     ),
     "the counts per day are overwritten": (
         lambda root: overwrite_pages(root / PER_DAY),
         PER_DAY,
-        "it is damaged. The next sync makes it again.",
+        f"{DAMAGED}. {MADE_AGAIN}.",
     ),
-    "the suppression list is deleted": (
-        delete(SUPPRESSED),
-        SUPPRESSED,
-        "No such file or directory. The next sync makes it again",
-    ),
+    "the suppression list is deleted": (delete(SUPPRESSED), SUPPRESSED, f"{MISSING} or directory. {MADE_AGAIN}"),
     "the suppression list is of another commit": (
-        derive_again(SUPPRESSION_LIST, IDENTITY, commit="20990101T000000.000000Z-0123456789ab"),
+        derive_again(SUPPRESSION_LIST, as_it_is, commit="20990101T000000.000000Z-0123456789ab"),
         SUPPRESSED,
         "is of the commit 20990101T000000.000000Z-0123456789ab",
     ),
     "the suppression list lacks a number": (
         derive_again(SUPPRESSION_LIST, lambda table: table.iloc[1:]),
         SUPPRESSED,
-        "holds other rows than stops and rejected give",
+        NOT_DERIVED,
     ),
     "rows that block nobody are counted wrong": (
-        derive_again(SUPPRESSION_LIST, IDENTITY, unreadable_rows=7),
+        derive_again(SUPPRESSION_LIST, as_it_is, unreadable_rows=7),
         SUPPRESSED,
-        "holds other rows than stops and rejected give",
+        NOT_DERIVED,
     ),
     "the counts per day are wrong": (
         derive_again(STOPS_PER_DAY, lambda table: table.assign(stops=table["stops"] + 1)),
         PER_DAY,
-        "holds other rows than stops and rejected give",
+        NOT_DERIVED,
     ),
     "a raw response holds other bytes": (swap_raw_files, RAW, "is damaged, or was written by another program"),
     "a raw response is cut": (cut_raw_file, RAW, ""),
-    "the raw response of the commit is deleted": (
-        delete_raw_of_the_commit,
-        RAW,
-        "is missing the response that the commit was made from",
-    ),
+    "the raw response of the commit is deleted": (lambda root: newest_raw_file(root).unlink(), RAW, MISSING_RESPONSE),
     "latest.json is deleted": (delete(LATEST), STATE, "later than any kept"),
-    "latest.json is not JSON": (put(LATEST, b"{"), LATEST, "it is damaged, or was written by another program"),
+    "latest.json is not JSON": (put(LATEST, b"{"), LATEST, NOT_OURS),
     "latest.json names another response": (
         edit(LATEST, file="20260101T120000.000000Z-0123456789ab.json.zst"),
         LATEST,
-        "names a response that is missing",
+        NO_RESPONSE,
     ),
-    "latest.json records another size": (
-        edit(LATEST, size_bytes=1),
-        LATEST,
-        "names a response that is missing, or that has another SHA-256 or size",
-    ),
+    "latest.json records another size": (edit(LATEST, size_bytes=1), LATEST, NO_RESPONSE),
     "latest.json records an earlier time": (
         edit(LATEST, fetched_at="2026-01-01T00:00:00+00:00"),
         STATE,
         "later than any kept",
     ),
-    "latest.json lacks a field": (put(LATEST, b"{}"), LATEST, "it is damaged"),
+    "latest.json lacks a field": (put(LATEST, b"{}"), LATEST, DAMAGED),
     "the state is deleted": (delete(STATE), STATE, "but no commit: restore state/"),
-    "the state is not JSON": (put(STATE, b"\0\0"), STATE, "it is damaged, or was written by another program"),
+    "the state is not JSON": (put(STATE, b"\0\0"), STATE, NOT_OURS),
     "the state is of another version": (edit(STATE, schema_version=99), "", "has schema version 99"),
-    "the state lacks a field": (put(STATE, b'{"schema_version": 2}'), STATE, "it is damaged"),
-    "the state has another field": (edit(STATE, colour="blue"), STATE, "it is damaged"),
-    "the state's time has no zone": (edit(STATE, applied_at="2026-01-01T15:00:00"), STATE, "it is damaged"),
-    "the state records another response": (
-        edit(STATE, sha256="0" * 64),
-        RAW,
-        "is missing the response that the commit was made from",
-    ),
-    "the state records more rows": (edit(STATE, rows=99), STATE, "counts that contradict each other"),
+    "the state lacks a field": (put(STATE, b'{"schema_version": 2}'), STATE, DAMAGED),
+    "the state has another field": (edit(STATE, colour="blue"), STATE, DAMAGED),
+    "the state's time has no zone": (edit(STATE, applied_at="2026-01-01T15:00:00"), STATE, DAMAGED),
+    "the state records another response": (edit(STATE, sha256="0" * 64), RAW, MISSING_RESPONSE),
+    "the state records more rows": (edit(STATE, rows=99), STATE, CONTRADICT),
     "the state records more rows and duplicates": (edit(STATE, rows=81, duplicates=2), RAW, "holds 79 rows"),
-    "the state records more listed": (edit(STATE, counts__listed=99), STATE, "counts that contradict each other"),
-    "the state records rows withheld": (edit(STATE, counts__withheld=3), STATE, "counts that contradict each other"),
-    "the state records when withholding began": (edit(STATE, withheld_from=400), STATE, "contradict each other"),
-    "the state is set back": (
-        edit(STATE, applied_at="2026-01-01T14:00:00+00:00", verified_at="2026-01-01T14:00:00+00:00"),
-        JUNE,
-        "but the commit records 61",
-    ),
+    "the state records more listed": (edit(STATE, counts__listed=99), STATE, CONTRADICT),
+    "the state records rows withheld": (edit(STATE, counts__withheld=3), STATE, CONTRADICT),
+    "the state records when withholding began": (edit(STATE, withheld_from=400), STATE, CONTRADICT),
+    "the state is set back": (at_time("2026-01-01T14:00:00+00:00"), JUNE, "but the commit records 61"),
     "the state is set ahead": (edit(STATE, applied_at="2026-01-01T15:00:01+00:00"), STATE, "later than any kept"),
     "the commit is in the future": (
-        edit(STATE, applied_at="2099-01-01T15:00:00+00:00", verified_at="2099-01-01T15:00:00+00:00"),
+        at_time("2099-01-01T15:00:00+00:00"),
         STATE,
         "records a sync at 2099-01-01 15:00:00+00:00, in the future: set this machine's clock",
     ),
     "the state was never verified": (edit(STATE, verified_at=None), STATE, "a verified_at that does not fit"),
-    "the account's record is not JSON": (
-        put(ACCOUNT, b"{"),
-        ACCOUNT,
-        "it is damaged, or was written by another program",
-    ),
-    "a stray file beside a month": (put(f"{STOPS_FOLDER}/notes.txt"), f"{STOPS_FOLDER}/notes.txt", "is not a file of"),
-    "a second file in a month": (
-        put(f"{STOPS_FOLDER}/created_month=2025-06/part-0.parquet"),
-        f"{STOPS_FOLDER}/created_month=2025-06/part-0.parquet",
-        "is not a file of this package",
-    ),
-    "a month of the snapshot, as in earlier versions": (
-        put("snapshot/account=main/created_month=2019-01/stop_snapshot.parquet", b""),
-        "snapshot/account=main/created_month=2019-01/stop_snapshot.parquet",
-        "is not a file of this package",
-    ),
-    "a month that was never committed": (
-        lambda root: put(JUNE.replace("2025-06", "2019-01"), (root / JUNE).read_bytes())(root),
-        JUNE.replace("2025-06", "2019-01"),
-        "holds rows of 2025-06",
-    ),
-    "a month of an impossible name": (
-        lambda root: put(JUNE.replace("2025-06", "copy"), (root / JUNE).read_bytes())(root),
-        JUNE.replace("2025-06", "copy"),
-        "holds rows of 2025-06",
-    ),
-    "a stray file of no account": (put("stops/.DS_Store"), "stops/.DS_Store", "is not a file of this package"),
-    "a folder of an impossible account": (
-        put("stops/account=Main/created_month=2025-06/stops.parquet"),
-        "stops/account=Main/created_month=2025-06/stops.parquet",
-        "is not a file of this package",
-    ),
-    "a temporary file in a folder of data": (put(f"{SUPPRESSED}.tmp"), f"{SUPPRESSED}.tmp", "is not a file of"),
-    "a copy of the state": (put(f"{STATE}.bak", b"{}"), f"{STATE}.bak", "is not a file of this package"),
-    "a stray file among the raw responses": (put(f"{RAW}/list.json"), f"{RAW}/list.json", "is not a file of"),
+    "the account's record is not JSON": (put(ACCOUNT, b"{"), ACCOUNT, NOT_OURS),
+    "a stray file beside a month": (put(f"{STOPS_FOLDER}/notes.txt"), f"{STOPS_FOLDER}/notes.txt", STRAY),
+    "a second file in a month": (put(SECOND_FILE), SECOND_FILE, STRAY),
+    "a month of the snapshot, as in earlier versions": (put(OLD_SNAPSHOT, b""), OLD_SNAPSHOT, STRAY),
+    "a month that was never committed": (copy_of_june(IN_2019), IN_2019, "holds rows of 2025-06"),
+    "a month of an impossible name": (copy_of_june(IN_COPY), IN_COPY, "holds rows of 2025-06"),
+    "a stray file of no account": (put("stops/.DS_Store"), "stops/.DS_Store", STRAY),
+    "a folder of an impossible account": (put(OF_NOBODY), OF_NOBODY, STRAY),
+    "a temporary file in a folder of data": (put(f"{SUPPRESSED}.tmp"), f"{SUPPRESSED}.tmp", STRAY),
+    "a copy of the state": (put(f"{STATE}.bak", b"{}"), f"{STATE}.bak", STRAY),
+    "a stray file among the raw responses": (put(f"{RAW}/list.json"), f"{RAW}/list.json", STRAY),
 }
 
 
