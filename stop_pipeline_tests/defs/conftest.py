@@ -21,3 +21,15 @@ def pipeline(tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.M
     monkeypatch.setenv("SMSPARTNER_API_KEY_LYON", "key-of-lyon")
     with Pipeline.running(tmp_path, instance) as pipeline:
         yield pipeline
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
+    """A pipeline on an instance whose history is in files, below `home`."""
+    monkeypatch.setenv("SMSPARTNER_API_KEY", "key-of-main")
+    (tmp_path / "home").mkdir()
+    with (
+        dg.DagsterInstance.local_temp(str(tmp_path / "home")) as instance,
+        Pipeline.running(tmp_path / "data", instance) as pipeline,
+    ):
+        yield pipeline

@@ -316,28 +316,21 @@ def test_a_run_whose_process_died_is_told(watched: Watched) -> None:
 
 @pytest.mark.parametrize("unreadable", ["damaged", pytest.param("not to be opened", marks=pytest.mark.slow)])
 def test_a_run_whose_events_cannot_be_read_is_told_and_the_others_are_not_held_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: str
+    on_disk: Pipeline, tmp_path: Path, unreadable: str
 ) -> None:
-    monkeypatch.setenv("SMSPARTNER_API_KEY", "a-key")
-    home = tmp_path / "home"
-    home.mkdir()
-    with (
-        dg.DagsterInstance.local_temp(str(home)) as instance,
-        Pipeline.running(tmp_path / "data", instance) as pipeline,
-    ):
-        watched = Watched(pipeline)
-        run_id = pipeline.sync(listing(5)).run_id
-        (events,) = home.rglob(f"{run_id}.db")
-        if unreadable == "damaged":
-            events.write_bytes(b"not a database" * 1000)
-        else:
-            events.unlink()
-            events.mkdir()  # as little as the file of another user's run
-        (text,) = watched.evaluate()
-        assert text.startswith(f"STOP list of main: the events of the run {run_id[:8]}, which ended at ")
-        watched.sync(listing(5))
-        (text,) = watched.evaluate()
-        assert text.startswith("STOP list of main: all is well again at ")
+    watched = Watched(on_disk)
+    run_id = on_disk.sync(listing(5)).run_id
+    (events,) = (tmp_path / "home").rglob(f"{run_id}.db")
+    if unreadable == "damaged":
+        events.write_bytes(b"not a database" * 1000)
+    else:
+        events.unlink()
+        events.mkdir()  # as little as the file of another user's run
+    (text,) = watched.evaluate()
+    assert text.startswith(f"STOP list of main: the events of the run {run_id[:8]}, which ended at ")
+    watched.sync(listing(5))
+    (text,) = watched.evaluate()
+    assert text.startswith("STOP list of main: all is well again at ")
 
 
 def test_runs_of_other_projects_on_the_instance_are_not_told(watched: Watched) -> None:
@@ -381,16 +374,6 @@ def test_without_a_webhook_the_sensor_is_stopped_and_says_what_to_set(watched: W
     assert "STOP_PIPELINE_ALERT_WEBHOOK" in watched.evaluate_for(None).skip_message
     with_one = build_definitions(Settings(alert_webhook="https://hooks.example" + PATH))
     assert with_one.resolve_sensor_def("alerts").default_status is dg.DefaultSensorStatus.RUNNING
-
-
-def test_an_incident_goes_on_until_its_last_problem_has_passed() -> None:
-    problems: list[dict[str, str | None]] = [{"stops": "It failed."}, {"the run": "It failed."}, {"stops": None}]
-    incidents, messages = follow({}, [Finding("main", START, found) for found in problems])
-    assert incidents["main"].open == {"the run"}
-    assert len(messages) == 2
-    incidents, messages = follow(incidents, [Finding("main", START, {"the run": None})])
-    assert incidents == {}
-    assert "all is well again" in messages[0]
 
 
 PROBLEMS = ("raw_stop_list", "stops", "check removals_plausible", "the run", OVERDUE)

@@ -87,15 +87,12 @@ def test_a_run_config_that_makes_no_sense_is_told_in_a_sentence(pipeline: Pipeli
     assert len(read_stops(pipeline.root)) == 3
 
 
-def test_a_step_that_is_repeated_shows_what_is_withheld(pipeline: Pipeline) -> None:
-    pipeline.sync(listing(100))
-    pipeline.sync(listing(30))
-    assert values(pipeline.sync(assets=["stops"]), "stops")["withheld"] == 70
-
-
-def test_removals_that_a_person_accepts_are_applied(pipeline: Pipeline) -> None:
+def test_withheld_removals_are_shown_also_by_a_step_that_is_repeated_and_applied_if_a_person_accepts_them(
+    pipeline: Pipeline,
+) -> None:
     pipeline.sync(listing(100))
     assert values(pipeline.sync(listing(30)), "stops")["withheld"] == 70
+    assert values(pipeline.sync(assets=["stops"]), "stops")["withheld"] == 70
     assert len(read_stops(pipeline.root)) == 100
 
     accepted = pipeline.sync(listing(30), accept_removals=70)

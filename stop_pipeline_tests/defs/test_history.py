@@ -14,35 +14,27 @@ from stop_pipeline.settings import Settings
 from stop_pipeline_tests.support.pipeline import QUIET, Pipeline, listing
 
 
-def test_an_old_run_is_forgotten_with_its_files_and_check_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SMSPARTNER_API_KEY", "a-key")
+def test_an_old_run_is_forgotten_with_its_files_and_check_results(on_disk: Pipeline, tmp_path: Path) -> None:
     check = dg.AssetCheckKey(dg.AssetKey("stops"), "no_nulls")
-    home = tmp_path / "home"
-    home.mkdir()
-    with (
-        dg.DagsterInstance.local_temp(str(home)) as instance,
-        Pipeline.running(tmp_path / "data", instance) as pipeline,
-    ):
-        run_ids = [pipeline.sync(listing(5)).run_id]
-        middle = datetime.now(UTC)
-        run_ids.append(pipeline.sync(listing(5)).run_id)
+    home, instance = tmp_path / "home", on_disk.instance
+    run_ids = [on_disk.sync(listing(5)).run_id]
+    middle = datetime.now(UTC)
+    run_ids.append(on_disk.sync(listing(5)).run_id)
 
-        forget = build_definitions(pipeline.settings).resolve_job_def("forget_history")
-        assert forget.execute_in_process(QUIET, instance=instance).success
-        assert forget_runs(instance, middle - timedelta(hours=1)) == 0
-        assert _runs_in_files(home, run_ids) == run_ids, "the runs of the last 14 days are kept"
+    forget = build_definitions(on_disk.settings).resolve_job_def("forget_history")
+    assert forget.execute_in_process(QUIET, instance=instance).success
+    assert forget_runs(instance, middle - timedelta(hours=1)) == 0
+    assert _runs_in_files(home, run_ids) == run_ids, "the runs of the last 14 days are kept"
 
-        (old,) = home.rglob(f"{run_ids[0]}.db")
-        old.write_bytes(b"not a database" * 1000)  # nor could that of another user's run be opened
-        assert forget_runs(instance, middle) == 1
-        assert instance.get_run_by_id(run_ids[0]) is None
-        assert instance.get_run_by_id(run_ids[1]) is not None
-        assert _runs_in_files(home, run_ids) == run_ids[1:]
-        (result,) = instance.event_log_storage.get_asset_check_execution_history(check, limit=9)
-        assert result.run_id == run_ids[1]
-    assert len(read_stops(tmp_path / "data")) == 5
+    (old,) = home.rglob(f"{run_ids[0]}.db")
+    old.write_bytes(b"not a database" * 1000)  # nor could that of another user's run be opened
+    assert forget_runs(instance, middle) == 1
+    assert instance.get_run_by_id(run_ids[0]) is None
+    assert instance.get_run_by_id(run_ids[1]) is not None
+    assert _runs_in_files(home, run_ids) == run_ids[1:]
+    (result,) = instance.event_log_storage.get_asset_check_execution_history(check, limit=9)
+    assert result.run_id == run_ids[1]
+    assert len(read_stops(on_disk.root)) == 5
 
 
 def _runs_in_files(home: Path, run_ids: list[str]) -> list[str]:

@@ -102,16 +102,12 @@ def test_a_single_account_has_no_partitions_and_several_have_one_each() -> None:
     assert partitions(Settings(accounts=ACCOUNTS)) == [list(ACCOUNTS)] * 5
 
 
-def test_a_run_of_one_partition_syncs_that_account(fleet: Fleet) -> None:
+def test_a_run_of_one_partition_syncs_that_account_and_its_checks_belong_to_what_it_materialized(fleet: Fleet) -> None:
     result = fleet.run("lyon")
     events = result.asset_materializations_for_node("stops")
     assert [(event.asset_key.path[-1], event.partition) for event in events] == [(asset, "lyon") for asset in ASSETS]
     assert events[2].metadata["row_count"].value == 5
     assert fleet.rows == {"lyon": 5}
-
-
-def test_the_checks_of_a_run_of_one_partition_belong_to_what_it_materialized(fleet: Fleet) -> None:
-    result = fleet.run("lyon")
     checks = result.get_asset_check_evaluations()
     assert len(checks) == 8
     for check in checks:
