@@ -7,7 +7,6 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import threading
@@ -27,7 +26,14 @@ from sqlalchemy.exc import OperationalError
 
 from stop_pipeline import read_stops
 from stop_pipeline.table.store import Store
-from stop_pipeline_tests.support.commands import COMMAND, clean_environment, wait_until, without_root_rights
+from stop_pipeline_tests.support.commands import (
+    COMMAND,
+    clean_environment,
+    free_port,
+    run_command,
+    wait_until,
+    without_root_rights,
+)
 from stop_pipeline_tests.support.in_process import run_in_process
 from stop_pipeline_tests.support.loopback import Exchange, Loopback, reply
 from stop_pipeline_tests.support.serving import wait_for_locations
@@ -143,16 +149,8 @@ def test_a_home_that_cannot_be_written_is_one_sentence(
     for path in home.rglob("*"):
         path.chmod(mode if path.is_dir() else mode & 0o600)
     with Loopback(reply(200, response_body(rows(3)))) as server:
-        done = subprocess.run(
-            [COMMAND, "run"],
-            cwd=tmp_path,
-            env=clean_environment(SMSPARTNER_API_KEY=KEY, SMSPARTNER_BASE_URL=server.base_url, DAGSTER_HOME=str(home)),
-            preexec_fn=limit,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        variables = {"SMSPARTNER_API_KEY": KEY, "SMSPARTNER_BASE_URL": server.base_url, "DAGSTER_HOME": str(home)}
+        done = run_command("run", cwd=tmp_path, preexec_fn=limit, **variables)
     assert (done.returncode, done.stdout) == (1, "")
     sentence = done.stderr.splitlines()[-1]
     assert f"Dagster cannot use its history in {home} (" in sentence
@@ -186,18 +184,14 @@ def test_dagster_does_break_on_such_a_path(name: str, tmp_path: Path) -> None:
         dg.DagsterInstance.from_config(str(tmp_path / name)).get_runs_count()
 
 
-def test_an_odd_folder_name_that_dagster_can_use_is_accepted(good_home: Path, tmp_path: Path) -> None:
+def test_a_dagster_home_may_begin_with_a_tilde_and_have_an_odd_name_that_dagster_can_use(
+    good_home: Path, tmp_path: Path
+) -> None:
     home = Path(shutil.copytree(good_home, tmp_path / "100%zz C# é 50%" / "home"))
-    with Loopback(reply(200, response_body(rows(3)))) as server:
-        assert _run(tmp_path, home, server).exit_code == 0
-
-
-def test_a_tilde_in_dagster_home_is_the_home_folder(good_home: Path, tmp_path: Path) -> None:
-    home = Path(shutil.copytree(good_home, tmp_path / "user" / "home"))
     runs = len([*(home / "history" / "runs").iterdir()])
     with Loopback(reply(200, response_body(rows(3)))) as server:
-        variables = {"SMSPARTNER_API_KEY": KEY, "SMSPARTNER_BASE_URL": server.base_url}
-        done = run_in_process("run", cwd=tmp_path, DAGSTER_HOME="~/home", HOME=str(tmp_path / "user"), **variables)
+        variables = {"SMSPARTNER_API_KEY": KEY, "SMSPARTNER_BASE_URL": server.base_url, "HOME": str(home.parent)}
+        done = run_in_process("run", cwd=tmp_path, DAGSTER_HOME="~/home", **variables)
     assert done.exit_code == 0, done.stderr
     assert len([*(home / "history" / "runs").iterdir()]) == runs + 1
     assert not (tmp_path / "~").exists()
@@ -310,12 +304,6 @@ def test_a_run_that_is_interrupted_starts_no_other_and_changes_nothing(
 # The UI
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def _processes_below(process: int) -> set[int]:
     """The process, and those that it started, and so on."""
     shown = subprocess.run(["ps", "-eo", "pid=,ppid=,stat="], capture_output=True, text=True, check=True)  # noqa: S607
@@ -369,7 +357,7 @@ def _printed(process: subprocess.Popen[str]) -> str:
 def test_dev_says_where_the_ui_is_and_is_the_only_one_and_ends_as_a_whole_even_if_it_is_killed(
     home: Path, tmp_path: Path
 ) -> None:
-    port = str(_free_port())
+    port = str(free_port())
     with _dev(tmp_path, home, "--port", port) as process:
         assert _printed(process) == f"Open http://localhost:{port} in a browser. Ctrl-C ends it.\n"
         assert requests.get(f"http://127.0.0.1:{port}/server_info", timeout=60).ok
@@ -380,7 +368,7 @@ def test_dev_says_where_the_ui_is_and_is_the_only_one_and_ends_as_a_whole_even_i
         assert (taken.exit_code, taken.stdout) == (1, "")
         assert taken.stderr.startswith(f"The UI cannot listen on port {port} (Address already in use): choose another")
         assert "--port" in taken.stderr
-        second = run_in_process("dev", "--port", str(_free_port()), cwd=tmp_path, DAGSTER_HOME=str(home))
+        second = run_in_process("dev", "--port", str(free_port()), cwd=tmp_path, DAGSTER_HOME=str(home))
         assert (second.exit_code, second.stdout) == (1, "")
         assert second.stderr.startswith(f"“stop-pipeline dev” is already running with DAGSTER_HOME {home}, and two")
 
@@ -398,7 +386,7 @@ def _code_servers(process: int) -> set[int]:
 def test_dev_starts_the_code_again_if_its_process_dies_and_goes_on_though_nobody_can_read_what_it_prints(
     home: Path, tmp_path: Path
 ) -> None:
-    port = _free_port()
+    port = free_port()
     with (
         Path("/dev/full").open("wb") as full,
         _dev(tmp_path, home, "--port", str(port), output=full, asked=signal.SIGHUP) as process,
@@ -422,7 +410,7 @@ def test_dev_takes_no_variable_from_a_file_in_the_folder_that_it_is_called_in(ho
         'repositoryLocationName: "stop_pipeline.definitions"}) {... on ResourceDetailsList '
         "{results {name configuredValues {key value}}}}}"
     )
-    port = _free_port()
+    port = free_port()
     with _dev(tmp_path, home, "--sandbox", "--port", str(port)) as process:
         assert _printed(process).startswith("Open http://localhost:")
 
@@ -446,7 +434,7 @@ def test_dev_with_a_wrong_setting_or_home_exits_before_it_starts_anything(home: 
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
     with (home / "dagster.yaml").open("a") as file:
         file.write("run_launcher: {module: dagster_nomad, class: NomadLauncher}\n")
-    done = run_in_process("dev", "--port", str(_free_port()), cwd=tmp_path, DAGSTER_HOME=str(home))
+    done = run_in_process("dev", "--port", str(free_port()), cwd=tmp_path, DAGSTER_HOME=str(home))
     assert (done.exit_code, done.stdout) == (2, "")
     assert "dagster.yaml needs the package “dagster_nomad”, which is not installed" in done.stderr
     assert len(done.stderr.splitlines()) == 1
