@@ -6,7 +6,7 @@ That a sync that does this may be killed or refused at any call is shown in `tes
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -381,95 +381,68 @@ THIRD = [*SECOND[:-1], *rows(2, first_id=950, month="2025-08"), *rows(2, first_i
 BAD = {"id": "x1", "phoneNumber": "+33639989901", "createdAt": "2025-02-30 10:00:00"}
 
 
-def file_of(root: Path, month: str) -> Path:
-    return root / f"stops/account=main/created_month={month}/stops.parquet"
+MONTH = "stops/account=main/created_month={}/stops.parquet"
+JANUARY, JUNE, JULY = (MONTH.format(f"2025-{month}") for month in ("01", "06", "07"))
+REJECTED, COMMITS = "rejected/account=main/rejected.parquet", "commits/account=main/commits.parquet"
+STATE = "state/account=main.json"
+
+Tamper = Callable[[Path], object]
 
 
-def delete_a_month(root: Path) -> str:
-    shutil.rmtree(file_of(root, "2025-06").parent)
-    return "created_month=2025-06/stops.parquet is missing"
+def deleted(name: str) -> Tamper:
+    return lambda root: shutil.rmtree(root / name) if (root / name).is_dir() else (root / name).unlink()
 
 
-def delete_all_months(root: Path) -> str:
-    shutil.rmtree(root / "stops")
-    return "created_month=2025-05/stops.parquet is missing"
+def from_another(file: str, listed: Sequence[Row | Mapping[str, Any]]) -> Tamper:
+    """The file of another data root, in which this was listed."""
+
+    def copy(root: Path) -> None:
+        other = Syncer(root.parent / "other")
+        other.sync(listed)
+        (root / file).parent.mkdir(exist_ok=True)
+        shutil.copy(other.root / file, root / file)
+
+    return copy
 
 
-def replace_a_month_by_an_older_one(root: Path) -> str:
-    other = Syncer(root.parent / "other")
-    other.sync([*FIRST, BAD])
-    shutil.copy(file_of(other.root, "2025-07"), file_of(root, "2025-07"))
-    return "created_month=2025-07/stops.parquet holds 10 rows, but the commit records 13"
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
 
 
-def replace_a_month_by_one_of_other_rows(root: Path) -> str:
-    other = Syncer(root.parent / "other")
-    other.sync([dataclasses.replace(row, phone_number="+33639980999") for row in FIRST])
-    shutil.copy(file_of(other.root, "2025-06"), file_of(root, "2025-06"))
-    return "created_month=2025-06/stops.parquet holds other rows than the commit records"
-
-
-def add_a_month(root: Path) -> str:
-    other = Syncer(root.parent / "other")
-    other.sync(rows(3, month="2025-01"))
-    shutil.copytree(file_of(other.root, "2025-01").parent, file_of(root, "2025-01").parent)
-    return "created_month=2025-01/stops.parquet holds 3 rows, but the commit records 0"
-
-
-def damage_a_month(root: Path) -> str:
-    file = file_of(root, "2025-06")
-    file.write_bytes(file.read_bytes()[:-20])
-    return "created_month=2025-06/stops.parquet: it is damaged"
-
-
-def replace_the_malformed_rows(root: Path) -> str:
-    other = Syncer(root.parent / "other")
-    other.sync([*FIRST, {**BAD, "id": "x2"}])
-    shutil.copy(other.root / REJECTED_FILE, root / REJECTED_FILE)
-    return "rejected/account=main/rejected.parquet holds other rows than the commit records"
-
-
-def delete_the_malformed_rows(root: Path) -> str:
-    (root / REJECTED_FILE).unlink()
-    return "rejected/account=main/rejected.parquet is missing"
-
-
-def delete_the_record_of_responses(root: Path) -> str:
-    (root / "commits/account=main/commits.parquet").unlink()
-    return (
-        "/commits/account=main/commits.parquet holds 0 rows, but the commit records 2: restore it from a backup. If "
-        "there is none, write 0 for “commits” in state/account=main.json, and delete its line "
-        "“state_sha256”; lookup can then no longer name"
-    )
-
-
-def delete_the_commit(root: Path) -> str:
-    (root / "state/account=main.json").unlink()
-    return "There is .*/stops/account=main/created_month=.*, but no commit: restore state/account=main.json"
-
-
-REJECTED_FILE = "rejected/account=main/rejected.parquet"
-TAMPERED = [
-    delete_a_month,
-    delete_all_months,
-    replace_a_month_by_an_older_one,
-    replace_a_month_by_one_of_other_rows,
-    add_a_month,
-    damage_a_month,
-    replace_the_malformed_rows,
-    delete_the_malformed_rows,
-    delete_the_record_of_responses,
-    delete_the_commit,
-]
+ALTERED = [dataclasses.replace(row, phone_number="+33639980999") for row in FIRST]
+NO_RECORD = (
+    f"/{COMMITS} holds 0 rows, but the commit records 2: restore it from a backup. If there is none, write 0 for "
+    f"“commits” in {STATE}, and delete its line “state_sha256”; lookup can then no longer name"
+)
+TAMPERED: dict[str, tuple[Tamper, str]] = {
+    # what is done, what is said
+    "a month is deleted": (deleted("stops/account=main/created_month=2025-06"), f"{JUNE} is missing"),
+    "all months are deleted": (deleted("stops"), f"{MONTH.format('2025-05')} is missing"),
+    "a month is an older one": (from_another(JULY, [*FIRST, BAD]), f"{JULY} holds 10 rows, but the commit records 13"),
+    "a month has other rows": (from_another(JUNE, ALTERED), f"{JUNE} holds other rows than the commit records"),
+    "a month is added": (
+        from_another(JANUARY, rows(3, month="2025-01")),
+        f"{JANUARY} holds 3 rows, but the commit records 0",
+    ),
+    "a month is damaged": (lambda root: cut(root / JUNE), f"{JUNE}: it is damaged"),
+    "the malformed rows are others": (
+        from_another(REJECTED, [*FIRST, {**BAD, "id": "x2"}]),
+        f"{REJECTED} holds other rows than the commit records",
+    ),
+    "the malformed rows are deleted": (deleted(REJECTED), f"{REJECTED} is missing"),
+    "the record of responses is deleted": (deleted(COMMITS), NO_RECORD),
+    "the commit is deleted": (deleted(STATE), f"There is .*/{MONTH.format('.*')}, but no commit: restore {STATE}"),
+}
 
 
 @pytest.mark.parametrize("listed", [SECOND, THIRD], ids=["unchanged", "changed"])
-@pytest.mark.parametrize("tamper", TAMPERED)
+@pytest.mark.parametrize("tampered", TAMPERED)
 def test_files_that_are_not_those_of_the_commit_are_refused_and_nothing_is_changed(
-    tamper: Callable[[Path], str], listed: list[Row], syncer: Syncer
+    tampered: str, listed: list[Row], syncer: Syncer
 ) -> None:
+    tamper, sentence = TAMPERED[tampered]
     intact = tree(syncer.root)
-    sentence = tamper(syncer.root)
+    tamper(syncer.root)
     tables = ("stops", "rejected", "commits", "state", "suppression_list", "stops_per_day")
     before = tree(syncer.root, *[table for table in tables if (syncer.root / table).exists()])
     with pytest.raises(StoreError, match=sentence) as refused:
@@ -494,10 +467,10 @@ def test_a_state_that_is_older_than_its_files_is_taken_for_what_stands(listed: l
     """A backup that copies the state first, while a sync goes on, comes back so."""
     syncer = Syncer(tmp_path / "data")
     syncer.sync([*FIRST, BAD])
-    state, view = (syncer.root / "state/account=main.json").read_bytes(), read_all(syncer.root)
+    state, view = (syncer.root / STATE).read_bytes(), read_all(syncer.root)
     alone = shutil.copytree(syncer.root, tmp_path / "alone")
     syncer.sync([*SECOND, *rows(2, first_id=970, month="2025-09"), {**BAD, "id": "x2"}])
-    (syncer.root / "state/account=main.json").write_bytes(state)
+    (syncer.root / STATE).write_bytes(state)
     for reader in ("read_stops", "read_stops, history", "read_rejected", "read_rejected, history"):
         assert read_all(syncer.root)[reader] == view[reader]
 
@@ -506,7 +479,7 @@ def test_a_state_that_is_older_than_its_files_is_taken_for_what_stands(listed: l
     undisturbed = Syncer(alone, start=syncer.now - timedelta(hours=1))
     undisturbed.sync([*listed, BAD])
     assert read_all(syncer.root) == read_all(alone)
-    assert not file_of(syncer.root, "2025-09").exists()
+    assert not (syncer.root / MONTH.format("2025-09")).exists()
     assert not syncer.sync([*listed, BAD]).reread
 
 
@@ -527,10 +500,6 @@ def test_a_commit_whose_staged_files_were_deleted_is_refused(syncer: Syncer) -> 
 
 
 # Tables that are made again
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-9])
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, cut, overwrite_pages, flip_a_bit])
