@@ -46,7 +46,7 @@ from stop_pipeline_tests.support.bucket import (
     first,
     nth_write,
 )
-from stop_pipeline_tests.support.commands import run_command
+from stop_pipeline_tests.support.commands import free_port, run_command
 from stop_pipeline_tests.support.loopback import Loopback, reply
 from stop_pipeline_tests.support.syncing import PARIS, START, Row, Syncer, response_body, rows, tree
 
@@ -260,9 +260,7 @@ def test_an_unchanged_sync_reads_the_footers_of_months_alone_and_several_at_a_ti
     assert [(request.method, request.range) for request in reads] == [("GET", f"bytes=-{FOOTER_BYTES}")] * len(months)
 
 
-def test_a_footer_is_read_from_the_end_of_an_object_however_long_it_is(
-    server: S3Server, prefix: str, direct: Direct
-) -> None:
+def test_a_footer_is_read_from_the_end_of_an_object_however_long_it_is(prefix: str) -> None:
     files = BucketFiles(f"s3://{prefix}")
     for columns, row_groups in ((1, 1), (10, 100), (20, 500)):
         files.write("main", "a.parquet", parquet(columns, row_groups))
@@ -299,17 +297,6 @@ def test_a_damaged_month_is_told_by_its_uri(server: S3Server, prefix: str, data:
 # What is written
 
 
-def writes_of_a_sync(server: S3Server, prefix: str, direct: Direct) -> list[str]:
-    """The methods of the requests of a sync that change something."""
-    syncer = Syncer(f"s3://{prefix}")
-    syncer.sync(FIRST)
-    with Proxy(server.endpoint) as proxy:
-        direct(proxy.endpoint)
-        Syncer(f"s3://{prefix}", start=syncer.now).sync(CHANGED)
-    direct(server.endpoint)
-    return [request.method for request in proxy.seen if request.writes]
-
-
 def tables(server: S3Server, prefix: str) -> dict[str, bytes]:
     """All but the responses kept, since one that arrived in a failed sync is kept, and the account's record."""
     objects = without_record(server.objects(prefix)).items()
@@ -320,6 +307,7 @@ def tables(server: S3Server, prefix: str) -> dict[str, bytes]:
 class Ends:
     """How a sync can begin and end: before it, and after a repetition, whether or not it had committed."""
 
+    before: str  # the data root before the sync
     seen: pd.DataFrame
     seen_after: pd.DataFrame
     if_it_never_ran: dict[str, bytes]
@@ -327,9 +315,8 @@ class Ends:
 
     @classmethod
     def of(cls, server: S3Server, prefix: str) -> "Ends":
-        """Leaves the data root before the sync at `prefix/before`."""
-        before = Syncer(f"s3://{prefix}/before")
-        before.sync(FIRST)
+        """Three data roots below a prefix: one before the sync, one after it, and one where it never ran."""
+        Syncer(f"s3://{prefix}/before").sync(FIRST)
         ends = []
         for name, hours in (("never-ran", (15,)), ("ran", (14, 15))):
             server.copy(f"{prefix}/before", f"{prefix}/{name}")
@@ -337,7 +324,7 @@ class Ends:
                 Syncer(f"s3://{prefix}/{name}").sync(CHANGED, at=START.replace(hour=hour))
             ends.append(tables(server, f"{prefix}/{name}"))
         seen, seen_after = (read_stops(f"s3://{prefix}/{name}", history=True) for name in ("before", "ran"))
-        return cls(seen, seen_after, *ends)
+        return cls(f"{prefix}/before", seen, seen_after, *ends)
 
     def check(self, server: S3Server, place: str) -> bool:
         """A reader sees a commit exactly, and the next sync ends as if the one before had run, or never had.
@@ -353,6 +340,14 @@ class Ends:
         return ran
 
 
+@pytest.fixture(scope="module")
+def ends(server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Ends:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (environment(server.endpoint) | {"HOME": str(tmp_path_factory.mktemp("home"))}).items():
+            patch.setenv(name, value)
+        return Ends.of(server, f"{BUCKET}/ends")
+
+
 @pytest.mark.parametrize(
     ("fault", "methods", "says"),
     [
@@ -362,22 +357,25 @@ class Ends:
     ],
 )
 def test_whatever_write_is_refused_readers_see_a_commit_and_the_next_sync_mends_all(
-    server: S3Server, prefix: str, direct: Direct, fault: Fault, methods: Collection[str], says: str
+    server: S3Server, ends: Ends, prefix: str, direct: Direct, fault: Fault, methods: Collection[str], says: str
 ) -> None:
-    writes = writes_of_a_sync(server, f"{prefix}/counted", direct)
-    count = sum(method in methods for method in writes)
+    def sync_with(fault: Choice, place: str) -> list[Request]:
+        """Sync past a proxy; gives the requests."""
+        server.copy(ends.before, place)
+        with Proxy(server.endpoint, fault) as proxy:
+            direct(proxy.endpoint)
+            Syncer(f"s3://{place}").sync(CHANGED, at=START.replace(hour=14))
+        return proxy.seen
+
+    seen = sync_with(lambda request: None, f"{prefix}/counted")
+    count = sum(request.method in methods for request in seen)
     assert count >= 10
-    ends = Ends.of(server, prefix)
     ran = []
     for number in range(count):
-        place = f"{prefix}/{number}"
-        server.copy(f"{prefix}/before", place)
-        with Proxy(server.endpoint, nth_write(number, fault, methods)) as proxy:
-            direct(proxy.endpoint)
-            with pytest.raises(StoreError, match=rf"^Cannot write s3://.*{says}"):
-                Syncer(f"s3://{place}").sync(CHANGED, at=START.replace(hour=14))
+        with pytest.raises(StoreError, match=rf"^Cannot write s3://.*{says}"):
+            sync_with(nth_write(number, fault, methods), f"{prefix}/{number}")
         direct(server.endpoint)
-        ran.append(ends.check(server, place))
+        ran.append(ends.check(server, f"{prefix}/{number}"))
     assert ran == sorted(ran)
     assert set(ran) == {False, True}
 
@@ -412,13 +410,12 @@ class Held:
 @pytest.mark.parametrize(("sent", "end"), [(signal.SIGKILL, "refused"), (signal.SIGKILL, None), (signal.SIGINT, None)])
 @pytest.mark.parametrize("held_at", ["/.work/staged/", "/state/account", "/stops/account"])
 def test_a_process_ended_in_the_midst_of_a_write_leaves_a_commit_and_the_next_sync_mends_all(
-    server: S3Server, prefix: str, tmp_path: Path, held_at: str, sent: signal.Signals, end: Fault | None
+    server: S3Server, ends: Ends, prefix: str, tmp_path: Path, held_at: str, sent: signal.Signals, end: Fault | None
 ) -> None:
     body = tmp_path / "response.json"
     body.write_bytes(response_body(CHANGED))
-    ends = Ends.of(server, prefix)
     place = f"{prefix}/killed"
-    server.copy(f"{prefix}/before", place)
+    server.copy(ends.before, place)
     held = Held(first("PUT", held_at, "refused"), end)
     with Proxy(server.endpoint, held) as proxy:
         arguments = [f"s3://{place}", str(body), str(START.replace(hour=14))]
@@ -621,12 +618,6 @@ def wrong_buckets(server: S3Server, prefix: str) -> dict[str, Wrong]:
             prefix, environment(server.endpoint, key=may_not_write[0], secret=may_not_write[1]), "access is refused"
         ),
     }
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def leaked(wrong: Wrong, text: str) -> list[str]:
