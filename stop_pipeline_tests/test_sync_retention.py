@@ -83,8 +83,9 @@ def test_other_accounts_and_other_files_are_left_alone(syncer: Syncer) -> None:
     sync_on(syncer, 0, 30)
     note = syncer.root / "raw/account=main/note.txt"
     note.write_text("not ours")
-    sync_on(syncer, 99, 31)
-    assert days_kept(lyon) == [0]
+    for day, count in [(1, 31), (99, 32)]:
+        sync_on(syncer, day, count)
+    assert (days_kept(syncer), days_kept(lyon)) == ([1, 99], [0])
     assert note.exists()
 
 
