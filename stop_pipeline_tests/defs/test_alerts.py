@@ -293,7 +293,10 @@ def test_a_backlog_longer_than_one_evaluation_reads_is_read_in_several(
     assert "all is well again" in texts[2][0]
 
 
-def test_a_run_that_was_tagged_after_it_was_told_is_not_told_again(watched: Watched) -> None:
+def test_a_run_that_was_tagged_long_after_it_was_told_is_not_told_again(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alerts, "OVERLAP", timedelta(0))  # as if it had ended longer ago than that
     watched.sync(REFUSED)
     watched.evaluate()
     watched.sync(listing(3))
@@ -303,13 +306,16 @@ def test_a_run_that_was_tagged_after_it_was_told_is_not_told_again(watched: Watc
     assert watched.evaluate() == []
 
 
-def test_a_run_whose_process_died_is_told(watched: Watched) -> None:
+def test_a_run_whose_process_died_is_told_until_a_whole_run_succeeds(watched: Watched) -> None:
+    watched.sync(listing(3))
     instance = watched.pipeline.instance
     job = build_definitions(Settings()).resolve_job_def("sync")
     instance.report_run_failed(instance.create_run_for_job(job, tags=job.run_tags))  # as Dagster's daemon makes it
     (text,) = watched.evaluate()
     assert beginnings(text) == ["STOP list of main: the run failed"]
     assert "ended without giving a reason" in text
+    assert watched.pipeline.sync(assets=["stops_per_day"]).success
+    assert watched.evaluate() == []
     watched.sync(listing(3))
     assert "all is well again" in watched.evaluate()[0]
 
