@@ -245,6 +245,8 @@ def test_the_history_of_several_accounts_begins_with_the_first_of_them(tmp_path:
     Syncer(tmp_path, "paris", start=START + timedelta(days=9)).sync(rows(3))
     with warnings.catch_warnings(action="error"):
         assert len(read_stops(tmp_path, as_of=START + timedelta(days=5))) == 3
+    with pytest.warns(UserWarning, match="The history begins at 2026-01-01 13:00 UTC"):
+        assert read_stops(tmp_path, as_of=START).empty
 
 
 def test_before_any_sync_every_time_is_before_the_first(tmp_path: Path) -> None:
