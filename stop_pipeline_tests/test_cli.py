@@ -209,7 +209,7 @@ def test_a_current_folder_that_is_gone_is_told(tmp_path: Path) -> None:
 def test_run_tells_of_rows_that_cannot_be_used_goes_on_with_the_rest_and_tells_when_it_reads_stored_rows_again(
     machine: Machine,
 ) -> None:
-    listed = [*rows(3), Row(10, "unknown"), Row(11, "n/a"), {"id": 0, "phoneNumber": "+33639980099"}]
+    listed: list[Any] = [*rows(3), Row(10, "unknown"), Row(11, "n/a"), {"id": 0, "phoneNumber": "+33639980099"}]
     with listing(response_body(listed)) as server:
         first = machine.run(server)
         second = machine.run(server, SMSPARTNER_TIMEZONE="Europe/London")
