@@ -430,6 +430,11 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         COMMITS,
         "holds other responses than the commit records",
     ),
+    "merged responses are in another order": (
+        rewrite(COMMITS, lambda table: table.take([1, 0, 2])),
+        COMMITS,
+        "holds other responses than the commit records",
+    ),
     "the snapshot is cut": (cut(SNAPSHOT), SNAPSHOT, DAMAGED),
     "the snapshot has other bytes": (lambda root: flip_a_bit(root / SNAPSHOT), SNAPSHOT, f"{DAMAGED}. {MADE_AGAIN}."),
     "the snapshot is deleted": (delete(SNAPSHOT), SNAPSHOT, f"{MISSING} or directory. {MADE_AGAIN}"),

@@ -211,8 +211,13 @@ def test_a_file_that_is_damaged_or_that_another_program_wrote_is_told_by_a_sente
 def test_a_kept_response_that_is_missing_or_damaged_is_told_and_a_new_one_is_merged(syncer: Syncer) -> None:
     syncer.sync(rows(30))
     syncer.fetch(response_body(rows(31)))
-    _, kept = sorted((syncer.root / "raw/account=main").glob("*.zst"))
-    for harm in (lambda: kept.write_bytes(kept.read_bytes()[:30]), kept.unlink):
+    earlier, kept = sorted((syncer.root / "raw/account=main").glob("*.zst"))
+    harms = (
+        lambda: kept.write_bytes(kept.read_bytes()[:30]),
+        lambda: kept.write_bytes(earlier.read_bytes()),
+        kept.unlink,
+    )
+    for harm in harms:
         harm()
         with pytest.raises(StoreError, match=kept.name):
             sync.parse(syncer.store, "main", timezone=syncer.timezone)
