@@ -150,7 +150,8 @@ class _Inspection:
         if newest and found.get(newest.file, newest):  # not if it is damaged, which is reported already
             fits = newest in [replace(kept, fetched_at=newest.fetched_at) for kept in intact]
             problem = "names a response that is missing, or that has another SHA-256 or size"
-            self._attempt(_ensure, f"{self._raw_folder}/latest.json", fits, problem)
+            advice = "Remove it, and the next sync writes it again."
+            self._attempt(_ensure, f"{self._raw_folder}/latest.json", fits, problem, advice)
         return intact
 
     def _check_state(self, newest: KeptResponse | None) -> None:

@@ -16,6 +16,7 @@ from click.testing import Result
 
 from stop_pipeline import read_rejected, read_stops
 from stop_pipeline.cli import main
+from stop_pipeline.smspartner import sandbox as stand_in
 from stop_pipeline.smspartner.sandbox import Sandbox
 from stop_pipeline_tests.support.commands import COMMAND, clean_environment, run_command, sandbox
 from stop_pipeline_tests.support.in_process import run_in_process
@@ -69,6 +70,16 @@ def test_every_subcommand_explains_itself() -> None:
     for name in main.commands:
         assert f"  {name} " in help_text
         assert "Usage: " in run_in_process(name, "--help", cwd=Path.cwd()).stdout
+
+
+@pytest.mark.slow
+def test_demo_on_the_next_day_finds_the_same_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_in_process("demo", cwd=tmp_path).exit_code == 0
+    tomorrow = stand_in.today() + timedelta(days=1)
+    monkeypatch.setattr(stand_in, "today", lambda: tomorrow)
+    done = run_in_process("demo", cwd=tmp_path)
+    assert (done.exit_code, "Warning" in done.stderr) == (0, False)
+    assert " 0 new, 0 changed, 0 removed, 0 restored; 0 months written." in done.stdout
 
 
 @pytest.mark.slow
@@ -272,7 +283,8 @@ def test_an_unknown_account_is_refused(machine: Machine) -> None:
         done = machine.run(server, "--account", "lyon")
         several = machine.run(server, "--accept-removals", "3", SMSPARTNER_ACCOUNTS="lyon,nice")
     assert (done.exit_code, several.exit_code) == (2, 2)
-    assert errors(done) == ["--account lyon is not one of the accounts that are set up (main)."]
+    (refusal,) = errors(done)
+    assert refusal.startswith("--account lyon is not one of the accounts that are set up (main): set its name and key ")
     assert errors(several) == ["--accept-removals is for one account: name it with --account."]
 
 

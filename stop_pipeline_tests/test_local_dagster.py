@@ -86,6 +86,11 @@ BROKEN_HOMES: dict[str, tuple[Callable[[Path], None], int, str]] = {
         2,
         "dagster.yaml needs the package “dagster_oracle”, which is not installed",
     ),
+    "a variable that is not set": (
+        _write(f"{QUIET}storage: {{sqlite: {{base_dir: {{env: FOLDER_OF_RUNS}}}}}}\n"),
+        2,
+        "dagster.yaml reads the variable FOLDER_OF_RUNS, which is not set: set it.",
+    ),
     "a damaged list of runs": (_damage("history/runs.db"), 1, "/home (file is not a database): "),
     "damaged events": (_damage("history/runs/index.db"), 1, "/home (file is not a database): "),
     "another user's settings": (
@@ -431,6 +436,9 @@ def test_dev_with_a_wrong_setting_or_home_exits_before_it_starts_anything(home: 
     done = run_in_process("dev", cwd=tmp_path, SMSPARTNER_FORMAT="csv")
     assert done.exit_code == 2
     assert done.stderr.startswith("SMSPARTNER_FORMAT is ")
+    done = run_in_process("dev", cwd=tmp_path, STOP_PIPELINE_CRON="*/15 * * *")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("STOP_PIPELINE_CRON is “*/15 * * *”, which is not a valid cron expression")
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
     with (home / "dagster.yaml").open("a") as file:
         file.write("run_launcher: {module: dagster_nomad, class: NomadLauncher}\n")

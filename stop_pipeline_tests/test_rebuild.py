@@ -14,6 +14,8 @@ from stop_pipeline import read_stops, read_suppression_list
 from stop_pipeline.errors import ForeignListError, StoreError
 from stop_pipeline.rebuild import Rebuilt, fresh_root, rebuild
 from stop_pipeline.table.accounts import retire
+from stop_pipeline.table.responses import Responses
+from stop_pipeline.table.state import RawFile
 from stop_pipeline.table.store import Store
 from stop_pipeline.verify import verify
 from stop_pipeline_tests.support import version_1
@@ -110,6 +112,24 @@ def test_a_foreign_list_is_skipped_as_its_sync_failed_and_is_named(syncer: Synce
     assert file == foreign
     assert "another account" in reason
     assert tree(tmp_path / "rebuilt", *TABLES) == tree(syncer.root, *TABLES)
+
+
+def test_a_response_that_a_sync_removes_meanwhile_is_not_missed(
+    syncer: Syncer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for count in (30, 31, 32):
+        syncer.sync(rows(count))
+    original = Responses.all
+
+    def before_the_removal(responses: Responses, account: str) -> list[RawFile]:
+        kept = original(responses, account)
+        monkeypatch.undo()
+        responses.forget(account, kept[0])
+        return kept
+
+    monkeypatch.setattr(Responses, "all", before_the_removal)
+    rebuilt = replay(syncer, tmp_path / "rebuilt")
+    assert (rebuilt.replayed, rebuilt.skipped) == (2, ())
 
 
 @pytest.mark.parametrize("damage", ["cut", "other bytes", "not compressed"])

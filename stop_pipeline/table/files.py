@@ -263,13 +263,16 @@ def _acquired(path: Path, holder: Path, account: str, timeout_seconds: float) ->
     lock = filelock.FileLock(path, mode=0o600)
     with suppress(filelock.Timeout):
         return lock.acquire(timeout=0)
-    log.warning("Account %s: waiting for %s, which holds its lock", account, _named(holder))
+    first = _named(holder)
+    log.warning("Account %s: waiting for %s, which holds its lock", account, first)
     try:
         return lock.acquire(timeout=timeout_seconds)
     except filelock.Timeout:
+        last = _named(holder)
+        held_by = last if last == first else f"one process after another, now {last},"
         raise StoreError(
-            f"The account “{account}” was locked for {timeout_seconds:g} s, and is now by {_named(holder)}: wait for "
-            f"that process to end, or end it, and run again (lock: {path})."
+            f"The account “{account}” has been locked by {held_by} for {timeout_seconds:g} s: wait for that process to "
+            f"end, or end it, and run again (lock: {path})."
         ) from None
 
 

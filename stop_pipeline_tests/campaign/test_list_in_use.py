@@ -11,6 +11,7 @@ import pytest
 from stop_pipeline import read_suppression_list
 from stop_pipeline.campaign.suppression import suppress
 from stop_pipeline.errors import OutdatedListError
+from stop_pipeline.table.accounts import retire
 from stop_pipeline.table.reading import current_list
 from stop_pipeline_tests.campaign.lists import DAY, FREE, HOUR, STOPPED, split, synced
 from stop_pipeline_tests.support.syncing import Row, response_body
@@ -68,6 +69,12 @@ def test_a_list_from_the_future_means_a_wrong_clock(tmp_path: Path) -> None:
     assert "set this machine's clock" in refusal(synced(tmp_path / "data", ago=-HOUR).root)
 
 
+def test_an_incomplete_list_from_the_future_means_that_newer_ones_are_left_out(tmp_path: Path) -> None:
+    syncer = synced(tmp_path)
+    syncer.sync([Row(1, STOPPED)], nb_data=2, at=datetime.now(UTC) + HOUR)
+    assert "newer responses are left out: set this machine's clock" in refusal(tmp_path)
+
+
 def test_a_damaged_list_follows_from_the_rows_that_it_was_made_of(tmp_path: Path) -> None:
     root = synced(tmp_path).root
     (root / "suppression_list/account=main/suppression_list.parquet").write_bytes(b"no Parquet")
@@ -82,7 +89,7 @@ def test_a_number_that_any_account_lists_is_blocked_unless_one_is_named(tmp_path
     synced(root, FREE, account="lyon")
     assert blocked_of(root, [STOPPED, FREE]) == [STOPPED, FREE]
     assert blocked_of(root, [STOPPED, FREE], account="lyon") == [FREE]
-    assert "no list of the account “nice”" in refusal(root, account="nice")
+    assert "“nice” is not one of the accounts (lyon, main)" in refusal(root, account="nice")
 
 
 def test_one_account_whose_list_is_old_or_missing_stops_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,6 +107,9 @@ def test_of_several_lists_the_age_is_that_of_the_oldest_and_rows_without_a_numbe
     older = synced(tmp_path, "unknown", account="nice", ago=5 * HOUR)
     current = current_list(tmp_path, None, max_age=DAY)
     assert (current.verified_at, current.unreadable_rows) == (older.now, 2)
+    retire(older.store, "nice", now=datetime.now(UTC))  # its list need not be recent any more
+    assert current_list(tmp_path, None, max_age=HOUR).verified_at > older.now
+    assert current_list(tmp_path, "nice", max_age=HOUR).verified_at == older.now
 
 
 def test_of_two_accounts_the_earlier_opt_out_is_given(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import yaml  # type: ignore[import-untyped] # of Dagster
 
 from stop_pipeline.defs import checks
 from stop_pipeline.schema import STOPS
@@ -30,7 +31,10 @@ def test_withheld_removals_say_how_many_rows_vanished_or_were_altered_and_how_to
     assert failed_checks(result) == {"removals_plausible"}
     advice = checks_of(result)["removals_plausible"].description or ""
     assert advice.startswith("70 removals were withheld: 60 rows no longer listed and 10 rows altered, more than the ")
-    assert "ops.stops.config.accept_removals: 70" in advice
+    config = yaml.safe_load(advice.split("with the run config ")[1].split(", or run")[0])
+    assert config == {"ops": {"stops": {"config": {"accept_removals": 70}}}}
+    again = reply(200, response_body([*altered, *rows(30, first_id=11)]))
+    assert failed_checks(pipeline.sync(again, **config["ops"]["stops"]["config"])) == set()
     assert "stop-pipeline run --accept-removals 70 --account main" in advice
 
 

@@ -37,6 +37,11 @@ def test_an_old_run_is_forgotten_with_its_files_and_check_results(on_disk: Pipel
     assert len(read_stops(on_disk.root)) == 5
 
 
+def test_a_history_may_be_kept_for_longer_than_the_calendar_goes_back() -> None:
+    settings = Settings.from_environment({"STOP_PIPELINE_HISTORY_DAYS": "999999"})
+    assert settings.forget_runs_before(datetime.now(UTC)).year < 2000
+
+
 def _runs_in_files(home: Path, run_ids: list[str]) -> list[str]:
     return [run_id for run_id in run_ids if list(home.rglob(f"*{run_id}*"))]
 

@@ -14,7 +14,7 @@ from stop_pipeline.defs.schedules import forget_runs
 from stop_pipeline.settings import Settings
 from stop_pipeline_tests.defs.test_partitions import KEYS, Fleet, provided
 from stop_pipeline_tests.support import postgres
-from stop_pipeline_tests.support.commands import GIVE_UP_SECONDS, clean_environment, run_command, wait_until
+from stop_pipeline_tests.support.commands import GIVE_UP_SECONDS, clean_environment, free_port, run_command, wait_until
 from stop_pipeline_tests.support.loopback import Exchange, Loopback, reply
 from stop_pipeline_tests.support.postgres import Postgres
 from stop_pipeline_tests.support.ray_cluster import PROGRAMS, started
@@ -66,6 +66,16 @@ def test_the_history_of_a_fleet_is_in_postgres_and_in_no_file(tmp_path: Path, ho
     assert {path.name for path in home.rglob("*") if path.is_file()} <= {"dagster.yaml", ".opening.lock"}
     events = server.query("SELECT event FROM event_logs")
     assert not [event for (event,) in events if any(key in event for key in KEYS.values())]
+
+
+@pytest.mark.cluster
+def test_a_database_that_does_not_respond_is_one_sentence(tmp_path: Path, home: Path) -> None:
+    url = f"postgresql+psycopg2://dagster@127.0.0.1:{free_port()}/dagster"
+    variables = {"DAGSTER_HOME": str(home), "DAGSTER_POSTGRES_URL": url, "SMSPARTNER_API_KEY": "a-key"}
+    done = run_command("run", cwd=tmp_path, **variables)
+    assert done.returncode == 1
+    assert "Dagster cannot use its database (connection to server at " in done.stderr
+    assert f"check the server and {home / 'dagster.yaml'}." in done.stderr
 
 
 @pytest.mark.cluster

@@ -198,6 +198,23 @@ def test_an_account_that_was_retired_long_ago_does_not_hold_the_changes_up(tmp_p
     assert (len(changes), changes.attrs["until"]) == (5, paris.now.isoformat())
 
 
+def test_an_account_that_was_retired_by_a_clock_that_was_ahead_does_not_hold_the_changes_up(tmp_path: Path) -> None:
+    paris, lyon = Syncer(tmp_path, "paris"), Syncer(tmp_path, "lyon")
+    lyon.sync(rows(3))
+    retire(lyon.store, "lyon", now=datetime.now(UTC) + timedelta(days=400))
+    paris.sync(rows(5), at=START + 5 * HOUR)
+    assert changes_of(tmp_path, START).attrs["until"] == paris.now.isoformat()
+
+
+def test_an_incomplete_response_that_comes_again_and_again_does_not_hold_the_changes_up(tmp_path: Path) -> None:
+    paris, lyon = Syncer(tmp_path, "paris"), Syncer(tmp_path, "lyon")
+    lyon.sync(rows(3), at=START)
+    for hour in range(1, 4):
+        lyon.sync(rows(3), nb_data=4, at=START + hour * HOUR)
+        paris.sync(rows(hour), at=START + hour * HOUR)
+    assert changes_of(tmp_path, START).attrs["until"] == (START + 3 * HOUR).isoformat()
+
+
 def test_an_account_that_is_put_back_into_use_meanwhile_loses_no_change(tmp_path: Path) -> None:
     paris, lyon = Syncer(tmp_path, "paris"), Syncer(tmp_path, "lyon")
     now = datetime.now(UTC)

@@ -4,6 +4,7 @@ What a table must hold is worked out here from what was listed, by a model that 
 the first response that lists a row, and ends with the first that no longer does.
 """
 
+import errno
 import hashlib
 import itertools
 import logging
@@ -13,7 +14,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -250,6 +251,35 @@ def test_a_wait_says_for_whom(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert [record.getMessage().split(" (since ")[0] for record in caplog.records] == [
         f"Account main: waiting for process {holder.pid}"
     ]
+
+
+def test_a_wait_that_ends_names_the_process_that_holds_the_lock_by_then(tmp_path: Path) -> None:
+    store = Store(tmp_path / "data")
+    holder = tmp_path / "data/.work/account=main.holder"
+    with store.locked("main"), ThreadPoolExecutor(1) as pool:
+        holder.write_text("process 1 (since noon)")
+        waiting = pool.submit(_wait_for_lock, tmp_path / "data", "main")
+        time.sleep(0.05)
+        holder.write_text("process 2 (since then)")
+        assert "has been locked by one process after another, now process 2 (since then), for" in waiting.result()
+
+
+def test_what_a_killed_sync_left_on_a_full_disk_is_removed_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "data")
+    with store.locked("main"):
+        pass
+    left = store.files.temporary("main")
+    left.write_bytes(b"x")
+
+    def refuse(*_: object, **__: object) -> None:
+        assert not left.exists()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", refuse)  # as long as `left` is there, the disk is full
+    with store.locked("main"):
+        assert not left.exists()
 
 
 def _sync_of(root: Path, work: Path, account: str) -> None:

@@ -28,7 +28,7 @@ from stop_pipeline_tests.support.histories import (
     spelled,
     synced,
 )
-from stop_pipeline_tests.support.syncing import IN_MEMORY, START, Row, Syncer, response_body, rows
+from stop_pipeline_tests.support.syncing import IN_MEMORY, PARIS, START, Row, Syncer, response_body, rows
 
 ANY_AGE = timedelta.max
 HOUR = timedelta(hours=1)
@@ -264,6 +264,8 @@ def test_for_a_past_time_the_last_complete_list_is_the_one_known_then(tmp_path: 
 def test_a_row_from_a_clock_that_is_a_little_ahead_blocks_already(tmp_path: Path) -> None:
     Syncer(tmp_path).sync([Row(1, STOPPED)], at=datetime.now(UTC) + timedelta(minutes=5))
     assert lookup(STOPPED, root=tmp_path).may_be_texted is False
+    today = datetime.now(ZoneInfo(PARIS)).date()
+    assert lookup(STOPPED, on=today, root=tmp_path).may_be_texted is False
 
 
 # Lists that cannot tell
@@ -302,7 +304,7 @@ def test_a_number_on_the_list_of_another_account_than_the_one_asked_for_is_told(
     both = lookup(STOPPED, root=tmp_path, max_age=ANY_AGE)
     assert [(answer.account, answer.may_be_texted) for answer in both.accounts] == [("lyon", False), ("paris", True)]
     assert (both.may_be_texted, both.other_accounts) == (False, ())
-    with pytest.raises(OutdatedListError, match="no list of the account “nice”"):
+    with pytest.raises(OutdatedListError, match=r"“nice” is not one of the accounts \(lyon, main, paris\)"):
         lookup(STOPPED, root=tmp_path, account="nice")
 
 

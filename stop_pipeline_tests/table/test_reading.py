@@ -446,7 +446,7 @@ def test_files_that_are_older_than_the_commit_call_no_number_clean(tmp_path: Pat
     backup.rename(syncer.root / older)
     shutil.rmtree(syncer.root / "suppression_list")  # or readers would take it, which is of this commit
     number = "+33639980130" if older == "stops" else "+33639989002"
-    refused = "holds .*, but the commit records .*: restore it from a newer backup"
+    refused = "holds .*, but the commit records .*: restore it as it was at the last commit"
     for read in (read_stops, partial(read_stops, filters=[("id", ">", 0)]), partial(read_stops, history=True)):
         if older == "stops":
             with pytest.raises(StoreError, match=refused):

@@ -14,18 +14,21 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from stop_pipeline import read_rejected, read_stops, read_stops_per_day, read_suppression_list, sync
+from stop_pipeline import lookup, read_rejected, read_stops, read_stops_per_day, read_suppression_list, sync
 from stop_pipeline.errors import ForeignListError, OutdatedListError, StoreError
 from stop_pipeline.phone_numbers import READING_RULES, read_phone_numbers
 from stop_pipeline.schema import SCHEMA_VERSION, STOPS
+from stop_pipeline.table.files import Files
 from stop_pipeline.table.periods import joined_periods, month_info
 from stop_pipeline.table.reading import current_list
-from stop_pipeline.table.store import Store
+from stop_pipeline.table.state import State
+from stop_pipeline.table.store import FILES_AT_ONCE, Store
+from stop_pipeline.table.updating import bring_up_to_date
 from stop_pipeline.verify import verify
 from stop_pipeline_tests.support import version_1
 from stop_pipeline_tests.support.damage import flip_a_bit, overwrite_pages
 from stop_pipeline_tests.support.faults import Plan, sync_in_a_process
-from stop_pipeline_tests.support.syncing import START, Row, Syncer, response_body, rows, tree
+from stop_pipeline_tests.support.syncing import PARIS, START, Row, Syncer, response_body, rows, tree
 
 LATER = datetime(2026, 2, 1, tzinfo=UTC)
 COMMITTED = [name for name in version_1.ROOTS if name != "first_sync_killed"]
@@ -134,6 +137,37 @@ def test_after_the_first_sync_it_is_what_a_fresh_data_root_would_be(name: str, t
     # Nothing that the earlier version left is there any more, but responses.
     tables = {entry.name for entry in root.iterdir()} - {"raw", ".work"}
     assert tree(root, *tables).keys() == tree(fresh.root, *tables).keys()
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "read_stops": read_stops,
+    "a past time": lambda root: read_suppression_list(root, as_of=LATER),
+    "lookup": lambda root: lookup("+33639980001", root=root, on=LATER),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("call", ["matching", "footer", "open"])
+def test_a_reader_starts_over_if_an_upgrade_replaces_what_it_reads(
+    call: str, reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = version_1.unpack("killed_before_commit", tmp_path)
+    original = getattr(Files, call)
+
+    def after_an_upgrade(files: Files, name: str) -> object:
+        if not name.startswith("stops/account=main/created"):
+            return original(files, name)
+        result = original(files, name) if call == "matching" else None
+        monkeypatch.undo()
+        store = Store(root)
+        with store.locked("main"):
+            bring_up_to_date(store, "main", store.state("main"), timezone=PARIS)
+        return result or original(files, name)
+
+    monkeypatch.setattr(Files, call, after_an_upgrade)
+    read = READERS[reader](root)
+    assert getattr(Files, call) is original, "there was no upgrade"
+    assert repr(read) == repr(READERS[reader](root))
 
 
 def test_a_month_that_a_killed_sync_left_is_gone_after_the_first_sync(tmp_path: Path) -> None:
@@ -311,6 +345,25 @@ def test_a_time_zone_corrected_later_reads_the_instants_again_and_ends_no_row(tm
     assert read_all(syncer.root) == read_all(fresh.root)
 
 
+def test_a_reader_sees_the_instants_of_one_time_zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncer = Syncer(tmp_path / "data")
+    listed = [row for month in range(1, 7) for row in rows(3, first_id=10 * month, month=f"2025-0{month}")]
+    syncer.sync(listed)
+    opened, original = [], Store.open_committed
+
+    def before_another_zone(store: Store, name: str, state: State) -> object:
+        opened.append(name)
+        if len(opened) == FILES_AT_ONCE + 1:
+            moved = Syncer(syncer.root, timezone="Indian/Reunion", start=syncer.now)
+            moved.sync(listed)
+        return original(store, name, state)
+
+    monkeypatch.setattr(Store, "open_committed", before_another_zone)
+    found = read_stops(syncer.root)
+    monkeypatch.undo()
+    assert found.equals(read_stops(syncer.root))
+
+
 def test_a_time_zone_corrected_with_a_changed_list_counts_the_lists_changes_alone(tmp_path: Path) -> None:
     syncer = Syncer(tmp_path / "data", timezone="UTC")
     syncer.sync(rows(40))
@@ -422,7 +475,7 @@ TAMPERED: dict[str, tuple[Tamper, str]] = {
     "a month has other rows": (from_another(JUNE, ALTERED), f"{JUNE} holds other rows than the commit records"),
     "a month is added": (
         from_another(JANUARY, rows(3, month="2025-01")),
-        f"{JANUARY} holds 3 rows, but the commit records 0",
+        f"{JANUARY} is not part of the commit. Nothing was changed: move it elsewhere",
     ),
     "a month is damaged": (lambda root: cut(root / JUNE), f"{JUNE}: it is damaged"),
     "the malformed rows are others": (
@@ -481,6 +534,21 @@ def test_a_state_that_is_older_than_its_files_is_taken_for_what_stands(listed: l
     assert read_all(syncer.root) == read_all(alone)
     assert not (syncer.root / MONTH.format("2025-09")).exists()
     assert not syncer.sync([*listed, BAD]).reread
+
+
+def test_a_file_of_an_older_backup_leads_back_to_a_good_root(syncer: Syncer, tmp_path: Path) -> None:
+    backup = Path(shutil.copytree(syncer.root, tmp_path / "backup"))
+    syncer.sync(THIRD)
+    shutil.copyfile(backup / JULY, syncer.root / JULY)
+    with pytest.raises(
+        StoreError, match="If your backup is older, restore all files of the account from it, its state"
+    ):
+        syncer.sync(SECOND)
+    for file in sorted(tree(backup), key=lambda name: name.startswith("state/")):
+        shutil.copyfile(backup / file, syncer.root / file)
+    syncer.sync(THIRD)
+    assert verify(syncer.store, "main").problems == ()
+    assert set(read_stops(syncer.root)["id"]) == {row.id for row in THIRD}
 
 
 def test_a_commit_whose_staged_files_were_deleted_is_refused(syncer: Syncer) -> None:
