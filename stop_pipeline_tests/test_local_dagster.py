@@ -436,7 +436,8 @@ def test_dev_with_a_wrong_setting_or_home_exits_before_it_starts_anything(home: 
     done = run_in_process("dev", cwd=tmp_path, SMSPARTNER_FORMAT="csv")
     assert done.exit_code == 2
     assert done.stderr.startswith("SMSPARTNER_FORMAT is ")
-    done = run_in_process("dev", cwd=tmp_path, STOP_PIPELINE_CRON="*/15 * * *")
+    with Loopback(reply(200)) as taken:  # or it would start, and this test would hang
+        done = run_in_process("dev", "--port", str(taken.port), cwd=tmp_path, STOP_PIPELINE_CRON="*/15 * * *")
     assert done.exit_code == 2
     assert done.stderr.startswith("STOP_PIPELINE_CRON is “*/15 * * *”, which is not a valid cron expression")
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
