@@ -53,7 +53,7 @@ class Response:
 
     path: Path  # the body, uncompressed
     format: Format  # as requested
-    fetched_at: datetime  # when the headers arrived, UTC
+    fetched_at: datetime  # when the headers arrived or, of a copy that a proxy had kept, left the server; UTC
     sha256: str  # of the uncompressed body, 64 hexadecimal digits
     size_bytes: int  # of the uncompressed body
     seconds: float  # from sending the request to the last byte, retries included
@@ -102,7 +102,7 @@ class StopListClient:
         with Deadline(self.deadline_seconds) as deadline, redacted_logs(self.secrets):
             try:
                 with self._session(deadline) as session, self._get(session) as response:
-                    fetched_at = self.clock()
+                    fetched_at = self.clock() - _age(response)
                     self._check_status(response)
                     _check_clock(response, fetched_at)
                     sha256, size = self._download(response.raw, into, deadline)
@@ -185,6 +185,12 @@ class StopListClient:
             if envelope and envelope.refused:
                 raise refusal(envelope, secrets=self.secrets)
         return digest.hexdigest(), size
+
+
+def _age(response: requests.Response) -> timedelta:
+    """How long ago the server sent a response that a proxy had kept: as of now, it would end the newest opt-outs."""
+    seconds = response.headers.get("Age", "")
+    return timedelta(seconds=int(seconds)) if re.fullmatch("[0-9]{1,7}", seconds) else timedelta()
 
 
 def _check_clock(response: requests.Response, fetched_at: datetime) -> None:

@@ -384,6 +384,13 @@ def test_clocks_close_enough_and_dates_that_cannot_be_read_are_accepted(headers:
     fetch(into, reply(200, LIST, headers))
 
 
+@pytest.mark.parametrize(("age", "seconds"), [("480", 480), ("0", 0), ("-5", 0), ("1e9", 0), ("", 0)])
+def test_a_copy_that_a_proxy_had_kept_is_as_old_as_it_says(age: str, seconds: int, into: Path) -> None:
+    sent_at = NOW - timedelta(seconds=seconds)
+    headers = {"Age": age, "Date": format_datetime(sent_at, usegmt=True)}
+    assert fetch(into, reply(200, LIST, headers), clock=lambda: NOW).fetched_at == sent_at
+
+
 # The disk
 
 
