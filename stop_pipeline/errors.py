@@ -67,7 +67,7 @@ class OutdatedListError(StopPipelineError):
 
 
 class CampaignError(StopPipelineError):
-    """A campaign file cannot be read, or the results cannot be written."""
+    """A campaign file cannot be read, or a file of results cannot be written."""
 
 
 def secret_forms(key: str) -> tuple[str, ...]:

@@ -36,8 +36,9 @@ from stop_pipeline.table.updating import bring_up_to_date, merge_snapshot, reads
 log = logging.getLogger(__name__)
 
 _LEFT_OUT = (
-    "Account %s: the response fetched at %s is not later than the last one, of %s, and is left out, as all are until "
-    "then: check this machine's clock. If it was wrong then, restore the data root from a backup made before."
+    "Account %s: the response fetched at %s is not later than the last one, of %s, and is left out, as is every "
+    "response before that time: check this machine's clock. If it was ahead then, restore the data root from a backup "
+    "made before."
 )
 
 

@@ -82,7 +82,7 @@ class _Inspection:
         """Look at the commit and the tables; gives the months and the rows of `stops`."""
         state = self._state
         if state.staged:
-            self._remarks.append("a sync was killed after its commit, and the next one moves its files into place")
+            self._remarks.append("a sync has not finished, and the next one moves its files into place")
         if state.schema_version == 1:
             self._remarks.append("an earlier version of stop_pipeline wrote this, and the next sync upgrades it")
         elif state.commit and state.reading_rules != READING_RULES:

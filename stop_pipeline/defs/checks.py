@@ -36,8 +36,8 @@ _CHECKS = {
 
 _NOT_LATER = "The response is not later than the newest one"
 _CHECK_CLOCK = (
-    ", and was left out, as all are until then: check this machine's clock. If it was wrong then, restore the data "
-    "root from a backup made before."
+    ", so it was left out, as is every response before that time: check this machine's clock. If it was ahead "
+    "then, restore the data root from a backup made before."
 )
 
 

@@ -266,8 +266,8 @@ def check_current(store: Store, account: str, *, now: datetime, max_age: Age) ->
     if last is not None and last > now + CLOCK_TOLERANCE:
         raise OutdatedListError(
             f"{the_list} was synced at {last:%Y-%m-%d %H:%M} UTC, which is in the future, and until then newer "
-            "responses are left out: set this machine's clock. If it was wrong then, restore the data root from a "
-            "backup made before."
+            "responses are left out: set this machine's clock. If it was ahead at that sync, restore the data root "
+            "from a backup made before."
         )
     if now - verified_at > allowed:
         raise OutdatedListError(
