@@ -4,8 +4,8 @@ The data root that is replayed is only read, without its lock: a kept response n
 stands there in these points:
 
 - Only responses that differed from the one before are kept. One that repeated it only moved `verified_at`; the newest
-  is therefore replayed at both times, when it first came and when it last came. While removals were withheld, however,
-  each repetition was decided anew.
+  is therefore replayed at both times, when it first came and when it last came. While removals were withheld, or the
+  response was incomplete, however, each repetition was merged anew.
 - Removals that a person accepted are withheld again, because that decision is not in any response.
 - It begins with the oldest response kept (STOP_PIPELINE_RAW_DAYS), so no `first_seen_at` is earlier than that.
 - A response that was fetched, but whose sync was killed before the merge, is merged here.

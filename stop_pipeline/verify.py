@@ -29,6 +29,7 @@ from stop_pipeline.table.store import Store, month_file, recorded_files, snapsho
 
 Value = TypeVar("Value")
 
+_CLOCK = "Set this machine's clock; if it was ahead at that sync, restore the data root from a backup made before."
 _ONE_FILE_EACH = (schema.REJECTED, schema.COMMITS, schema.SUPPRESSION_LIST, schema.STOPS_PER_DAY)
 
 
@@ -131,8 +132,8 @@ class _Inspection:
             own |= {*store.files.matching(f"snapshot/account={account}/created_month=*/stop_snapshot.parquet")}
         entries: list[str] = []
         for folder in sorted({"stops", *(name.split("/")[0] for name in own)}):
-            found = self._attempt(store.files.matching, f"{folder}/*")
-            entries += [folder] if found == [] else found or []  # it may be a file itself
+            if (found := self._attempt(store.files.matching, f"{folder}/*")) is not None:
+                entries += found or [folder]  # which may be a file itself
         # Other accounts are left out, for to list the files of many takes minutes. They are asked for only now, or one
         # that was registered meanwhile would be a stray.
         others = {f"account={name}" for name in store.accounts_seen() if name != account}
@@ -161,7 +162,7 @@ class _Inspection:
         if last is None:
             return
         is_past = last <= datetime.now(UTC) + CLOCK_TOLERANCE
-        ensure(is_past, f"records a sync at {last}, in the future", "Set this machine's clock.")
+        ensure(is_past, f"records a sync at {last}, in the future", _CLOCK)
         latest = f"{self._raw_folder}/latest.json"  # one that is damaged is reported already
         is_known = last <= newest.fetched_at if newest else self._store.files.exists(latest)
         _ensure(latest, is_known, "is missing, or older than the commit", "The next sync writes it again.")
@@ -198,8 +199,8 @@ class _Inspection:
         """Whether the record of merged responses ends with the one of the commit."""
         merged = self._store.read_commits(self._account, self._state)
         fits = merged.equals(periods.with_commit(merged.iloc[:-1], self._state)) or merged.empty
-        # An earlier version kept no such record, and one that was lost lacks the last response for a while.
-        fits &= self._state.commits in (0, len(merged) - 1, len(merged))
+        if 0 < self._state.commits < len(merged):  # as after one that was lost; an earlier version kept none
+            self._remarks.append("the record of merged responses lacks the last one, and may be another account's")
         file = table_file(schema.COMMITS.name, self._account)
         fits &= merged["merged_at"].is_monotonic_increasing
         _ensure(file, fits, "holds other responses than the commit records")
@@ -234,14 +235,14 @@ class _Inspection:
         if state.schema_version == 1 or state.commit is None:
             return  # nothing is recorded to compare it with
         committed = periods.as_committed(rows, state.applied_at)
-        if (difference := periods.difference(committed, recorded)) is not None:
-            ensure(recorded is not None, "is not part of the commit", "Move it elsewhere.")
-            raise StoreError(f"{file} {difference}: {RESTORE[0].lower()}{RESTORE[1:]}")
+        difference = periods.difference(committed, recorded)
+        ensure(difference is None or recorded is not None, "is not part of the commit", "Move it elsewhere.")
+        ensure(difference is None, str(difference))
+        # By its footer, the next sync sees whether a file is that of the commit.
+        fits = note.get("fingerprint") in (None, periods.month_info(rows).fingerprint)  # None: version 1 wrote rejected
+        ensure(fits, "has a footer that does not fit its rows")
         if not committed.equals(rows):  # as in a backup that was made during a sync
             self._remarks.append(f"{file} holds rows from after the commit, which the next sync removes")
-            return
-        fits = recorded is None or note.get("fingerprint", recorded.fingerprint) == recorded.fingerprint
-        ensure(fits, "has a footer that does not fit its rows")
 
     def _check_response(self, standing: pd.DataFrame, kept: list[KeptResponse], applied_at: datetime) -> None:
         """Whether the response that the commit was made from has the rows that it records, and all of them are open."""
@@ -250,11 +251,10 @@ class _Inspection:
         problem = f"holds {counted(doubled, 'open row')} beyond the first of their id"
         _ensure(f"stops/account={self._account}", doubled == state.doubled_open_ids, problem)
         responses = [response for response in kept if response.sha256 == state.sha256]
-        same_start = (
-            str(state.sha256).startswith(raw.sha256_start) for raw in self._store.responses.all(self._account)
-        )
-        if not responses and any(same_start):
-            return  # it is damaged, which is reported already
+        intact = {response.file for response in kept}
+        damaged = [raw for raw in self._store.responses.all(self._account) if raw.file not in intact]
+        if not responses and any(str(state.sha256).startswith(raw.sha256_start) for raw in damaged):
+            return  # which is reported already
         _ensure(
             self._raw_folder,
             bool(responses),

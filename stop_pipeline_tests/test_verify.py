@@ -35,6 +35,7 @@ from stop_pipeline_tests.support.syncing import IN_MEMORY, Row, Syncer, response
 
 JUNE = "stops/account=main/created_month=2025-06/stops.parquet"
 FEBRUARY = "stops/account=main/created_month=2024-02/stops.parquet"
+SEPTEMBER = "stops/account=main/created_month=2025-09/stops.parquet"
 MAY = "stops/account=main/created_month=2023-05/stops.parquet"
 STOPS_FOLDER = "stops/account=main"
 REJECTED = "rejected/account=main/rejected.parquet"
@@ -303,6 +304,10 @@ def swap_raw_files(root: Path) -> None:
     shutil.copyfile(min((root / RAW).glob("*.zst")), newest_raw_file(root))
 
 
+def lose_the_response(root: Path) -> None:
+    newest_raw_file(root).unlink()
+
+
 def cut_raw_file(root: Path) -> None:
     newest_raw_file(root).write_bytes(newest_raw_file(root).read_bytes()[:-9])
 
@@ -331,6 +336,15 @@ def older_month(root: Path) -> None:
     shutil.copyfile(older.root / JUNE, root / JUNE)
 
 
+def rows_end_unseen(root: Path) -> None:
+    """What another program leaves that keeps the footer: the next sync would take the row for ended."""
+    table = pq.ParquetFile(root / JUNE).read()
+    place = table.schema.get_field_index("removed_at")
+    ends = [datetime(2026, 1, 3, tzinfo=UTC), *table["removed_at"].to_pylist()[1:]]
+    changed = table.set_column(place, table.schema.field(place), pa.array(ends, table.schema.field(place).type))
+    pq.write_table(changed.replace_schema_metadata(table.schema.metadata), root / JUNE)
+
+
 def rows_of_a_later_commit(root: Path) -> None:
     """What a backup gives that copied the state before the months."""
     later = Syncer(Path(shutil.copytree(root, root.parent / "later")), start=datetime(2026, 1, 2, tzinfo=UTC))
@@ -354,13 +368,11 @@ def test_a_list_that_is_unchanged_under_another_removal_share_is_not_read_as_of_
     assert problems(syncer.root) == ()
 
 
-@pytest.mark.parametrize(
-    "damage", [delete(LATEST), put(LATEST, b"{"), lambda root: newest_raw_file(root).unlink(), cut_raw_file]
-)
+@pytest.mark.parametrize("damage", [delete(LATEST), put(LATEST, b"{"), lose_the_response, cut_raw_file])
 def test_what_is_said_of_lost_responses_leads_back_to_a_good_root(damage: Callable[[Path], None], root: Path) -> None:
     damage(root)
     found = problems(root)
-    assert found
+    assert len(found) == (2 if damage is lose_the_response else 1)
     for problem in found:
         assert STATE not in problem  # an older one would make opted-out people be texted
         if removed := re.search(r"(raw/\S+?)[ :].*[Rr]emove it", problem):
@@ -380,9 +392,12 @@ def test_a_lost_record_of_responses_leads_back_to_a_good_root(root: Path) -> Non
     state = json.loads((root / wanted[2]).read_text()) | {"commits": int(wanted[1])}
     del state[wanted[3]]
     (root / wanted[2]).write_text(json.dumps(state))
-    assert problems(root) == ()
+    verified = verify(Store(root), "main")
+    assert (verified.problems, len(verified.remarks)) == ((), 1)
+    assert "the record of merged responses lacks the last one" in verified.remarks[0]
     syncer.sync(rows(62))
-    assert problems(root) == ()
+    verified = verify(Store(root), "main")
+    assert (verified.problems, verified.remarks) == ((), ())
 
 
 def test_an_account_that_is_registered_meanwhile_is_no_stray(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,6 +411,14 @@ def test_an_account_that_is_registered_meanwhile_is_no_stray(root: Path, monkeyp
 
     monkeypatch.setattr(Store, "accounts_seen", before_another_account)
     assert problems(root) == ()
+
+
+def later_month(root: Path) -> None:
+    """A month of another data root."""
+    other = Syncer(root.parent / "other")
+    other.sync(rows(3, month="2025-09"))
+    (root / SEPTEMBER).parent.mkdir()
+    shutil.copyfile(other.root / SEPTEMBER, root / SEPTEMBER)
 
 
 def footer_of_other_rows(root: Path) -> None:
@@ -450,6 +473,8 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "the folder of raw responses is a file": (replace_folder("raw"), "raw", f"raw {STRAY}"),
     "ended rows are forgotten": (rewrite(MAY, lambda table: table.slice(1)), MAY, "4 rows, but the commit records 5"),
     "a month is an older one": (older_month, JUNE, "60 rows, but the commit records 61"),
+    "a row ends after the commit": (rows_end_unseen, JUNE, "has a footer that does not fit its rows"),
+    "a month is added": (later_month, SEPTEMBER, "is not part of the commit: move it elsewhere"),
     "a row is moved to another month": (move_a_row, FEBRUARY, "holds rows of 2025-06"),
     "a row is dropped": (rewrite(JUNE, lambda table: table.slice(1)), JUNE, "60 rows, but the commit records 61"),
     "a row is dropped by a commit": (commit(m2025_06=lambda stops: stops.iloc[1:]), STOPS_FOLDER, LACKS),
@@ -534,7 +559,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "a raw response holds other bytes": (swap_raw_files, RAW, "is damaged, or was written by another program"),
     "a raw response is cut": (cut_raw_file, RAW, DAMAGED),
-    "the raw response of the commit is deleted": (lambda root: newest_raw_file(root).unlink(), RAW, MISSING_RESPONSE),
+    "the raw response of the commit is deleted": (lose_the_response, RAW, MISSING_RESPONSE),
     "latest.json is deleted": (delete(LATEST), LATEST, NOT_NEWEST),
     "latest.json is not JSON": (put(LATEST, b"{"), LATEST, NOT_OURS),
     "latest.json names another response": (

@@ -251,9 +251,9 @@ def check_current(store: Store, account: str, *, now: datetime, max_age: Age) ->
         return verified_at
     why = "first" if state.complete or state.commit is None else "to see why its last response was not complete"
     the_list, run = f"The list of the account “{account}”", f"run “stop-pipeline run --account {account}” {why}"
-    if account not in (accounts := [*known_accounts(store), DEFAULT_ACCOUNT]):
-        raise OutdatedListError(f"“{account}” is not one of the accounts ({', '.join(sorted({*accounts}))}).")
     if state.commit is None:
+        if account not in (accounts := known_accounts(store) or [DEFAULT_ACCOUNT]):
+            raise OutdatedListError(f"“{account}” is not one of the accounts ({', '.join(accounts)}).")
         known = ", ".join(store.committed_accounts()) or "none"
         leave = f"“stop-pipeline retire {account}”" if record else "take its name out of the settings"
         raise OutdatedListError(
@@ -328,13 +328,11 @@ def warn_before_history(store: Store, accounts: Sequence[str], moment: datetime)
     begins: list[datetime] = []
     for account in accounts:
         if (begin := of_one_commit(store, account, begin_of)) is not None:
-            begins.append(begin)
             if begin <= moment:
-                break
-    begin = min(begins, default=None)
-    if begin is None or moment < begin:
-        when = f"The history begins at {begin:%Y-%m-%d %H:%M} UTC" if begin else "There has been no sync yet"
-        warnings.warn(f"{when}: nothing is known about {moment:%Y-%m-%d %H:%M} UTC.", UserWarning, stacklevel=3)
+                return
+            begins.append(begin)
+    when = f"The history begins at {min(begins):%Y-%m-%d %H:%M} UTC" if begins else "There has been no sync yet"
+    warnings.warn(f"{when}: nothing is known about {moment:%Y-%m-%d %H:%M} UTC.", UserWarning, stacklevel=3)
 
 
 def _read_by(state: State) -> tuple[object, ...]:

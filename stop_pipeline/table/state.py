@@ -188,7 +188,8 @@ class DerivedInfo:
 
     def is_of(self, state: State) -> bool:
         """Whether it was made from this commit, as its rows were read; otherwise it has to be made again."""
-        timezone = self.timezone or state.settings.get("timezone")
+        of_version_1 = self.reading_rules is None  # then its file says no time zone either
+        timezone = state.settings.get("timezone") if of_version_1 else self.timezone
         made_from = (state.commit, state.reading_rules, state.settings.get("timezone"))
         return (self.commit, self.reading_rules, timezone) == made_from
 

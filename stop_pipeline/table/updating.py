@@ -24,9 +24,10 @@ log = logging.getLogger(__name__)
 
 _NOT_RECORDED = ("is not part of the commit", "move it elsewhere.")
 _RESTORE = (
-    "restore the file as it was at the last commit. If your backup is older, restore all files of the account from "
-    "it, its state last, and sync: what came since is read again. Without a backup, “stop-pipeline rebuild --into DIR” "
-    "makes a new data root of the kept responses. “stop-pipeline verify” names every file that does not fit."
+    "restore the file as it was at the last commit. If your backup is older, remove the account's files of stops and "
+    "rejected, restore all its files from the backup, its state last, and sync: what came since is read again. Without "
+    "a backup, “stop-pipeline rebuild --into DIR” makes a new data root of the kept responses. “stop-pipeline verify” "
+    "names every file that does not fit."
 )
 
 

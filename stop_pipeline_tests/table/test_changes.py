@@ -204,6 +204,9 @@ def test_an_account_that_was_retired_by_a_clock_that_was_ahead_does_not_hold_the
     retire(lyon.store, "lyon", now=datetime.now(UTC) + timedelta(days=400))
     paris.sync(rows(5), at=START + 5 * HOUR)
     assert changes_of(tmp_path, START).attrs["until"] == paris.now.isoformat()
+    lyon.sync(rows(3), at=(recently := datetime.now(UTC) - timedelta(minutes=5)))
+    retire(lyon.store, "lyon", now=datetime.now(UTC) + timedelta(days=400))
+    assert changes_of(tmp_path, START, account="lyon").attrs["until"] == recently.isoformat()
 
 
 def test_an_incomplete_response_that_comes_again_and_again_does_not_hold_the_changes_up(tmp_path: Path) -> None:

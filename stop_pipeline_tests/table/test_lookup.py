@@ -304,7 +304,7 @@ def test_a_number_on_the_list_of_another_account_than_the_one_asked_for_is_told(
     both = lookup(STOPPED, root=tmp_path, max_age=ANY_AGE)
     assert [(answer.account, answer.may_be_texted) for answer in both.accounts] == [("lyon", False), ("paris", True)]
     assert (both.may_be_texted, both.other_accounts) == (False, ())
-    with pytest.raises(OutdatedListError, match=r"“nice” is not one of the accounts \(lyon, main, paris\)"):
+    with pytest.raises(OutdatedListError, match=r"“nice” is not one of the accounts \(lyon, paris\)"):
         lookup(STOPPED, root=tmp_path, account="nice")
 
 

@@ -106,16 +106,28 @@ def test_every_response_that_was_merged_is_recorded(syncer: Syncer) -> None:
         (f'{{"schema_version": {schema.SCHEMA_VERSION + 1}}}', f"reads up to {schema.SCHEMA_VERSION}: install the ver"),
         ("accounts/account=main.json", "it is damaged, or was written by another program. Restore it from a backup"),
         ("raw/account=main/latest.json", "it is damaged, or was written by another program. Restore it from a backup"),
-        ('{"schema_version": 0}', "it is damaged, or was written by another program. Restore it from a backup"),
     ],
 )
-def test_a_state_that_is_none_of_this_version_is_refused_with_a_sentence(syncer: Syncer, file: str, words: str) -> None:
+def test_a_file_that_is_no_state_of_this_version_is_refused(syncer: Syncer, file: str, words: str) -> None:
     syncer.sync(rows(3))
     path = syncer.root / "state/account=main.json"
     path.write_text(file if file.startswith("{") else (syncer.root / file).read_text())
     for use in (lambda: read_stops(syncer.root), lambda: syncer.sync(rows(4))):
         with pytest.raises(StoreError, match=words):
             use()
+
+
+@pytest.mark.parametrize("version", [-1, 0, None, "3"])
+def test_a_state_without_a_schema_version_is_refused_as_damaged(syncer: Syncer, version: object) -> None:
+    syncer.sync(rows(3))
+    path = syncer.root / "state/account=main.json"
+    state = json.loads(path.read_text()) | {"schema_version": version}
+    del state["state_sha256"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(
+        StoreError, match=r"it is damaged, or was written by another program\. Restore it from a backup"
+    ):
+        read_stops(syncer.root)
 
 
 def test_a_state_with_a_damaged_bit_is_refused_or_read_as_it_was(syncer: Syncer) -> None:

@@ -541,7 +541,7 @@ def test_a_file_of_an_older_backup_leads_back_to_a_good_root(syncer: Syncer, tmp
     syncer.sync(THIRD)
     shutil.copyfile(backup / JULY, syncer.root / JULY)
     with pytest.raises(
-        StoreError, match="If your backup is older, restore all files of the account from it, its state"
+        StoreError, match="If your backup is older, remove the account's files of stops and rejected, restore all"
     ):
         syncer.sync(SECOND)
     for file in sorted(tree(backup), key=lambda name: name.startswith("state/")):
