@@ -214,8 +214,9 @@ def sealed(state: State) -> dict[str, Any]:
 def state_from_document(document: Mapping[str, Any]) -> State:
     """The state that was `sealed`; version 2 had no SHA-256. A ValueError says that it is none, or was damaged."""
     content = {name: value for name, value in document.items() if name != _SEAL}
-    if content.keys() != {field.name for field in fields(State)}:
-        raise ValueError("The state has other fields.")
+    known_version = document.get("schema_version") in range(2, SCHEMA_VERSION + 1)
+    if not known_version or content.keys() != {field.name for field in fields(State)}:
+        raise ValueError("The state has another version, or other fields.")
     state = from_document(State, content)
     if _SEAL in document and document[_SEAL] != sealed(state)[_SEAL]:
         raise ValueError("The state has other values than were written.")

@@ -184,8 +184,6 @@ class Store:
         with self.files.reading(name):
             if version == 1:
                 return state_of_version_1(document, self.recorded_months(account), self.recorded_rejected(account))
-            if version not in range(2, schema.SCHEMA_VERSION + 1):
-                raise ValueError(version)
             return state_from_document(document)
 
     def write_state(self, account: str, state: State) -> None:
