@@ -15,6 +15,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
+WRONG_CLOCK = (
+    "as is every response before that time: check this machine's clock. If it was ahead then, restore the data root "
+    "from a backup made before."
+)
+"""How a sentence about a response that is left out, for not being later than the last one, goes on."""
+
 _URLLIB3_LOGGERS = ("urllib3.connection", "urllib3.connectionpool", "urllib3.response", "urllib3.util.retry")
 
 

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import pandas as pd
 
-from stop_pipeline.errors import KeyRefusedError, StoreError, counted
+from stop_pipeline.errors import WRONG_CLOCK, KeyRefusedError, StoreError, counted
 from stop_pipeline.results import Derived, Fetched, Merged, Outcome, Parsed
 from stop_pipeline.schema import STOPS_PER_DAY, SUPPRESSION_LIST, TableSchema
 from stop_pipeline.settings import Format, key_variable
@@ -36,9 +36,7 @@ from stop_pipeline.table.updating import bring_up_to_date, merge_snapshot, reads
 log = logging.getLogger(__name__)
 
 _LEFT_OUT = (
-    "Account %s: the response fetched at %s is not later than the last one, of %s, and is left out, as is every "
-    "response before that time: check this machine's clock. If it was ahead then, restore the data root from a backup "
-    "made before."
+    f"Account %s: the response fetched at %s is not later than the last one, of %s, and is left out, {WRONG_CLOCK}"
 )
 
 

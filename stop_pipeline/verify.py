@@ -24,6 +24,7 @@ from stop_pipeline.table.accounts import account_record, refuse_lost_list
 from stop_pipeline.table.files import MADE_AGAIN, RESTORE
 from stop_pipeline.table.parquet import note_of
 from stop_pipeline.table.reading import CLOCK_TOLERANCE
+from stop_pipeline.table.responses import WRITTEN_AGAIN
 from stop_pipeline.table.state import DerivedInfo, KeptResponse, MonthInfo, SnapshotInfo, State, from_document
 from stop_pipeline.table.store import Store, month_file, recorded_files, snapshot_file, table_file
 
@@ -151,8 +152,7 @@ class _Inspection:
         if newest and found.get(newest.file, newest):  # not if it is damaged, which is reported already
             fits = newest in [replace(kept, fetched_at=newest.fetched_at) for kept in intact]
             problem = "names a response that is missing, or that has another SHA-256 or size"
-            advice = "Remove it, and the next sync writes it again."
-            self._attempt(_ensure, f"{self._raw_folder}/latest.json", fits, problem, advice)
+            self._attempt(_ensure, f"{self._raw_folder}/latest.json", fits, problem, WRITTEN_AGAIN)
         return intact
 
     def _check_state(self, newest: KeptResponse | None) -> None:

@@ -5,7 +5,7 @@ No check blocks anything: additions go in whatever the checks find.
 
 import dagster as dg
 
-from stop_pipeline.errors import counted
+from stop_pipeline.errors import WRONG_CLOCK, counted
 from stop_pipeline.results import Derived, Fetched, Merged
 from stop_pipeline.schema import STOPS
 from stop_pipeline.table.state import SUCCESS_CODE
@@ -34,11 +34,7 @@ _CHECKS = {
 }
 """The checks of each asset, and what they are about."""
 
-_NOT_LATER = "The response is not later than the newest one"
-_CHECK_CLOCK = (
-    ", so it was left out, as is every response before that time: check this machine's clock. If it was ahead "
-    "then, restore the data root from a backup made before."
-)
+_NOT_LATER = f"The response is not later than the newest one {{}}, so it was left out, {WRONG_CLOCK}"
 
 
 def specs_of(asset: str) -> list[dg.AssetCheckSpec]:
@@ -53,7 +49,7 @@ def specs_of(asset: str) -> list[dg.AssetCheckSpec]:
 
 def of_fetched(fetched: Fetched) -> list[dg.AssetCheckResult]:
     """The checks of `raw_stop_list`."""
-    return [_result("fetched_in_order", f"{_NOT_LATER} kept{_CHECK_CLOCK}", passed=fetched.in_order)]
+    return [_result("fetched_in_order", _NOT_LATER.format("kept"), passed=fetched.in_order)]
 
 
 def of_merged(merged: Merged, store: Store, account: str) -> list[dg.AssetCheckResult]:
@@ -99,7 +95,7 @@ def of_merged(merged: Merged, store: Store, account: str) -> list[dg.AssetCheckR
         ),
         _result(
             "applied_in_order",
-            f"{_NOT_LATER} merged{_CHECK_CLOCK}",
+            _NOT_LATER.format("merged"),
             passed=merged.outcome != "older",
         ),
     ]

@@ -33,12 +33,6 @@ def account_record(store: Store, account: str) -> AccountRecord | None:
     return read_document(store.files, _file(account), AccountRecord, advice)
 
 
-def is_retired(store: Store, account: str) -> bool:
-    """Whether an account is recorded as no longer synced."""
-    record = account_record(store, account)
-    return record is not None and record.retired_at is not None
-
-
 def register(store: Store, account: str, *, now: datetime) -> None:
     """Record, under the account's lock, that an account belongs to the data root and is synced."""
     record = account_record(store, account)

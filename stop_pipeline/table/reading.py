@@ -20,7 +20,7 @@ from stop_pipeline.errors import InputError, OutdatedListError, StoreError
 from stop_pipeline.phone_numbers import READING_RULES
 from stop_pipeline.schema import TableSchema, to_pandas
 from stop_pipeline.settings import DEFAULT_ACCOUNT, age_as_text, parse_age
-from stop_pipeline.table.accounts import account_record, is_retired, known_accounts, refuse_lost_list
+from stop_pipeline.table.accounts import account_record, known_accounts, refuse_lost_list
 from stop_pipeline.table.derive import SuppressionList, stops_per_day, suppression_list
 from stop_pipeline.table.filtering import READ_SCHEMA, Filters, condition_of, scan
 from stop_pipeline.table.periods import as_committed, known_at, open_rows, with_numbers_reread
@@ -206,13 +206,13 @@ def current_list(
     """
     now = now or datetime.now(UTC)
     store, accounts = asked_accounts(root, account)
-    verified_at = {name: check_current(store, name, now=now, max_age=max_age) for name in accounts}
+    verified_at = [check_current(store, name, now=now, max_age=max_age) for name in accounts]
     read = partial(_list_of_commit, store, reading_rules=READING_RULES)
     lists = [of_one_commit(store, name, read) for name in accounts]
     numbers = [_with_account(made.numbers, name) for name, made in zip(accounts, lists, strict=True)]
-    in_use = [name for name in accounts if not is_retired(store, name)] or accounts
-    complete = [time for name in in_use if (time := verified_at[name])]
-    if not complete:  # all are retired
+    if not any(verified_at):  # all are retired
+        verified_at = [store.state(name).verified_at for name in accounts]
+    if not (complete := [time for time in verified_at if time]):
         raise OutdatedListError(f"No list below {store.root} was ever complete: run “stop-pipeline run” first.")
     return CurrentList(
         pd.concat(numbers, ignore_index=True), min(complete), sum(made.unreadable_rows for made in lists)
@@ -235,7 +235,7 @@ def asked_accounts(root: str | Path | None, account: str | None) -> tuple[Store,
 
 @unreadable_is_outdated()
 def check_current(store: Store, account: str, *, now: datetime, max_age: Age) -> datetime | None:
-    """When an account's list was last complete, UTC; None if a retired account's never was.
+    """When an account's list was last complete, UTC; None for a retired account, whose list may be of any age.
 
     Raises:
         OutdatedListError: there is no list, or that was longer ago than `max_age`, unless the account is retired.
@@ -245,10 +245,10 @@ def check_current(store: Store, account: str, *, now: datetime, max_age: Age) ->
     if not isinstance(allowed, timedelta):  # such as NaT, than which no age is greater
         raise InputError(f"max_age is {allowed!r}: give a timedelta, or a text such as 24h, 90m or 2d.")
     record, state = account_record(store, account), store.state(account)
-    verified_at = state.verified_at
     if record is not None and record.retired_at is not None:
         refuse_lost_list(store, account, state)
-        return verified_at
+        return None
+    verified_at = state.verified_at
     why = "first" if state.complete or state.commit is None else "to see why its last response was not complete"
     the_list, run = f"The list of the account “{account}”", f"run “stop-pipeline run --account {account}” {why}"
     if state.commit is None:

@@ -18,6 +18,9 @@ import pyarrow as pa
 from stop_pipeline.table.files import Files, read_document, write_document, writing
 from stop_pipeline.table.state import TIME_FORMAT, KeptResponse, RawFile
 
+WRITTEN_AGAIN = "Remove it, and the next sync writes it again."
+"""What to do about a `latest.json` that is damaged, or does not fit."""
+
 _FRAME_BYTES = 16_000_000
 _COPY_BYTES = 1 << 20
 _COMPRESSORS = 2
@@ -35,8 +38,7 @@ class Responses:
 
     def newest(self, account: str) -> KeptResponse | None:
         """The newest response kept; None before the first."""
-        advice = "Remove it, and the next sync writes it again."
-        return read_document(self._files, f"raw/account={account}/latest.json", KeptResponse, advice)
+        return read_document(self._files, f"raw/account={account}/latest.json", KeptResponse, WRITTEN_AGAIN)
 
     def keep(
         self, account: str, body: Path, *, response_format: str, fetched_at: datetime, sha256: str, size_bytes: int

@@ -184,14 +184,13 @@ class DerivedInfo:
     rows: int
     reading_rules: str | None = None  # version of the rules by which it was made; None if schema version 1 made it
     unreadable_rows: int = 0  # listed rows that contain no phone number and so block nobody; `suppression_list` only
-    timezone: str | None = None  # in which `createdAt` was read; None if an earlier version made it
+    timezone: str | None = None  # in which `createdAt` was read; None if schema version 1 made it
 
     def is_of(self, state: State) -> bool:
         """Whether it was made from this commit, as its rows were read; otherwise it has to be made again."""
-        of_version_1 = self.reading_rules is None  # then its file says no time zone either
-        timezone = state.settings.get("timezone") if of_version_1 else self.timezone
-        made_from = (state.commit, state.reading_rules, state.settings.get("timezone"))
-        return (self.commit, self.reading_rules, timezone) == made_from
+        timezone = state.settings.get("timezone")
+        same_zone = self.timezone == timezone or self.reading_rules is None  # version 1 recorded neither
+        return same_zone and (self.commit, self.reading_rules) == (state.commit, state.reading_rules)
 
 
 @cache

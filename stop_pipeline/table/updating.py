@@ -23,7 +23,7 @@ from stop_pipeline.times import local_to_utc
 log = logging.getLogger(__name__)
 
 _NOT_RECORDED = ("is not part of the commit", "move it elsewhere.")
-_RESTORE = (
+_HOW_TO_RESTORE = (
     "restore the file as it was at the last commit. If your backup is older, remove the account's files of stops and "
     "rejected, restore all its files from the backup, its state last, and sync: what came since is read again. Without "
     "a backup, “stop-pipeline rebuild --into DIR” makes a new data root of the kept responses. “stop-pipeline verify” "
@@ -168,7 +168,7 @@ def _refuse_other_rows(store: Store, account: str, state: State, on_disk: State)
             rows = store.read_periods(account, on_disk, name, found[name])
             problem = periods.difference(periods.as_committed(rows, state.applied_at), recorded.get(name))
         if problem is not None:
-            problem, advice = (problem, _RESTORE) if name in recorded else _NOT_RECORDED
+            problem, advice = (problem, _HOW_TO_RESTORE) if name in recorded else _NOT_RECORDED
             raise StoreError(f"{store.files.shown(name)} {problem}. Nothing was changed: {advice}")
 
 
